@@ -1,0 +1,57 @@
+"""Noise parity: the reference's tensors, filled with noise, go through the key table (strict); the outputs must agree.
+
+Each family has a file of `CASES` in this folder; a new system is covered by adding a line to one.
+"""
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import vitrail
+from tests.parity.case import Case
+from vitrail.testing.noise import fill_
+
+TOLERANCE = 1e-5        # of the deviation of the reference's logits
+
+
+def _cases() -> list[Case]:
+    found = []
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if not module.name.startswith(("test_", "case")):
+            found += importlib.import_module(f"tests.parity.{module.name}").CASES
+    return found
+
+
+@pytest.mark.parametrize("case", _cases(), ids=str)
+def test_outputs_equal_the_reference(case: Case) -> None:
+    for height, width in case.sizes:
+        reference = case.reference(height, width).eval()
+        fill_(reference)
+        model = vitrail.create_model(case.name, **case.changes, **case.at(height, width))
+        loaded = vitrail.load_weights(model, case.state(reference), keys=case.keys)
+        assert not loaded.missing and not loaded.unexpected and not loaded.resized
+        assert len(loaded.matched) == len(model.state_dict())
+        image = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(height * 10_007 + width))
+        with torch.inference_mode():
+            theirs, ours = case.output(reference, image), model(image)
+        assert theirs.shape == ours.shape and torch.isfinite(theirs).all()
+        scale = theirs.std().item()
+        assert scale > 1e-3, "the reference's answer must depend on something"
+        assert (theirs[0] - theirs[1]).abs().max() > 1e-2 * scale, "and on the image"
+        assert (theirs - ours).abs().max().item() <= TOLERANCE * scale
+
+
+@pytest.mark.parametrize("case", _cases(), ids=str)
+def test_tensors_go_back_under_their_names(case: Case) -> None:
+    reference = case.reference(*case.sizes[0])
+    fill_(reference)
+    model = vitrail.create_model(case.name, **case.changes, **case.at(*case.sizes[0]))
+    vitrail.load_weights(model, case.state(reference), keys=case.keys)
+    table = vitrail.models.keys_of(model, case.keys)
+    assert table is not None
+    back = table.restore(model.state_dict())
+    state = case.state(reference)
+    assert set(back) == set(state)
+    assert all(torch.equal(back[k], state[k]) for k in state)

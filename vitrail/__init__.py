@@ -1,0 +1,34 @@
+"""vitrail: every vision-transformer system of the field's surveys, built from its paper and proven equal to it.
+
+Nothing here imports torch until a name is used.
+"""
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    **dict.fromkeys(("list_models", "create_model", "load_weights", "save_weights", "save_model", "load_model", "card"),
+                    "vitrail.models"),
+    **dict.fromkeys(("record", "explain"), "vitrail.explanation.api"),
+    "export": "vitrail.deploy.export",
+    "VitrailError": "vitrail.core.errors",
+}
+__all__ = ["VitrailError", "__version__", "card", "create_model", "explain", "export", "list_models", "load_model",
+           "load_weights", "record", "save_model", "save_weights"]
+
+if TYPE_CHECKING:
+    from vitrail.core.errors import VitrailError
+    from vitrail.deploy.export import export
+    from vitrail.explanation.api import explain, record
+    from vitrail.models import (card, create_model, list_models, load_model, load_weights, save_model, save_weights)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

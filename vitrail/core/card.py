@@ -1,0 +1,103 @@
+"""A system's published identity and figures: data only, recomputed by the contract tests."""
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from vitrail.core.errors import ModelError, nearest
+
+M = TypeVar("M")
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF_MEAN, HALF_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """Where a system comes from. `builds_on` names the modules of the papers it imports from."""
+
+    title: str
+    arxiv: str
+    authors: str
+    year: int
+    venue: str = ""
+    code: str = ""                          # owner/name of the official repository
+    license: str = ""                       # of the official code
+    builds_on: tuple[str, ...] = ()         # e.g. ("backbones.vit",)
+
+    def cite(self) -> str:
+        """One line: authors, year, title, and where to find it."""
+        return f"{self.authors} ({self.year}). {self.title}. {self.venue + ', ' if self.venue else ''}arXiv:{self.arxiv}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What a variant costs, with the head of `classes` classes at `image` x `image` pixels.
+
+    `params` (exact) and `gflops` (1e9 multiply-adds of convolutions, products and attention) are
+    recomputed by the contract test. `reported` is what the paper says of itself, and `where`.
+    """
+
+    params: int
+    gflops: float
+    image: int = 224
+    classes: int = 1000
+    reported: Mapping[str, float] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Released tensors: where they live, in which layout, under which licence, seen through which eyes."""
+
+    name: str                               # e.g. "in1k"
+    source: str                             # "hf://owner/repo/file" or "https://..."
+    keys: str                               # the key table of the same module: "timm", "official"
+    license: str
+    sha256: str = ""                        # of the file; empty where none is published
+    inside: str = ""                        # the entry of the file that holds the tensors: "model"
+    classes: int = 1000
+    image: int = 224
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    crop: float = 0.875                     # share of the shorter side kept by the centre crop
+    interpolation: str = "bicubic"
+    reported: Mapping[str, float] = field(default_factory=dict)     # {"top1": 81.2}
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Variant(Generic[M]):
+    """A checked constructor with its arguments: call it to build, print it, compare it.
+
+    Raises ModelError when a change is no argument of the constructor.
+    """
+
+    build: Callable[..., M]
+    figures: Figures
+    weights: tuple[Weights, ...] = ()
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.check(self.args)
+
+    def __call__(self, **changes: Any) -> M:
+        self.check(changes)
+        return self.build(**{**self.args, **changes})
+
+    def check(self, changes: Mapping[str, Any]) -> None:
+        known = inspect.signature(self.build).parameters
+        for name in changes:
+            if name not in known:
+                raise ModelError(f"{self.build.__name__} takes no argument {name!r}.{nearest(name, known)} "
+                                 f"It takes: {', '.join(known)}.")
+
+    def settings(self) -> dict[str, Any]:
+        """Every argument of the constructor with the value this variant gives it."""
+        known = inspect.signature(self.build).parameters
+        return {name: self.args.get(name, p.default) for name, p in known.items()}
+
+
+def variant(build: Callable[..., M], figures: Figures, *weights: Weights, **args: Any) -> Variant[M]:
+    """A published size: the constructor, its figures, its released weights, its arguments."""
+    return Variant(build, figures, weights, args)

@@ -1,0 +1,76 @@
+"""Which systems there are, without importing any: a table of the modules' variants, recomputed by a test.
+
+`catalogue.json` beside this file is written by `make catalogue` from the modules themselves.
+"""
+import fnmatch
+import functools
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from vitrail.core.card import Paper, Variant
+from vitrail.core.errors import ModelError, nearest
+
+FILE = Path(__file__).with_name("catalogue.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A line of the catalogue. `params` counts the head of 1,000 classes; `gflops` is at `image` pixels a side."""
+
+    name: str
+    module: str                     # "backbones.swin"
+    kind: str                       # "backbone"
+    tasks: tuple[str, ...]
+    params: int
+    gflops: float
+    image: int
+    paper: str
+    arxiv: str
+    year: int
+    builds_on: tuple[str, ...]
+    weights: tuple[str, ...]
+
+
+@functools.cache
+def entries() -> Mapping[str, Entry]:
+    """Every system by name."""
+    table: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
+    return {name: Entry(name=name, **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+            for name, fields in table.items()}
+
+
+def find(name: str) -> Entry:
+    """The line of one system. Raises ModelError, naming the nearest names, where there is none."""
+    if (entry := entries().get(name)) is None:
+        raise ModelError(f"there is no model {name!r}.{nearest(name, entries())} `vitrail list` shows all of them.")
+    return entry
+
+
+def search(pattern: str = "*", *, kind: str = "", task: str = "") -> list[Entry]:
+    """The lines whose name matches a shell pattern, in the catalogue's order."""
+    return [e for e in entries().values() if fnmatch.fnmatchcase(e.name, pattern)
+            and (not kind or e.kind == kind) and (not task or task in e.tasks)]
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of a system, imported now."""
+    return importlib.import_module(f"vitrail.{find(name).module}")
+
+
+def variant_of(name: str) -> Variant[Any]:
+    """The checked constructor of a system."""
+    found = getattr(module_of(name), name)
+    assert isinstance(found, Variant)
+    return found
+
+
+def paper_of(name: str) -> Paper:
+    """The paper of a system."""
+    found = module_of(name).PAPER
+    assert isinstance(found, Paper)
+    return found

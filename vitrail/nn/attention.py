@@ -1,0 +1,92 @@
+"""The parts of attention: projections in, the product, the place where weights are seen, projection out."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Visible(nn.Module):
+    """A leaf that attention weights pass through. `vitrail.record` hooks every instance."""
+
+
+class Softmax(Visible):
+    """Scores (..., N, M) to weights that sum to one over the keys."""
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return scores.softmax(-1)
+
+
+class Shown(Visible):
+    """Weights that a mechanism made in its own way, shown as they are."""
+
+    def forward(self, weights: Tensor) -> Tensor:
+        return weights
+
+
+class Attend(nn.Module):
+    """softmax(q kᵀ · scale + bias) v (Vaswani et al. 2017, equation 1), scale 1/√D unless given.
+
+    q (*B, H, N, D), k and v (*B, H, M, D), bias broadcast to (*B, H, N, M); returns (*B, H, N, D).
+    `fused` runs the fused kernel. `watched` shows the weights to the recorder beside it, which leaves
+    the output as it was, bit for bit. With `fused` off the weights stand in the path of the gradient.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.softmax = Softmax()
+        self.fused, self.watched = True, False
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *,
+                scale: float | None = None) -> Tensor:
+        if not self.fused:
+            return self.weights(q, k, bias, scale) @ v
+        if self.watched:
+            with torch.no_grad():
+                self.weights(q, k, bias, scale)
+        if q.ndim == 4:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+        groups = q.shape[:-3]                               # the fused CPU kernel takes four dimensions
+        if bias is not None and bias.ndim > 3:
+            bias = bias.expand(*groups, *bias.shape[-3:]).flatten(0, -4)
+        q, k, v = (t.flatten(0, -4) for t in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale).unflatten(0, groups)
+
+    def weights(self, q: Tensor, k: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+        """The weights themselves: (*B, H, N, M)."""
+        scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+        return self.softmax(scores if bias is None else scores + bias)
+
+
+class Split(nn.Module):
+    """One projection, `parts` tensors: (*B, N, C) -> parts x (*B, H, N, D)."""
+
+    def __init__(self, dim: int, heads: int, parts: int, *, bias: bool = True):
+        super().__init__()
+        self.heads, self.parts = heads, parts
+        self.proj = nn.Linear(dim, parts * dim, bias=bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.proj(x).unflatten(-1, (self.parts, self.heads, -1))    # (*B, N, parts, H, D)
+        return x.movedim(-3, 0).transpose(-2, -3).unbind(0)
+
+
+class Merge(nn.Module):
+    """Heads side by side, projected: (*B, H, N, D) -> (*B, N, C)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x.transpose(-2, -3).flatten(-2))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over all tokens (Vaswani et al. 2017, section 3.2.2)."""
+
+    def __init__(self, dim: int, heads: int, *, qkv_bias: bool = True):
+        super().__init__()
+        self.qkv, self.attend, self.out = Split(dim, heads, 3, bias=qkv_bias), Attend(), Merge(dim)
+
+    def forward(self, x: Tensor) -> Tensor:             # (*B, N, C)
+        q, k, v = self.qkv(x)                           # (*B, H, N, D)
+        return self.out(self.attend(q, k, v))           # (*B, N, C)

@@ -1,0 +1,129 @@
+"""How parts are put together: chains, stacks, residuals, and what may be dropped on the way."""
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+# plain, not a ContextVar: the compiler cannot trace one, and autograd's threads (recomputed parts) would not see it
+_SHARE = (0, 1)
+
+
+@contextlib.contextmanager
+def share(rank: int, of: int) -> Iterator[None]:
+    """Within: a batch is part `rank` of `of` equal parts of one whole batch, whose random draws it shares."""
+    global _SHARE
+    before, _SHARE = _SHARE, (rank, of)
+    try:
+        yield
+    finally:
+        _SHARE = before
+
+
+class Chain(nn.Sequential):
+    """Parts in order, by name."""
+
+    def __init__(self, *parts: nn.Module, **named: nn.Module):
+        super().__init__(OrderedDict([(str(i), p) for i, p in enumerate(parts)] + list(named.items())))
+
+
+class Stack(nn.ModuleList):
+    """Equal parts in order; context (grid, rope, memory, ...) goes to each.
+
+    With `checkpointing` on, a part's activations are computed again in the backward pass instead of kept.
+    """
+
+    checkpointing = False
+
+    def forward(self, x: Tensor, *context: object) -> Tensor:
+        for part in self:
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                x = checkpoint(part, x, *context, use_reentrant=False)
+            else:
+                x = part(x, *context)
+        return x
+
+
+class Block(nn.Module):
+    """Mix tokens, then channels. Context is for the mixer."""
+
+    def __init__(self, mix: nn.Module, mlp: nn.Module):
+        super().__init__()
+        self.mix, self.mlp = mix, mlp
+
+    def forward(self, x: Tensor, *context: object) -> Tensor:
+        return self.mlp(self.mix(x, *context))
+
+
+class Scale(nn.Module):
+    """LayerScale: one learned gain a channel (Touvron et al., arXiv:2103.17239, equation 2)."""
+
+    def __init__(self, dim: int, init: float):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al., arXiv:1603.09382): a sample skips this branch with probability p.
+
+    The draw is made for the whole batch of which this one may be a part (`share`), so that splitting a
+    batch over processes does not change which samples skip.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        rank, of = _SHARE
+        n = x.shape[0]
+        keep = torch.empty(n * of, dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)[rank * n:rank * n + n]
+        return x * keep.view(-1, *(1,) * (x.ndim - 1)) / (1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:.3g}"
+
+
+class Residual(nn.Module):
+    """x + drop(scale · fn(norm(x))): the pre-norm residual, with what may weigh or drop the branch."""
+
+    def __init__(self, fn: nn.Module, norm: nn.Module, *, scale: nn.Module | None = None, drop: nn.Module | None = None):
+        super().__init__()
+        self.norm, self.fn = norm, fn
+        self.scale, self.drop = scale or nn.Identity(), drop or nn.Identity()
+
+    def forward(self, x: Tensor, *context: object) -> Tensor:
+        return x + self.drop(self.scale(self.fn(self.norm(x), *context)))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an activation between them, on every token alone."""
+
+    def __init__(self, dim: int, hidden: int, act: Callable[[], nn.Module] = nn.GELU):
+        super().__init__()
+        self.fc1, self.act, self.fc2 = nn.Linear(dim, hidden), act(), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+def transformer_block(mixer: nn.Module, dim: int, mlp_ratio: float, drop: float, *,
+                      norm: Callable[[int], nn.Module] = LayerNorm) -> Block:
+    """The pre-norm pair: a mixer, then an Mlp of mlp_ratio · dim, both skipped with probability `drop`."""
+    return Block(mix=Residual(mixer, norm(dim), drop=DropPath(drop)),
+                 mlp=Residual(Mlp(dim, int(dim * mlp_ratio)), norm(dim), drop=DropPath(drop)))
+
+
+def ramp(p: float, depth: int) -> list[float]:
+    """Stochastic depth grows linearly from 0 to p over the depth."""
+    return [p * i / max(depth - 1, 1) for i in range(depth)]

@@ -1,0 +1,92 @@
+"""Words for maps (B, H, W, C): convolutions see them as channels-last memory, through a view."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.ops.windows import fold_windows, pad_to, shift_mask, unfold_windows
+
+
+class Conv(nn.Conv2d):
+    """A convolution on a map (B, H, W, C); weights stay OIHW."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation over the channels of a map (B, H, W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class Patches(nn.Module):
+    """An image (B, 3, H, W) as a map of patches (B, ⌈H/p⌉, ⌈W/p⌉, C), each projected by one matrix.
+
+    A size that p does not divide is padded with zeros below and to the right.
+    """
+
+    def __init__(self, patch: int, dim: int, *, channels: int = 3, norm: nn.Module | None = None):
+        super().__init__()
+        self.patch = patch
+        self.proj, self.norm = nn.Conv2d(channels, dim, patch, patch), norm or nn.Identity()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.norm(self.proj(pad_image(image, self.patch)).permute(0, 2, 3, 1))
+
+
+def pad_image(image: Tensor, patch: int) -> Tensor:
+    """An image (B, 3, H, W) with zeros below and to the right, up to multiples of patch."""
+    bottom, right = -image.shape[2] % patch, -image.shape[3] % patch
+    return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
+
+
+class Prefix(nn.Module):
+    """Learned tokens put before a sequence: (B, N, C) -> (B, P + N, C)."""
+
+    def __init__(self, count: int, dim: int):
+        super().__init__()
+        self.tokens = nn.Parameter(torch.zeros(1, count, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.tokens.expand(len(x), -1, -1), x], 1)
+
+
+class Windows:
+    """Windows of size x size tokens of a map, cyclically shifted or not; `merge` undoes `split`.
+
+    A map that the size does not divide is padded with zeros below and to the right; an axis with no more
+    than one window is not shifted (Liu et al., arXiv:2103.14030, section 3.2).
+    """
+
+    def __init__(self, size: int, shift: int = 0):
+        self.size, self.shift = size, shift
+
+    def shifts(self, H: int, W: int) -> tuple[int, int]:
+        return (self.shift if H > self.size else 0, self.shift if W > self.size else 0)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, G, n, C)"""
+        dy, dx = self.shifts(*x.shape[1:3])
+        x = pad_to(x, self.size)
+        return fold_windows(x.roll((-dy, -dx), (1, 2)) if dy or dx else x, self.size)
+
+    def mask(self, H: int, W: int, like: Tensor) -> Tensor | None:
+        """(G, n, n) of 0 and -inf where a shift brought strangers together, or None."""
+        shift, s = self.shifts(H, W), self.size
+        return shift_mask(H + -H % s, W + -W % s, s, shift, like) if any(shift) else None
+
+    def merge(self, x: Tensor, H: int, W: int) -> Tensor:
+        """(B, G, n, C) -> (B, H, W, C)"""
+        dy, dx = self.shifts(H, W)
+        x = unfold_windows(x, self.size, -(-H // self.size))
+        x = x.roll((dy, dx), (1, 2)) if dy or dx else x
+        return x[:, :H, :W]
+
+
+class Channels:
+    """Marks a mixer whose attention is between channels: no token looks at another."""
+
+
+class Within:
+    """Marks a mixer whose attention stays inside a token's own parts (the pixels of a patch)."""

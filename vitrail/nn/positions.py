@@ -1,0 +1,62 @@
+"""Learned positions: a table over places, and a table over offsets."""
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.core.errors import CheckpointError
+from vitrail.ops.positions import resample_positions
+from vitrail.ops.windows import window_offsets
+
+
+class PositionTable(nn.Module):
+    """One learned vector a place, added: (B, P + h·w, C), for P tokens that have no place and a grid of others.
+
+    On another grid than its own the table is resampled (`ops.positions`).
+    """
+
+    def __init__(self, grid: tuple[int, int], dim: int, *, prefix: int = 0):
+        super().__init__()
+        self.grid, self.prefix = grid, prefix
+        self.table = nn.Parameter(torch.zeros(1, prefix + grid[0] * grid[1], dim))
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        return x + resample_positions(self.table, grid, old=self.grid, prefix=self.prefix)
+
+    def fit(self, table: Tensor) -> Tensor:
+        """A table of another (square) grid, resampled for this one. Raises CheckpointError where it is none."""
+        side = math.isqrt(max(table.shape[1] - self.prefix, 0)) if table.ndim == 3 else 0
+        if not side or side * side != table.shape[1] - self.prefix or table.shape[2] != self.table.shape[2]:
+            raise CheckpointError(f"a table of positions of shape {tuple(table.shape)} does not fit a model with "
+                                  f"{self.prefix} + {self.grid[0]} x {self.grid[1]} places of width {self.table.shape[2]}")
+        return resample_positions(table, self.grid, old=(side, side), prefix=self.prefix)
+
+
+class RelativeBias(nn.Module):
+    """One learned bias a head for each offset within an s x s window: (H, n, n) (Swin, equation 4)."""
+
+    index: Tensor
+
+    def __init__(self, size: int, heads: int):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros((2 * size - 1) ** 2, heads))
+        self.register_buffer("index", window_offsets(size), persistent=False)
+
+    def forward(self) -> Tensor:
+        # an embedding, not table[index]: the gradient of the latter is not repeatable on two threads
+        return F.embedding(self.index, self.table).permute(2, 0, 1)
+
+    def fit(self, table: Tensor) -> Tensor:
+        """A table of another window, resampled for this one. Raises CheckpointError where it is none."""
+        side, new = math.isqrt(table.shape[0]), math.isqrt(self.table.shape[0])
+        if table.ndim != 2 or side * side != table.shape[0] or table.shape[1] != self.table.shape[1]:
+            raise CheckpointError(f"a table of relative biases of shape {tuple(table.shape)} does not fit "
+                                  f"{tuple(self.table.shape)}")
+        return resample_positions(table[None], (new, new), old=(side, side))[0]
+
+
+def grid_of(image: int | tuple[int, int], patch: int) -> tuple[int, int]:
+    """How many patches, down and across, cover an image; the last ones may reach over its edge."""
+    h, w = (image, image) if isinstance(image, int) else image
+    return -(-h // patch), -(-w // patch)

@@ -1,0 +1,193 @@
+"""What a classifier got right, wrong, and was too sure of: one row a sample, then every number from the rows."""
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitrail.core.errors import DataError, ModelError
+from vitrail.core.seeds import mix
+from vitrail.tasks.classification.intervals import Score, bootstrap, wilson
+
+TOP = 5
+BINS = 15
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """One row a sample: n rows, k = min(5, classes). Probabilities are softmax values."""
+
+    classes: int
+    index: Ints                 # (n,) the sample's place in its source
+    label: Ints                 # (n,)
+    rank: Ints                  # (n,) how many classes were preferred to the right one: 0 is a hit
+    nll: Floats                 # (n,) -log of the right class's probability, in nats
+    brier: Floats               # (n,) sum over classes of (probability - truth)^2, in [0, 2]
+    top: Ints                   # (n, k) the preferred classes, best first; equals go to the lower class
+    top_probability: Floats     # (n, k)
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor, index: Tensor) -> "Outcomes":
+        """From logits (B, K), labels (B,) in [0, K) and indices (B,).
+
+        Raises ModelError for logits that are not finite, DataError for a label that is not a class.
+        """
+        logits, labels = logits.detach().cpu().double(), labels.cpu().long()
+        classes = logits.shape[-1]
+        if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < classes):
+            raise DataError(f"labels run from {int(labels.min())} to {int(labels.max())}, and the model has {classes} "
+                            "classes: evaluate on the classes that the model was built with")
+        if not logits.isfinite().all():
+            raise ModelError("the model answers with numbers that are not finite: its weights are damaged, "
+                             "or its training diverged")
+        log_p = logits.log_softmax(-1)
+        order = logits.argsort(-1, descending=True, stable=True)
+        p, right = log_p.exp(), labels[:, None]
+        p_right = p.gather(1, right)[:, 0]
+        top = order[:, :min(TOP, classes)]
+        return cls(classes=classes, index=index.cpu().long().numpy(), label=labels.numpy(),
+                   rank=(order == right).int().argmax(-1).long().numpy(),
+                   nll=-log_p.gather(1, right)[:, 0].numpy(),
+                   brier=(p.square().sum(-1) - 2 * p_right + 1).clamp(min=0).numpy(),
+                   top=top.numpy(), top_probability=p.gather(1, top).numpy())
+
+    @classmethod
+    def empty(cls, classes: int) -> "Outcomes":
+        none = torch.zeros(0, dtype=torch.long)
+        return cls.of(torch.zeros(0, classes), none, none)
+
+    @classmethod
+    def join(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
+        """All rows in the order of their indices, however they were shared out. ``parts`` holds one at least."""
+        order = np.argsort(np.concatenate([p.index for p in parts]), kind="stable")
+        columns = {f.name: np.concatenate([getattr(p, f.name) for p in parts])[order]
+                   for f in fields(cls) if f.name != "classes"}
+        return cls(classes=parts[0].classes, **columns)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def predicted(self) -> Ints:
+        return self.top[:, 0]
+
+    @property
+    def confidence(self) -> Floats:
+        return self.top_probability[:, 0]
+
+    @property
+    def confusion(self) -> Ints:
+        """Counts (K, K): rows are the truth, columns the answers."""
+        cells = np.bincount(self.label * self.classes + self.predicted, minlength=self.classes ** 2)
+        return cells.reshape(self.classes, self.classes)
+
+
+def summary(seen: Outcomes) -> dict[str, float]:
+    """Every score as a plain number; the names are those of ``intervals``. Raises DataError for 0 samples."""
+    _some(seen)
+    rows = np.arange(len(seen))[None]
+    return _proportions(seen) | dict(zip(RESAMPLED, _resampled(seen, rows)[0].tolist(), strict=True))
+
+
+def intervals(seen: Outcomes, *, seed: int = 0, resamples: int = 1000) -> dict[str, Score]:
+    """Every score with its 95 % interval: Wilson's for top1 and top5, the seeded bootstrap for the others.
+
+    top5 is there for 6 classes and more. balanced: mean recall of the classes that occur. f1: mean over the classes
+    that occur or were answered. ece: expected calibration error of the top answer over 15 bins of equal width (Guo
+    et al., arXiv:1706.04599, equation 3). brier: in [0, 2]. nll: in nats. Raises DataError for 0 samples.
+    """
+    _some(seen)
+    counted = {name: wilson(round(share * len(seen)), len(seen)) for name, share in _proportions(seen).items()}
+    drawn = bootstrap(lambda rows: _resampled(seen, rows), len(seen), seed=mix(seed, "bootstrap"), resamples=resamples)
+    return counted | dict(zip(RESAMPLED, drawn, strict=True))
+
+
+RESAMPLED = ("balanced", "f1", "ece", "brier", "nll")
+
+
+def _some(seen: Outcomes) -> None:
+    if not len(seen):
+        raise DataError("there is no sample to evaluate: the source is empty, or every image in it was skipped")
+
+
+def _proportions(seen: Outcomes) -> dict[str, float]:
+    kept = {"top1": 1} | ({"top5": TOP} if seen.classes > TOP else {})
+    return {name: float((seen.rank < k).mean()) for name, k in kept.items()}
+
+
+def _resampled(seen: Outcomes, rows: Ints) -> Floats:
+    """The scores of RESAMPLED for each row of sample numbers: (R, n) to (R, 5)."""
+    label, hit = seen.label[rows], (seen.rank == 0)[rows]
+    support, answered = _count(label, seen.classes), _count(seen.predicted[rows], seen.classes)
+    right = _count(label, seen.classes, hit)
+    gap = _count(bins(seen.confidence)[rows], BINS, hit - seen.confidence[rows])
+    ece = np.abs(gap).sum(1) / rows.shape[1]
+    return np.stack([_mean(right, support), _mean(2 * right, support + answered), ece,
+                     seen.brier[rows].mean(1), seen.nll[rows].mean(1)], 1)
+
+
+def _count(group: Ints, groups: int, weight: NDArray[np.generic] | None = None) -> Floats:
+    """Sums of weights (1 each where there are none) by group within each row: (R, n) to (R, G)."""
+    cell = group + groups * np.arange(len(group))[:, None]
+    counts = np.bincount(cell.ravel(), None if weight is None else weight.ravel(), groups * len(group))
+    return counts.reshape(len(group), groups).astype(float)
+
+
+def _mean(part: Floats, whole: Floats) -> Floats:
+    """The mean of part / whole over the places of each row where there is a whole: (R, G) to (R,)."""
+    share = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+    return share.sum(1) / (whole > 0).sum(1)
+
+
+def bins(confidence: Floats) -> Ints:
+    """The bin of each confidence in [0, 1]: bin b of 15 is (b / 15, (b + 1) / 15], and the first one holds 0."""
+    return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScore:
+    """One class: None where a number has no meaning (recall of a class that does not occur, and the like)."""
+
+    name: str
+    support: int
+    precision: Score | None
+    recall: Score | None
+    f1: float | None
+
+
+def per_class(confusion: Ints, names: Sequence[str]) -> tuple[ClassScore, ...]:
+    """Precision and recall with Wilson's intervals, and F1, from counts (K, K) with the truth in rows."""
+    right, support, answered = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    return tuple(
+        ClassScore(name=name, support=int(s), precision=wilson(int(r), int(a)) if a else None,
+                   recall=wilson(int(r), int(s)) if s else None, f1=float(2 * r / (s + a)) if s + a else None)
+        for name, r, s, a in zip(names, right, support, answered, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bin:
+    """One bar of a reliability diagram: confidences in (low, high]; None where the bin is empty."""
+
+    low: float
+    high: float
+    samples: int
+    confidence: float | None
+    accuracy: float | None
+
+
+def reliability(seen: Outcomes) -> tuple[Bin, ...]:
+    """Mean confidence and accuracy of the top answer, by bin of confidence."""
+    where = bins(seen.confidence)
+    rows = []
+    for b in range(BINS):
+        inside = where == b
+        some = bool(inside.any())
+        rows.append(Bin(low=b / BINS, high=(b + 1) / BINS, samples=int(inside.sum()),
+                        confidence=float(seen.confidence[inside].mean()) if some else None,
+                        accuracy=float((seen.rank[inside] == 0).mean()) if some else None))
+    return tuple(rows)
