@@ -139,14 +139,10 @@ def load_weights(model: "Classifier", source: "str | Path | Mapping[str, Tensor]
     """
     import torch
 
-    from vitrail.core.hub import fetch
-    from vitrail.core.tensors import read_tensors
-
     if head not in ("load", "fresh"):
         raise CheckpointError(f"head is 'load' or 'fresh', not {head!r}")
     where = "the tensors given" if isinstance(source, Mapping) else str(source)
-    state = source if isinstance(source, Mapping) else read_tensors(
-        fetch(str(source), sha256=sha256), inside=inside, allow_nonfinite=allow_nonfinite)
+    state = source if isinstance(source, Mapping) else _read(str(source), sha256, inside, allow_nonfinite)
     table = keys_of(model, keys)
     state = dict(state) if table is None else table.translate(state)
     own = model.state_dict()
@@ -175,6 +171,12 @@ def load_weights(model: "Classifier", source: "str | Path | Mapping[str, Tensor]
     return Loaded(tuple(chosen), missing, unexpected, tuple(resized), fresh)
 
 
+def _read(source: str, sha256: str, inside: str, allow_nonfinite: bool) -> "dict[str, Tensor]":
+    from vitrail.core.hub import fetch
+    from vitrail.core.tensors import read_tensors
+    return read_tensors(fetch(source, sha256=sha256), inside=inside, allow_nonfinite=allow_nonfinite)
+
+
 def _resized(model: "nn.Module", name: str, value: "Tensor", resize: bool, where: str) -> "Tensor":
     """The tensor fitted by the module that owns it, where that was asked for and can be done."""
     owner = model.get_submodule(name.rpartition(".")[0])
@@ -195,7 +197,8 @@ def save_weights(model: "Classifier", path: str | Path, *, keys: str = "vitrail"
 
     table = keys_of(model, keys)
     state = model.state_dict()
-    return write_tensors(Path(path), state if table is None else table.restore(state), overwrite=overwrite)
+    write_tensors(Path(path), state if table is None else table.restore(state), overwrite=overwrite)
+    return Path(path)
 
 
 def save_model(model: "Classifier", folder: str | Path, *, overwrite: bool = False) -> Path:

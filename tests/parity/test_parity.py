@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import vitrail
+from vitrail.models import keys_of
 from tests.parity.case import Case
 from vitrail.testing.noise import fill_
 
@@ -49,7 +50,7 @@ def test_tensors_go_back_under_their_names(case: Case) -> None:
     fill_(reference)
     model = vitrail.create_model(case.name, **case.changes, **case.at(*case.sizes[0]))
     vitrail.load_weights(model, case.state(reference), keys=case.keys)
-    table = vitrail.models.keys_of(model, case.keys)
+    table = keys_of(model, case.keys)
     assert table is not None
     back = table.restore(model.state_dict())
     state = case.state(reference)

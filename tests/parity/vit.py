@@ -17,7 +17,7 @@ CASES = [
     _case("vit_s16", "vit_small_patch16_224", sizes=((224, 224), (100, 300))),
     _case("vit_b16_384", "vit_base_patch16_384", sizes=((384, 384), (224, 224)), changes={"depth": 2}),
     _case("vit_l16", "vit_large_patch16_224", sizes=((224, 224), (130, 97)), changes={"depth": 2}),
-    _case("vit_h14", "vit_huge_patch14_224", sizes=((224, 224), (130, 97)), changes={"depth": 2}),
+    _case("vit_h14", "vit_huge_patch14_224", sizes=((224, 224), (130, 97)), changes={"depth": 2}, num_classes=1000),
     _case("deit_ti16", "deit_tiny_patch16_224", sizes=((224, 224), (130, 200))),
     _case("deit_ti16_distilled", "deit_tiny_distilled_patch16_224"),
     _case("deit_b16_384_distilled", "deit_base_distilled_patch16_384", sizes=((384, 384), (130, 97)), changes={"depth": 2}),

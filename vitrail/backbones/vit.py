@@ -82,28 +82,28 @@ _H: dict[str, Any] = dict(dim=1280, heads=16, depth=32)
 _AUGREG = "augreg_in21k_ft_in1k"
 
 vit_ti16 = _size(5_717_416, 1.254, released("vit_tiny_patch16_224", _AUGREG), **_TI)
-vit_ti16_384 = _size(5_789_992, 4.7, released("vit_tiny_patch16_384", _AUGREG, image=384, crop=1.0, top1=78.22),
+vit_ti16_384 = _size(5_790_376, 4.682, released("vit_tiny_patch16_384", _AUGREG, image=384, crop=1.0, top1=78.22),
                      image=384, **_TI)
 vit_s32 = _size(22_878_952, 1.143, released("vit_small_patch32_224", _AUGREG), patch=32, **_S)
-vit_s32_384 = _size(22_915_432, 3.3, released("vit_small_patch32_384", _AUGREG, image=384, crop=1.0, top1=79.58),
+vit_s32_384 = _size(22_915_432, 3.443, released("vit_small_patch32_384", _AUGREG, image=384, crop=1.0, top1=79.58),
                     image=384, patch=32, **_S)
 vit_s16 = _size(22_050_664, 4.599, released("vit_small_patch16_224", _AUGREG), **_S)
-vit_s16_384 = _size(22_195_816, 15.5, released("vit_small_patch16_384", _AUGREG, image=384, crop=1.0, top1=83.73),
+vit_s16_384 = _size(22_196_584, 15.490, released("vit_small_patch16_384", _AUGREG, image=384, crop=1.0, top1=83.73),
                     image=384, **_S)
 vit_b32 = _size(88_224_232, 4.409, released("vit_base_patch32_224", _AUGREG), patch=32, **_B)
-vit_b32_384 = _size(88_297_192, 12.9, released("vit_base_patch32_384", _AUGREG, image=384, crop=1.0, top1=83.59),
+vit_b32_384 = _size(88_297_192, 13.044, released("vit_base_patch32_384", _AUGREG, image=384, crop=1.0, top1=83.59),
                     image=384, patch=32, **_B)
 vit_b16 = _size(86_567_656, 17.564, released("vit_base_patch16_224", "augreg2_in21k_ft_in1k"), **_B)
 vit_b16_384 = _size(86_859_496, 55.484, released("vit_base_patch16_384", _AUGREG, image=384, crop=1.0, top1=85.49),
                     image=384, **_B)
-vit_b8 = _size(86_576_872, 78.0, released("vit_base_patch8_224", "augreg2_in21k_ft_in1k"), patch=8, **_B)
-vit_l32 = _size(305_510_376, 15.377, released("vit_large_patch32_224", "orig_in21k", classes=0), patch=32, **_L)
-vit_l32_384 = _size(305_607_656, 45.0, released("vit_large_patch32_384", "orig_in21k_ft_in1k", image=384, crop=1.0),
+vit_b8 = _size(86_576_872, 78.148, released("vit_base_patch8_224", "augreg2_in21k_ft_in1k"), patch=8, **_B)
+vit_l32 = _size(306_535_400, 15.378, released("vit_large_patch32_224", "orig_in21k", classes=0), patch=32, **_L)
+vit_l32_384 = _size(306_632_680, 45.276, released("vit_large_patch32_384", "orig_in21k_ft_in1k", image=384, crop=1.0),
                     image=384, patch=32, **_L)
 vit_l16 = _size(304_326_632, 61.555, released("vit_large_patch16_224", _AUGREG), **_L)
-vit_l16_384 = _size(304_715_752, 191.0, released("vit_large_patch16_384", _AUGREG, image=384, crop=1.0, top1=85.59),
+vit_l16_384 = _size(304_715_752, 191.066, released("vit_large_patch16_384", _AUGREG, image=384, crop=1.0, top1=85.59),
                     image=384, **_L)
-vit_h14 = _size(632_045_800, 167.294, released("vit_huge_patch14_224", "orig_in21k", classes=0), patch=14, **_H)
+vit_h14 = _size(632_045_800, 167.295, released("vit_huge_patch14_224", "orig_in21k", classes=0), patch=14, **_H)
 
 BLOCKS = {
     "blocks.{}.norm1.*":        "backbone.blocks.{}.mix.norm.*",

@@ -46,16 +46,17 @@ class ScaledViT(nn.Module):
 
     def readout(self, classes: int) -> nn.Module:
         dim = self.widths[-1]
-        head = Readout(dim, classes, AttentionPool(dim, self.heads, self.hidden, LayerNorm))
-        init.xavier_linears(head.pool)
-        nn.init.xavier_uniform_(head.pool.probe)
+        pool = AttentionPool(dim, self.heads, self.hidden, LayerNorm)
+        head = Readout(dim, classes, pool)
+        init.xavier_linears(pool)
+        nn.init.xavier_uniform_(pool.probe)
         nn.init.zeros_(head.linear.weight)
         nn.init.zeros_(head.linear.bias)
         return head
 
 
-vit_giant14 = variant(ScaledViT, Figures(params=1_012_611_000, gflops=267.031), dim=1408, depth=40, hidden=6144)
-vit_gigantic14 = variant(ScaledViT, Figures(params=1_844_441_000, gflops=483.748), dim=1664, depth=48, hidden=8192)
+vit_giant14 = variant(ScaledViT, Figures(params=1_037_857_384, gflops=267.001), dim=1408, depth=40, hidden=6144)
+vit_gigantic14 = variant(ScaledViT, Figures(params=1_882_797_416, gflops=483.277), dim=1664, depth=48, hidden=8192)
 
 TIMM = Keys({
     "patch_embed.proj.*":     "backbone.tokenize.proj.*",

@@ -40,8 +40,9 @@ class Entry:
 def entries() -> Mapping[str, Entry]:
     """Every system by name."""
     table: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
-    return {name: Entry(name=name, **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-            for name, fields in table.items()}
+    frozen: dict[str, dict[str, Any]] = {
+        name: {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()} for name, fields in table.items()}
+    return {name: Entry(name=name, **fields) for name, fields in frozen.items()}
 
 
 def find(name: str) -> Entry:

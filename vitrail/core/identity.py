@@ -35,8 +35,9 @@ class Identity:
     def from_json(cls, data: Mapping[str, Any]) -> "Identity":
         """Raises CheckpointError where a field is missing, unknown or of the wrong kind."""
         try:
-            p = dict(data["preprocessing"])
-            eyes = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in p.items()})
+            p: dict[str, Any] = dict(data["preprocessing"])
+            p = {k: tuple(v) if isinstance(v, list) else v for k, v in p.items()}
+            eyes = Preprocessing(**p)
             changes = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(data["changes"]).items()}
             return cls(model=str(data["model"]), task=str(data["task"]), changes=changes,
                        labels=tuple(str(x) for x in data["labels"]), preprocessing=eyes)

@@ -1,11 +1,12 @@
 """A student listens to a teacher: soft and hard distillation (DeiT, Touvron et al., arXiv:2012.12877, section 4)."""
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrail.core.errors import SettingsError
-from vitrail.core.identity import Identity, Preprocessing
+from vitrail.core.identity import Preprocessing
 from vitrail.tasks.classification.losses import wide
+from vitrail.tasks.classification.model import Classifier
 from vitrail.tasks.classification.settings import Distillation
 
 
@@ -32,16 +33,16 @@ def teacher_term(settings: Distillation, student: Tensor, teacher: Tensor) -> Te
     return hard(student, teacher)
 
 
-def two_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def two_logits(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     """The logits for the labels and those for the teacher, each (B, K).
 
     A head with a distillation token (``separate``) has two; every other model answers both with the same logits.
     """
-    separate = getattr(getattr(model, "head", None), "separate", None)
+    separate = getattr(model.head, "separate", None)
     if separate is None:
         logits = model(images)
         return logits, logits
-    labels, distillation = separate(model.get_submodule("backbone")(images))
+    labels, distillation = separate(model.backbone(images))
     return labels, distillation
 
 
@@ -50,14 +51,13 @@ class Teacher:
 
     The model is set to eval mode and its parameters stop asking for gradients. It gets the images as the student
     does (mixed, erased), with the student's mean, deviation and size exchanged for its own.
-    Raises SettingsError where the two do not tell the same classes apart.
+    labels, preprocessing: the student's. Raises SettingsError where the two do not tell the same classes apart.
     """
 
-    def __init__(self, model: nn.Module, *, identity: Identity, labels: tuple[str, ...], preprocessing: Preprocessing):
-        self.model = model.requires_grad_(False).eval()
-        self.identity, self.classes = identity, len(labels)
-        self.order = _order(identity.labels, labels)
-        own, theirs = identity.preprocessing, preprocessing
+    def __init__(self, model: Classifier, *, labels: tuple[str, ...], preprocessing: Preprocessing):
+        self.order, self.classes = _order(model.identity.labels, labels), len(labels)
+        self.model, self.identity = model.requires_grad_(False).eval(), model.identity
+        own, theirs = self.identity.preprocessing, preprocessing
         pairs = list(zip(own.mean, own.std, theirs.mean, theirs.std, strict=True))
         self.factor = [s / d for _, d, _, s in pairs]
         self.offset = [(m - c) / d for c, d, m, _ in pairs]

@@ -18,6 +18,18 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
+def ranked(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The classes of each row, best first and equals by number, and their log-probabilities by class.
+
+    Logits (B, K) to (B, K) and (B, K) in float64 on the CPU. Raises ModelError for logits that are not finite.
+    """
+    logits = logits.detach().cpu().double()
+    if not logits.isfinite().all():
+        raise ModelError("the model answers with numbers that are not finite: its weights are damaged, "
+                         "or its training diverged")
+    return logits.argsort(stable=True, dim=-1, descending=True), logits.log_softmax(-1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
     """One row a sample: n rows, k = min(5, classes). Probabilities are softmax values."""
@@ -37,16 +49,13 @@ class Outcomes:
 
         Raises ModelError for logits that are not finite, DataError for a label that is not a class.
         """
-        logits, labels = logits.detach().cpu().double(), labels.cpu().long()
+        labels = labels.cpu().long()
         classes = logits.shape[-1]
-        if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < classes):
-            raise DataError(f"labels run from {int(labels.min())} to {int(labels.max())}, and the model has {classes} "
-                            "classes: evaluate on the classes that the model was built with")
-        if not logits.isfinite().all():
-            raise ModelError("the model answers with numbers that are not finite: its weights are damaged, "
-                             "or its training diverged")
-        log_p = logits.log_softmax(-1)
-        order = logits.argsort(-1, descending=True, stable=True)
+        strangers = labels[(labels < 0) | (labels >= classes)]
+        if len(strangers):
+            raise DataError(f"the label {int(strangers[0])} is none of the model's {classes} classes: evaluate on the "
+                            "classes that the model was built with")
+        order, log_p = ranked(logits)
         p, right = log_p.exp(), labels[:, None]
         p_right = p.gather(1, right)[:, 0]
         top = order[:, :min(TOP, classes)]

@@ -23,8 +23,8 @@ def check_pairs(*, batch: int, of: int, accumulate: int) -> None:
     unit = 2 * of * accumulate
     if batch % unit:
         low, high = batch // unit * unit, -(-batch // unit) * unit
-        raise SettingsError(f"mixup and cutmix mix pairs of images, so the batch must be a multiple of {unit} (2 images "
-                            f"x {of} processes x {accumulate} micro-batches), and it is {batch}: "
+        raise SettingsError(f"mixup and cutmix mix pairs of images, so the batch must be a multiple of {unit} (2 "
+                            f"images x {of} processes x {accumulate} micro-batches), and it is {batch}: "
                             f"use {f'{low} or ' if low else ''}{high}, or set mixup and cutmix to 0")
 
 
@@ -95,6 +95,6 @@ def mix_pairs(images: Tensor, targets: Tensor, indices: Tensor, *, mixing: Mixin
     return apply(images, targets, _plan(indices, mixing, seed, epoch, (height, width)))
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # numbers drawn on the host have no place in a graph
+@torch.compiler.disable  # numbers drawn on the host have no place in a graph
 def _plan(indices: Tensor, mixing: Mixing, seed: int, epoch: int, size: tuple[int, int]) -> Tensor:
     return draw(indices.tolist(), mixing=mixing, seed=seed, epoch=epoch, size=size)

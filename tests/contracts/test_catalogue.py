@@ -1,0 +1,71 @@
+"""What the catalogue and the cards say is what the code is."""
+import inspect
+
+import pytest
+import torch
+
+import vitrail
+from tests.contracts.small import NAMES
+from tools.catalogue import recompute
+from tools.figures import measure
+from vitrail.core import catalogue
+from vitrail.core.errors import ModelError
+
+VOCABULARY = {"image", "patch", "dim", "depth", "depths", "heads", "mlp_ratio", "hidden", "window", "dropout", "drop_path",
+              "scale", "tokens", "local", "locality", "inner", "inner_heads", "inner_stride", "class_depth", "norm_tokens",
+              "bottleneck"}
+
+
+def test_the_table_is_what_the_modules_hold() -> None:
+    assert {n: dict(e) for n, e in recompute().items()} == __import__("json").loads(catalogue.FILE.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_are_exact(name: str) -> None:
+    params, gflops = measure(name)
+    figures = catalogue.variant_of(name).figures
+    assert params == figures.params
+    assert round(gflops, 3) == pytest.approx(figures.gflops, abs=5.1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_card_names_paper_and_licences(name: str) -> None:
+    card = vitrail.card(name)
+    assert card.paper.title and card.paper.authors and card.paper.arxiv and card.paper.year > 2014
+    assert [p.title for p in card.builds_on] == [catalogue.importlib.import_module(f"vitrail.{m}").PAPER.title
+                                                 for m in card.paper.builds_on]
+    keys = catalogue.module_of(name).KEYS
+    for weights in card.variant.weights:
+        assert weights.license and weights.keys in keys
+        assert weights.source.startswith(("hf://", "https://"))
+    assert len({w.name for w in card.variant.weights}) == len(card.variant.weights)
+
+
+@pytest.mark.parametrize("module", sorted({e.module for e in catalogue.entries().values()}))
+def test_constructors_speak_one_vocabulary(module: str) -> None:
+    builds = {catalogue.variant_of(e.name).build for e in catalogue.entries().values() if e.module == module}
+    for build in builds:
+        for argument in inspect.signature(build).parameters.values():
+            assert argument.kind is inspect.Parameter.KEYWORD_ONLY, argument
+            assert argument.annotation is not inspect.Parameter.empty and argument.default is not inspect.Parameter.empty
+            assert argument.name in VOCABULARY, f"{build.__name__}: {argument.name!r} is not in the vocabulary"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layouts_are_total_and_reversible(name: str) -> None:
+    from vitrail.models import keys_of
+    with torch.device("meta"):
+        model = vitrail.create_model(name)
+    shapes = {k: v.shape for k, v in model.state_dict().items()}
+    for layout in catalogue.module_of(name).KEYS:
+        table = keys_of(model, layout)
+        assert table is not None
+        back = table.translate(table.restore(model.state_dict()))
+        assert {k: v.shape for k, v in back.items()} == shapes
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ModelError, match="vit_s16"):
+        vitrail.create_model("vit_s61")
+    with pytest.raises(ModelError, match="drop_path"):
+        vitrail.create_model("vit_s16", drop_pth=0.1)

@@ -1,0 +1,90 @@
+"""The rules of the house: floors, sizes of files, forbidden calls, and what start-up imports."""
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HOUSE = ROOT / "vitrail"
+FLOORS = {"core": 0, "ops": 1, "data": 1, "nn": 2, "attention": 3, "backbones": 4, "tasks": 5, "explanation": 5,
+          "models": 6, "train": 6, "deploy": 6, "evidence": 7, "recipes": 7, "report": 7, "cli": 8}
+FILES = sorted(HOUSE.rglob("*.py"))
+FORBIDDEN = {"pickle.load", "pickle.loads", "pickle.Unpickler", "np.load", "numpy.load", "torch.load", "eval", "exec",
+             "yaml.load", "yaml.unsafe_load", "torch.hub.load", "os.system", "shutil.unpack_archive"}
+
+
+def imports(path: Path) -> list[str]:
+    """The modules of vitrail that a file imports anywhere in it, at start-up or later."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vitrail."):
+            names = [f"{node.module}.{a.name}" for a in node.names]
+            found += [n if (HOUSE.parent / (n.replace(".", "/") + ".py")).exists() else node.module for n in names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "vitrail":
+            found += [f"vitrail.{a.name}" for a in node.names]
+        elif isinstance(node, ast.Import):
+            found += [a.name for a in node.names if a.name.startswith("vitrail.")]
+    return [str(f) for f in found]
+
+
+def place(module: str) -> str:
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(HOUSE)))
+def test_imports_go_down(path: Path) -> None:
+    here = path.relative_to(HOUSE).with_suffix("").parts[0]
+    if here in ("__init__", "__main__", "testing"):
+        return
+    for module in imports(path):
+        there = place(module)
+        assert there in FLOORS, f"{module} stands on no floor"
+        assert FLOORS[there] < FLOORS[here] or there == here, f"{path.name} ({here}) imports {module}"
+        assert not (there == "data" and FLOORS[here] < 5), "no model may know the data"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parts[-2] in ("attention", "backbones") and p.stem != "__init__"],
+                         ids=lambda p: p.stem)
+def test_sideways_imports_are_the_papers_ancestry(path: Path) -> None:
+    import importlib
+    module = importlib.import_module(f"vitrail.{path.parts[-2]}.{path.stem}")
+    sideways = {m.removeprefix("vitrail.") for m in imports(path) if place(m) in ("attention", "backbones")}
+    assert sideways == set(module.PAPER.builds_on)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(HOUSE)))
+def test_files_stay_readable(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= 250
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(HOUSE)))
+def test_nothing_dangerous_is_called(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name, words = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+        if name == "torch.load":
+            assert words.get("weights_only") == "True", f"line {node.lineno}"
+        elif name in ("np.load", "numpy.load"):
+            assert words.get("allow_pickle", "False") == "False", f"line {node.lineno}"
+        else:
+            assert name not in FORBIDDEN and not name.endswith(".extractall"), f"line {node.lineno}: {name}"
+        for word in ("shell", "trust_remote_code", "allow_pickle"):
+            assert words.get(word, "False") == "False", f"line {node.lineno}: {word}"
+
+
+def test_nothing_names_a_machine() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
+    text = re.compile(r"/(?:w[o]rk|r[o]ot|h[o]me/\w+)/|py[p]i\.org|python[h]osted")     # names nothing itself
+    for name in filter(None, tracked):
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".toml", ".txt", ".json", ".html", "") and path.is_file() and path != Path(__file__):
+            assert not text.search(path.read_text("utf-8", errors="ignore")), name
+
+
+def test_the_package_and_the_command_line_start_without_torch() -> None:
+    code = "import sys, vitrail, vitrail.cli.main, vitrail.core.catalogue; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

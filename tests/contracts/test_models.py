@@ -1,0 +1,112 @@
+"""What every system promises, whatever its paper."""
+from pathlib import Path
+
+import pytest
+import torch
+
+import vitrail
+from tests.contracts.small import STRUCTURES, build
+
+SIZES = ((96, 96), (64, 160), (97, 71))
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_any_size_gives_maps_of_the_declared_widths_and_strides(name: str) -> None:
+    model = build(name)
+    for height, width in SIZES:
+        with torch.inference_mode():
+            features = model.backbone(noise(2, 3, height, width))
+            assert model(noise(2, 3, height, width)).shape == (2, 7)
+        assert len(features.maps) == len(model.backbone.widths) == len(model.backbone.strides)
+        for map_, dim, stride in zip(features.maps, model.backbone.widths, model.backbone.strides, strict=True):
+            assert map_.shape == (2, -(-height // stride), -(-width // stride), dim)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_rows_of_a_batch_do_not_leak(name: str) -> None:
+    model, image = build(name), noise(3, 3, 96, 96)
+    with torch.inference_mode():
+        together, other = model(image), model(torch.cat([image[:1], noise(2, 3, 96, 96, seed=9)]))
+    torch.testing.assert_close(together[:1], other[:1], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(together[1:], other[1:])
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_gradient_reaches_every_parameter(name: str) -> None:
+    model = build(name).train()
+    model(noise(2, 3, 96, 96)).square().sum().backward()
+    idle = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not idle
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_a_step_is_repeatable_bit_for_bit(name: str) -> None:
+    def step() -> list[torch.Tensor]:
+        model = build(name, **({"drop_path": 0.3} if "resnet" not in name else {})).train()
+        torch.manual_seed(5)
+        model(noise(4, 3, 96, 96)).square().sum().backward()
+        return [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(torch.equal(a, b) for a, b in zip(step(), step(), strict=True))
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_bfloat16_answers_like_float32(name: str) -> None:
+    model, image = build(name), noise(2, 3, 96, 96)
+    with torch.inference_mode():
+        exact, low = model(image), model.bfloat16()(image.bfloat16()).float()
+    assert torch.isfinite(low).all()
+    assert (low - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_saved_and_loaded_it_is_the_same(name: str, tmp_path: Path) -> None:
+    model, image = build(name), noise(1, 3, 64, 64)
+    again = vitrail.load_model(vitrail.save_model(model, tmp_path / "model"))
+    assert again.identity == model.identity
+    with torch.inference_mode():
+        assert torch.equal(model(image), again(image))
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_every_layout_goes_out_to_a_file_and_comes_back(name: str, tmp_path: Path) -> None:
+    from vitrail.core.catalogue import module_of
+    model = build(name)
+    for layout in module_of(name).KEYS:
+        path = vitrail.save_weights(model, tmp_path / f"{layout}.safetensors", keys=layout)
+        other = vitrail.create_model(name, classes=7, **model.identity.changes)
+        report = vitrail.load_weights(other, path, keys=layout)
+        assert not report.missing and not report.unexpected
+        assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_checkpointing_changes_memory_and_nothing_else(name: str) -> None:
+    from vitrail.nn import Stack
+    model = build(name).train()
+    image, grads = noise(2, 3, 64, 64), []
+    buffers = {k: v.clone() for k, v in model.named_buffers()}
+    for on in (False, True):
+        for part in model.modules():
+            if isinstance(part, Stack):
+                part.checkpointing = on
+        model.zero_grad()
+        for k, v in model.named_buffers():
+            v.copy_(buffers[k])
+        torch.manual_seed(3)
+        model(image).square().sum().backward()
+        grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert any(isinstance(p, Stack) for p in model.modules())
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_compiles_whole(name: str) -> None:
+    model, image = build(name), noise(2, 3, 64, 64)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image), model(image), rtol=1e-4, atol=1e-4)
+    torch._dynamo.reset()

@@ -1,0 +1,161 @@
+"""ResNet: each block learns what to add to its input. The convolutional baseline, and a teacher for transformers.
+
+He et al., CVPR 2016, arXiv:1512.03385. As everybody trains it since Goyal et al., arXiv:1706.02677: a bottleneck
+halves the map in its 3 x 3 convolution ("v1.5"), and the last scale of every branch is born zero.
+"""
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.keys import Keys
+from vitrail.nn import BatchNorm, Chain, Conv, DropPath, Features, Readout, Stack, init, mean_map, ramp
+
+PAPER = Paper(title="Deep Residual Learning for Image Recognition", arxiv="1512.03385", authors="He et al.", year=2016,
+              venue="CVPR", code="KaimingHe/deep-residual-networks", license="MIT")
+
+
+class Stem(nn.Module):
+    """A 7 x 7 convolution and a maximum over 3 x 3, each with stride 2: (B, 3, H, W) -> (B, ⌈H/4⌉, ⌈W/4⌉, C)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.conv, self.norm = Conv(3, dim, 7, 2, 3, bias=False), BatchNorm(dim)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.conv(image.permute(0, 2, 3, 1))))                     # (B, h, w, C)
+        return F.max_pool2d(x.permute(0, 3, 1, 2), 3, 2, 1).permute(0, 2, 3, 1)
+
+
+def shortcut(width: int, out: int, stride: int) -> nn.Module:
+    """The way past a block: the identity, or a projection where the shape changes (option B of section 4.1)."""
+    if stride == 1 and width == out:
+        return nn.Identity()
+    return Chain(conv=Conv(width, out, 1, stride, bias=False), norm=BatchNorm(out))
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions (figure 5, left), on a map (B, H, W, C)."""
+
+    expansion = 1
+
+    def __init__(self, width: int, dim: int, stride: int, drop: float):
+        super().__init__()
+        self.conv1, self.norm1 = Conv(width, dim, 3, stride, 1, bias=False), BatchNorm(dim)
+        self.conv2, self.norm2 = Conv(dim, dim, 3, 1, 1, bias=False), BatchNorm(dim)
+        self.shortcut, self.drop = shortcut(width, dim, stride), DropPath(drop)
+        nn.init.zeros_(self.norm2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        return F.relu(self.shortcut(x) + self.drop(y))
+
+
+class Bottleneck(nn.Module):
+    """A 3 x 3 convolution between two of 1 x 1 that narrow and widen (figure 5, right), on a map (B, H, W, C)."""
+
+    expansion = 4
+
+    def __init__(self, width: int, dim: int, stride: int, drop: float):
+        super().__init__()
+        out = dim * self.expansion
+        self.conv1, self.norm1 = Conv(width, dim, 1, bias=False), BatchNorm(dim)
+        self.conv2, self.norm2 = Conv(dim, dim, 3, stride, 1, bias=False), BatchNorm(dim)
+        self.conv3, self.norm3 = Conv(dim, out, 1, bias=False), BatchNorm(out)
+        self.shortcut, self.drop = shortcut(width, out, stride), DropPath(drop)
+        nn.init.zeros_(self.norm3.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = F.relu(self.norm2(self.conv2(y)))
+        y = self.norm3(self.conv3(y))
+        return F.relu(self.shortcut(x) + self.drop(y))
+
+
+class ResNet(nn.Module):
+    """A stem and four stages of residual blocks (table 1), each after the first at half the size and twice the width.
+
+    image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32.
+    """
+
+    def __init__(self, *, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3), bottleneck: bool = True,
+                 drop_path: float = 0.0):
+        super().__init__()
+        block: type[BasicBlock] | type[Bottleneck] = Bottleneck if bottleneck else BasicBlock
+        self.widths = tuple((dim << i) * block.expansion for i in range(len(depths)))
+        self.strides = tuple(4 << i for i in range(len(depths)))
+        drops = iter(ramp(drop_path, sum(depths)))
+        self.tokenize = Stem(dim)
+
+        def stage(i: int) -> Stack:
+            before = self.widths[i - 1] if i else dim
+            return Stack(block(self.widths[i] if j else before, dim << i, 2 if i and not j else 1, next(drops))
+                         for j in range(depths[i]))
+
+        self.stages = nn.ModuleList(stage(i) for i in range(len(depths)))
+        init.kaiming_convs(self)
+
+    def forward(self, image: Tensor) -> Features:
+        x, maps = self.tokenize(image), []
+        for stage in self.stages:
+            x = stage(x)                                                                # (B, H, W, C)
+            maps.append(x)
+        return Features(maps=tuple(maps))
+
+    def readout(self, classes: int) -> nn.Module:
+        """A linear layer on the mean of the last map, of deviation 0.01 (Goyal et al., section 5.1)."""
+        head = Readout(self.widths[-1], classes, mean_map)
+        nn.init.normal_(head.linear.weight, std=0.01)
+        nn.init.zeros_(head.linear.bias)
+        return head
+
+
+def _torchvision(depth: int, name: str, digest: str, top1: float) -> Weights:
+    """A release of torchvision; the second recipe (2021) resizes to 232 before the crop of 224."""
+    return Weights(name=name, source=f"https://download.pytorch.org/models/resnet{depth}-{digest}.pth", keys="official",
+                   license="BSD-3-Clause", crop=0.875 if name == "tv_v1" else 224 / 232, interpolation="bilinear",
+                   reported={"top1": top1}, where=f"torchvision.models.ResNet{depth}_Weights")
+
+
+def _size(depth: int, params: int, gflops: float, v1: tuple[str, float], v2: tuple[str, float] | None = None,
+          a1: float | None = None, **args: Any) -> Variant[ResNet]:
+    weights = [
+        # Wightman et al., "ResNet strikes back", arXiv:2110.00476
+        Weights(name="a1_in1k", source=f"hf://timm/resnet{depth}.a1_in1k/model.safetensors", keys="timm",
+                license="Apache-2.0", crop=0.95, reported={} if a1 is None else {"top1": a1},
+                where="" if a1 is None else "abstract of arXiv:2110.00476"),
+        Weights(name="tv_in1k", source=f"hf://timm/resnet{depth}.tv_in1k/model.safetensors", keys="timm",
+                license="BSD-3-Clause", crop=0.875, interpolation="bilinear", reported={"top1": v1[1]},
+                where=f"torchvision.models.ResNet{depth}_Weights"),
+        _torchvision(depth, "tv_v1", *v1)]
+    if v2 is not None:
+        weights.append(_torchvision(depth, "tv_v2", *v2))
+    return variant(ResNet, Figures(params=params, gflops=gflops), *weights, **args)
+
+
+resnet18 = _size(18, 11_689_512, 1.814, ("f37072fd", 69.758), depths=(2, 2, 2, 2), bottleneck=False)
+resnet34 = _size(34, 21_797_672, 3.664, ("b627a593", 73.314), depths=(3, 4, 6, 3), bottleneck=False)
+resnet50 = _size(50, 25_557_032, 4.089, ("0676ba61", 76.130), ("11ad3fa6", 80.858), a1=80.4, depths=(3, 4, 6, 3))
+resnet101 = _size(101, 44_549_160, 7.801, ("63fe2227", 77.374), ("cd907fc2", 81.886), depths=(3, 4, 23, 3))
+resnet152 = _size(152, 60_192_808, 11.514, ("394f9c45", 78.312), ("f82ba261", 82.284), depths=(3, 8, 36, 3))
+
+
+def _stage(i: int) -> dict[str, str]:
+    there, here = f"layer{i + 1}.{{}}.", f"backbone.stages.{i}.{{}}."
+    table = {there + "downsample.0.*": here + "shortcut.conv.*", there + "downsample.1.*": here + "shortcut.norm.*"}
+    for n in (1, 2, 3):
+        table |= {f"{there}conv{n}.*": f"{here}conv{n}.*", f"{there}bn{n}.*": f"{here}norm{n}.*"}
+    return table
+
+
+# timm keeps torchvision's names
+TORCHVISION = Keys({
+    "conv1.*": "backbone.tokenize.conv.*",
+    "bn1.*":   "backbone.tokenize.norm.*",
+    **{theirs: ours for i in range(4) for theirs, ours in _stage(i).items()},
+    "fc.*":    "head.linear.*",
+})
+
+KEYS = {"timm": lambda settings: TORCHVISION, "official": lambda settings: TORCHVISION}

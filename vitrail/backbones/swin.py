@@ -1,0 +1,169 @@
+"""Swin: attend inside windows; shift the windows in every other block, so that they talk.
+
+Liu et al., ICCV 2021, arXiv:2103.14030.
+"""
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.keys import Keys
+from vitrail.nn import (Attend, Chain, Features, Merge, Patches, Readout, RelativeBias, Split, Stack, Windows, init,
+                        mean_map, ramp, transformer_block)
+
+PAPER = Paper(title="Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arxiv="2103.14030",
+              authors="Liu et al.", year=2021, venue="ICCV", code="microsoft/Swin-Transformer", license="MIT")
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention inside windows, with a learned bias for each offset (equation 4)."""
+
+    def __init__(self, dim: int, heads: int, groups: Windows):
+        super().__init__()
+        self.groups = groups
+        self.qkv, self.attend, self.out = Split(dim, heads, 3), Attend(), Merge(dim)
+        self.bias = RelativeBias(groups.size, heads)
+
+    def forward(self, x: Tensor) -> Tensor:                         # (B, H, W, C)
+        H, W = x.shape[1:3]
+        q, k, v = self.qkv(self.groups.split(x))                    # (B, G, h, n, D)
+        bias, mask = self.bias(), self.groups.mask(H, W, like=x)
+        if mask is not None:
+            bias = bias + mask[:, None]                             # (G, h, n, n)
+        return self.groups.merge(self.out(self.attend(q, k, v, bias)), H, W)
+
+
+class PatchMerging(nn.Module):
+    """Four neighbours become one token of twice the width (section 3.1): (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, 2C).
+
+    Within the four the row varies first, as in the released weights. An odd side gets a row of zeros.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.norm, self.reduce = nn.LayerNorm(4 * dim), nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:                         # (B, H, W, C)
+        if x.shape[1] % 2 or x.shape[2] % 2:
+            x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        top, bottom = x[:, 0::2], x[:, 1::2]
+        x = torch.cat([top[:, :, 0::2], bottom[:, :, 0::2], top[:, :, 1::2], bottom[:, :, 1::2]], -1)
+        return self.reduce(self.norm(x))
+
+
+class Swin(nn.Module):
+    """Four stages of windowed blocks (section 3.1), each after the first at half the size and twice the width.
+
+    image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = patch, 2 patch, 4 patch, ...; the last one normed.
+    """
+
+    def __init__(self, *, patch: int = 4, dim: int = 96, depths: tuple[int, ...] = (2, 2, 6, 2),
+                 heads: tuple[int, ...] = (3, 6, 12, 24), window: int = 7, mlp_ratio: float = 4.0,
+                 drop_path: float = 0.0):
+        super().__init__()
+        if len(depths) != len(heads):
+            raise ValueError(f"{len(depths)} depths and {len(heads)} numbers of heads: each stage needs one of both")
+        self.widths = tuple(dim << i for i in range(len(depths)))
+        self.strides = tuple(patch << i for i in range(len(depths)))
+        drops = iter(ramp(drop_path, sum(depths)))
+
+        def stage(i: int, width: int) -> Chain:
+            down = PatchMerging(width // 2) if i else Patches(patch, dim, norm=nn.LayerNorm(dim))
+            return Chain(down=down, blocks=Stack(
+                transformer_block(WindowAttention(width, heads[i], Windows(window, shift=window // 2 * (j % 2))),
+                                  width, mlp_ratio, next(drops), norm=nn.LayerNorm)
+                for j in range(depths[i])))
+
+        self.stages = nn.ModuleList(stage(i, width) for i, width in enumerate(self.widths))
+        self.norm = nn.LayerNorm(self.widths[-1])
+        init.truncated_linears(self)
+        for part in self.modules():
+            if isinstance(part, RelativeBias):
+                nn.init.trunc_normal_(part.table, std=0.02)
+
+    def forward(self, image: Tensor) -> Features:
+        x, maps = image, []
+        for stage in self.stages:
+            x = stage(x)                                            # (B, H, W, C)
+            maps.append(x)
+        return Features(maps=(*maps[:-1], self.norm(x)))
+
+    def readout(self, classes: int) -> nn.Module:
+        """A linear layer on the mean of the last map."""
+        head = Readout(self.widths[-1], classes, mean_map)
+        init.truncated_linears(head)
+        return head
+
+
+def _released(size: str, tag: str, *, image: int = 224, top1: float | None = None, release: str = "v1.0.0",
+              file: str = "") -> tuple[Weights, Weights]:
+    """One set of tensors at its two addresses: timm's copy, and the authors' file (whose crop is 224 of 256)."""
+    stem = f"swin_{size}_patch4_window{image // 32}_{image}"
+    seen: dict[str, Any] = dict(license="MIT", image=image, classes=21841 if tag == "in22k" else 1000,
+                                reported={} if top1 is None else {"top1": top1},
+                                where="" if top1 is None else "README of microsoft/Swin-Transformer")
+    return (Weights(name=f"ms_{tag}", source=f"hf://timm/{stem}.ms_{tag}/model.safetensors", keys="timm",
+                    crop=0.9 if image == 224 else 1.0, **seen),
+            Weights(name=f"official_{tag}", keys="official", inside="model", crop=0.875 if image == 224 else 1.0,
+                    source=f"https://github.com/SwinTransformer/storage/releases/download/{release}/{stem}{file}.pth",
+                    **seen))
+
+
+def _size(params: int, gflops: float, *weights: tuple[Weights, Weights], image: int = 224, **args: Any) -> Variant[Swin]:
+    return variant(Swin, Figures(params=params, gflops=gflops, image=image), *(w for pair in weights for w in pair), **args)
+
+
+def _in22k(size: str, top1: float, *, image: int = 224, release: str = "v1.0.0",
+           tuned: str = "_22kto1k") -> tuple[tuple[Weights, Weights], tuple[Weights, Weights]]:
+    """Trained on ImageNet-22k: fine-tuned on ImageNet-1k, and as it was before."""
+    return (_released(size, "in22k_ft_in1k", image=image, top1=top1, release=release, file=tuned),
+            _released(size, "in22k", image=image, release=release, file="_22k"))
+
+
+_LATER: dict[str, Any] = dict(release="v1.0.8", tuned="_22kto1k_finetune")
+_T: dict[str, Any] = dict(dim=96, heads=(3, 6, 12, 24), depths=(2, 2, 6, 2))
+_S: dict[str, Any] = dict(dim=96, heads=(3, 6, 12, 24), depths=(2, 2, 18, 2))
+_B: dict[str, Any] = dict(dim=128, heads=(4, 8, 16, 32), depths=(2, 2, 18, 2))
+_L: dict[str, Any] = dict(dim=192, heads=(6, 12, 24, 48), depths=(2, 2, 18, 2))
+
+swin_t = _size(28_288_354, 4.491, _released("tiny", "in1k", top1=81.2), *_in22k("tiny", 80.9, **_LATER), **_T)
+swin_s = _size(49_606_258, 8.741, _released("small", "in1k", top1=83.2), *_in22k("small", 83.2, **_LATER), **_S)
+swin_b = _size(87_768_224, 15.431, _released("base", "in1k", top1=83.5), *_in22k("base", 85.2), **_B)
+swin_b_384 = _size(87_903_584, 47.083, _released("base", "in1k", image=384, top1=84.5), *_in22k("base", 86.4, image=384),
+                   image=384, window=12, **_B)
+swin_l = _size(196_532_476, 34.476, *_in22k("large", 86.3), **_L)
+swin_l_384 = _size(196_735_516, 103.919, *_in22k("large", 87.3, image=384), image=384, window=12, **_L)
+
+_BLOCK = "backbone.stages.{}.blocks.{}."
+BLOCKS = {
+    "patch_embed.*":                                            "backbone.stages.0.down.*",
+    "layers.{}.blocks.{}.norm1.*":                              _BLOCK + "mix.norm.*",
+    "layers.{}.blocks.{}.attn.qkv.*":                           _BLOCK + "mix.fn.qkv.proj.*",
+    "layers.{}.blocks.{}.attn.proj.*":                          _BLOCK + "mix.fn.out.proj.*",
+    "layers.{}.blocks.{}.attn.relative_position_bias_table":    _BLOCK + "mix.fn.bias.table",
+    "layers.{}.blocks.{}.norm2.*":                              _BLOCK + "mlp.norm.*",
+    "layers.{}.blocks.{}.mlp.*":                                _BLOCK + "mlp.fn.*",
+    "norm.*":                                                   "backbone.norm.*",
+}
+DROP = ("layers.{}.blocks.{}.attn_mask", "layers.{}.blocks.{}.attn.relative_position_index")
+TIMM = Keys({
+    **BLOCKS,
+    "layers.{}.downsample.norm.*":                              "backbone.stages.{}.down.norm.*",
+    "layers.{}.downsample.reduction.*":                         "backbone.stages.{}.down.reduce.*",
+    "head.fc.*":                                                "head.linear.*",
+}, drop=DROP)
+
+
+def official(settings: Mapping[str, Any]) -> Keys:
+    """The authors' names: there, the merging ends a stage instead of beginning the next one."""
+    down: dict[str, str] = {}
+    for i in range(len(settings["depths"]) - 1):
+        down[f"layers.{i}.downsample.norm.*"] = f"backbone.stages.{i + 1}.down.norm.*"
+        down[f"layers.{i}.downsample.reduction.*"] = f"backbone.stages.{i + 1}.down.reduce.*"
+    return Keys({**BLOCKS, **down, "head.*": "head.linear.*"}, drop=DROP)
+
+
+KEYS = {"timm": lambda settings: TIMM, "official": official}

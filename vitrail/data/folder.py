@@ -1,0 +1,107 @@
+"""A folder whose folders are classes; with train/ and val/ (valid, test) at the top, split by them.
+
+A class is the path, below the root, of the folder that holds the images: x/cat and y/cat are two classes.
+"""
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from vitrail.core.errors import DataError
+from vitrail.data.settings import Opening
+from vitrail.data.source import Files, Item, Skipped, natural, printable
+from vitrail.data.verify import files
+from vitrail.data.walk import Tree, walk
+
+PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+         "test": "test", "testing": "test"}
+
+
+def open_folder(root: Path, opening: Opening | None = None, *, name: str = "") -> Files:
+    """Class folders below `root`. Nothing is written there.
+
+    Raises DataError naming the entry: no classes; an empty class folder; images outside every class folder; a
+    dangling link or an unreadable folder (left out and listed under on_error="skip"); class names that clash.
+    """
+    opening, name = opening or Opening(), name or printable(str(root))
+    tree = walk(root)
+    parts = _parts(tree)
+    items: list[Item] = []
+    outside: list[Skipped] = []
+    for file in sorted(tree.images, key=lambda f: natural(f.as_posix())):
+        part, below = _part_of(file, parts)
+        key = printable(file.as_posix())
+        if len(below.parts) < 2:
+            outside.append(Skipped(key, "the image lies outside every class folder"))
+        else:
+            items.append(Item(key, root / file, _class_of(below, opening.class_depth), part))
+    if not items:
+        raise DataError(_nothing(tree, outside, name))
+    if not opening.class_depth:
+        _no_class_in_class({i.label for i in items}, name)
+    _no_clash(items, root, parts, name)
+    if opening.classes is None:
+        _no_empty_class(tree, name)
+    order = {label: n for n, label in enumerate(sorted({i.label for i in items}, key=natural))}
+    items.sort(key=lambda i: (order[i.label], i.part))      # stable: natural order of the files within a class
+    return files(name, items, opening, problems=tree.problems + outside, passed_over=tree.passed_over)
+
+
+def _parts(tree: Tree) -> dict[str, str]:
+    """Folder name -> part, where every folder at the top is named as a part and holds folders, not images."""
+    top = {d.parts[0] for d in tree.folders if d.parts}
+    above = {f.parts[0] for f in tree.images if len(f.parts) < 3}
+    if not top or above & top or any(len(f.parts) == 1 for f in tree.images):
+        return {}
+    found = {name: PARTS[name.casefold()] for name in top if name.casefold() in PARTS}
+    if len(found) < len(top) or len(set(found.values())) < len(found):
+        return {}
+    return found
+
+
+def _part_of(file: PurePosixPath, parts: dict[str, str]) -> tuple[str, PurePosixPath]:
+    if parts and file.parts[0] in parts:
+        return parts[file.parts[0]], PurePosixPath(*file.parts[1:])
+    return "", file
+
+
+def _class_of(below: PurePosixPath, depth: int) -> str:
+    names = below.parts[:-1][:depth] if depth else below.parts[:-1]
+    return unicodedata.normalize("NFC", printable("/".join(names)))
+
+
+def _no_class_in_class(labels: Iterable[str], name: str) -> None:
+    known = set(labels)
+    for label in sorted(known, key=natural):
+        for parent in PurePosixPath(label).parents:
+            if str(parent) in known:
+                raise DataError(f"{name}: the folder {str(parent)!r} holds images, and so does {label!r} inside it: "
+                                "one class or two? Move the images, or set class_depth to the number of folder "
+                                f"levels that name a class ({len(parent.parts)} makes it one)")
+
+
+def _no_clash(items: Iterable[Item], root: Path, parts: dict[str, str], name: str) -> None:
+    """Two folders may look the same yet be written in different ways (é as one character or as two)."""
+    seen: dict[tuple[str, str], tuple[str, ...]] = {}
+    for item in items:
+        below = PurePosixPath(item.path.relative_to(root).as_posix()).parts[1 if parts else 0:-1]
+        spelling = below[:len(PurePosixPath(item.label).parts)]
+        if seen.setdefault((item.part, item.label), spelling) != spelling:
+            raise DataError(f"{name}: two folders are both called {item.label!r}, their accents written in different "
+                            "ways (Unicode NFC and NFD). Rename or merge them")
+
+
+def _no_empty_class(tree: Tree, name: str) -> None:
+    full = {d for f in tree.images for d in f.parents}
+    empty = sorted((d for d in tree.folders if d.parts and d not in full), key=lambda d: natural(d.as_posix()))
+    if empty:
+        more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+        raise DataError(f"{name}: the class folder {printable(empty[0].as_posix())!r} holds no image{more}; "
+                        "fill it or remove it")
+
+
+def _nothing(tree: Tree, outside: list[Skipped], name: str) -> str:
+    if outside:
+        return (f"{name}: {len(outside)} images lie directly in the folder ({outside[0].key}), and none in a folder "
+                "named after its class. Make one folder a class, or give a CSV of paths and labels")
+    why = "; ".join(f"{s.key}: {s.why}" for s in [*tree.problems, *tree.passed_over][:3])
+    return f"{name}: there is no image in this folder or below" + (f" ({why})" if why else "")

@@ -1,0 +1,56 @@
+"""AdamW with groups: what decays, and how fast each depth learns."""
+import torch
+from torch import nn
+
+from vitrail.nn import PositionTable, Prefix, RelativeBias, Stack
+
+_NO_DECAY = (PositionTable, Prefix, RelativeBias)
+
+
+def optimizer(model: nn.Module, *, lr: float, weight_decay: float, betas: tuple[float, float],
+              layer_decay: float = 1.0) -> torch.optim.AdamW:
+    """Fused AdamW (Loshchilov & Hutter, arXiv:1711.05101) over all parameters that learn.
+
+    Tensors of one dimension (biases, norms, gains), position tables and prefix tokens do not decay. A group's
+    "share" is its factor on the learning rate, layer_decay ** (levels above it); `set_rate` applies it.
+    """
+    kept = _undecayed(model)
+    deep = depths(model) if layer_decay != 1 else {}
+    top = max(deep.values(), default=0)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            share = layer_decay ** (top - deep[name]) if deep else 1.0
+            groups.setdefault((share, 0.0 if name in kept else weight_decay), []).append(p)
+    return torch.optim.AdamW([{"params": ps, "share": share, "weight_decay": decay, "lr": lr * share}
+                              for (share, decay), ps in groups.items()], lr=lr, betas=betas, fused=True)
+
+
+def set_rate(adam: torch.optim.Optimizer, lr: float) -> None:
+    for group in adam.param_groups:
+        group["lr"] = lr * group["share"]
+
+
+def depths(model: nn.Module) -> dict[str, int]:
+    """How deep each parameter lies: k inside the k-th part of the Stacks, counted over the whole network; outside,
+    0 before the first part and one more than the parts so far after it (Bao et al., arXiv:2106.08254, section 3.2).
+
+    A part that holds Stacks itself (a stage) does not count: its parts do. Walks the order of registration.
+    """
+    parts = [f"{name}.{key}.".lstrip(".") for name, stack in model.named_modules() if isinstance(stack, Stack)
+             for key, part in stack.named_children() if not any(isinstance(m, Stack) for m in part.modules())]
+    out: dict[str, int] = {}
+    number: dict[str, int] = {}
+    for name, _ in model.named_parameters():
+        inside = next((p for p in parts if name.startswith(p)), None)
+        if inside is not None:
+            out[name] = number.setdefault(inside, len(number) + 1)
+        else:
+            out[name] = len(number) + 1 if number else 0
+    return out
+
+
+def _undecayed(model: nn.Module) -> set[str]:
+    """Parameters without weight decay."""
+    tables = {id(p) for m in model.modules() if isinstance(m, _NO_DECAY) for p in m.parameters(recurse=False)}
+    return {name for name, p in model.named_parameters() if p.ndim <= 1 or id(p) in tables}

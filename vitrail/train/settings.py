@@ -1,0 +1,55 @@
+"""What a run is told: every setting with its range. Imports no torch."""
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vitrail.core.errors import SettingsError
+from vitrail.train.checked import Checked, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Checked):
+    """How to train, whatever is trained. Raises SettingsError for a value out of its range.
+
+    `batch` is the number of samples of one optimizer step, over all processes and micro-batches.
+    """
+
+    out: str = field(metadata={"free": True, "help": "the run's folder"})
+    seed: int = setting(0, low=0, below=2**63, help="of weights, order, augmentation and dropout")
+    epochs: int = setting(100, low=1, high=1_000_000)
+    batch: int = setting(64, low=1, high=1 << 24, help="samples a step, over all processes")
+    accumulate: int = setting(1, low=1, high=1 << 20, free=True, help="micro-batches a step, one after the other")
+    lr: float = setting(1e-3, above=0, high=100, help="the highest learning rate")
+    min_lr: float = setting(1e-6, low=0, high=100, help="the learning rate at the end of the cosine")
+    warmup: float | None = setting(None, low=0, high=1_000_000,
+                                   help="epochs of linear warm-up; left out: a tenth of all, at most 5")
+    weight_decay: float = setting(0.05, low=0, high=10)
+    betas: tuple[float, float] = setting((0.9, 0.999), low=0, below=1, help="of AdamW")
+    clip: float = setting(1.0, low=0, below=float("inf"), help="the largest norm of the gradient; 0: no clipping")
+    layer_decay: float = setting(1.0, above=0, high=1, help="factor on the learning rate for each layer down from the head")
+    ema: float = setting(0.0, low=0, below=1, help="decay of the moving average of the weights; 0: none")
+    precision: Literal["fp32", "bf16"] = field(default="fp32", metadata={"help": "bf16: autocast"})
+    compile: bool = field(default=False, metadata={"help": "torch.compile of the whole step, or an error"})
+    checkpointing: bool = field(default=False, metadata={"free": True, "help": "activations computed again, not kept"})
+    workers: int = setting(0, low=0, high=1024, free=True, help="processes that read samples")
+    device: str = field(default="auto", metadata={"free": True, "help": "auto, cpu, cuda, cuda:1, mps"})
+    strategy: Literal["auto", "single", "ddp", "fsdp"] = field(default="auto", metadata={"free": True})
+    save_every: int = setting(0, low=0, high=1 << 40, free=True, help="steps between checkpoints; 0: one an epoch")
+    keep: int = setting(2, low=1, high=1 << 20, free=True, help="newest checkpoints kept, beside the best")
+    evaluate_every: int = setting(1, low=1, high=1_000_000, help="epochs between evaluations")
+    log_every: int = setting(10, low=1, high=1 << 40, free=True, help="steps between lines of the log")
+    deterministic: bool = field(default=True, metadata={"help": "only algorithms that give the same bits each time"})
+    threads: int = setting(0, low=0, high=4096, free=True, help="of the processor; 0: torch's choice")
+    resume: Literal["auto", "never", "must"] = field(default="auto", metadata={"free": True})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.out.strip() or "\0" in self.out:
+            raise SettingsError(f"the setting 'out' is {self.out!r}, and must name a folder")
+        if self.min_lr > self.lr:
+            raise SettingsError(f"the setting 'min_lr' is {self.min_lr!r}, and must be at most lr, {self.lr!r}")
+        if self.warmup is None:
+            object.__setattr__(self, "warmup", min(self.epochs / 10, 5.0))
+        elif self.warmup > self.epochs:
+            raise SettingsError(f"the setting 'warmup' is {self.warmup!r} epochs, and must be at most epochs, {self.epochs}")
+        if self.batch % self.accumulate:
+            raise SettingsError(f"the setting 'accumulate' is {self.accumulate}, and must divide the batch of {self.batch}")

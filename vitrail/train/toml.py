@@ -1,0 +1,54 @@
+"""Flat settings as TOML, both ways. Reading is the standard library's; it has no writer."""
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vitrail.core.errors import SettingsError
+
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_BARE = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+_LARGEST = 1 << 20          # bytes; a file of settings is a page, not a book
+
+
+def dump(values: Mapping[str, Any]) -> str:
+    """One line a value: str, bool, int, float, or a list of these. A None is left out: TOML has no word for it.
+
+    Raises SettingsError for a value of another kind.
+    """
+    return "".join(f"{_key(k)} = {_value(k, v)}\n" for k, v in values.items() if v is not None)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The values of a file. Raises SettingsError where it cannot be read, or is not TOML (a key given twice, say)."""
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise SettingsError(f"{path} has more than {_LARGEST} bytes: this is no file of settings")
+        return tomllib.loads(path.read_bytes().decode())
+    except OSError as e:
+        raise SettingsError(f"cannot read the settings {path}: {e.strerror or e}") from None
+    except (ValueError, RecursionError) as e:       # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        raise SettingsError(f"{path} is not valid TOML: {e}") from None
+
+
+def _key(name: str) -> str:
+    return name if name and set(name) <= _BARE else _text(name)
+
+
+def _text(text: str) -> str:
+    return '"' + "".join(_ESCAPES.get(c, c if c.isprintable() else f"\\U{ord(c):08X}") for c in text) + '"'
+
+
+def _value(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return repr(value)
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_value(name, v) for v in value) + "]"
+    raise SettingsError(f"the setting {name!r} has the value {value!r}, which cannot be written as TOML")
