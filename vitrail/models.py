@@ -214,14 +214,19 @@ def save_model(model: "Classifier", folder: str | Path, *, overwrite: bool = Fal
 
 
 def load_model(folder: str | Path) -> "Classifier":
-    """The model of a folder that `save_model` wrote, in evaluation mode. Raises CheckpointError on a damaged one."""
+    """The model of a folder that `save_model` wrote, or of a finished run, in evaluation mode.
+
+    Raises CheckpointError on a damaged one.
+    """
     from vitrail.core.files import sha256
 
+    if not (Path(folder) / "config.json").exists() and (Path(folder) / "model" / "config.json").exists():
+        folder = Path(folder) / "model"
     config, tensors = Path(folder) / "config.json", Path(folder) / "model.safetensors"
     for file in (config, tensors):
         if not file.is_file():
-            raise CheckpointError(f"{folder} holds no {file.name}: it is not a model that vitrail saved "
-                                  f"(a run keeps its finished model in RUN/model)")
+            raise CheckpointError(f"{folder} holds no {file.name}: it is neither a model that vitrail saved "
+                                  f"nor a finished run")
     try:
         data = json.loads(config.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as e:

@@ -166,4 +166,25 @@ def official(settings: Mapping[str, Any]) -> Keys:
     return Keys({**BLOCKS, **down, "head.*": "head.linear.*"}, drop=DROP)
 
 
-KEYS = {"timm": lambda settings: TIMM, "official": official}
+def torchvision(settings: Mapping[str, Any]) -> Keys:
+    """The names of torchvision's own training: one sequence of embedding, blocks, merging, blocks, ..."""
+    table = {"features.0.0.*": "backbone.stages.0.down.proj.*", "features.0.2.*": "backbone.stages.0.down.norm.*"}
+    for i in range(len(settings["depths"])):
+        there, here = f"features.{2 * i + 1}.{{}}.", f"backbone.stages.{i}.blocks.{{}}."
+        table |= {
+            there + "norm1.*":                             here + "mix.norm.*",
+            there + "attn.qkv.*":                          here + "mix.fn.qkv.proj.*",
+            there + "attn.proj.*":                         here + "mix.fn.out.proj.*",
+            there + "attn.relative_position_bias_table":   here + "mix.fn.bias.table",
+            there + "norm2.*":                             here + "mlp.norm.*",
+            there + "mlp.0.*":                             here + "mlp.fn.fc1.*",
+            there + "mlp.3.*":                             here + "mlp.fn.fc2.*",
+        }
+        if i:
+            table |= {f"features.{2 * i}.norm.*":           f"backbone.stages.{i}.down.norm.*",
+                      f"features.{2 * i}.reduction.*":      f"backbone.stages.{i}.down.reduce.*"}
+    return Keys({**table, "norm.*": "backbone.norm.*", "head.*": "head.linear.*"},
+                drop=("features.{}.{}.attn.relative_position_index",))
+
+
+KEYS = {"timm": lambda settings: TIMM, "official": official, "torchvision": torchvision}

@@ -153,7 +153,8 @@ def _explained(url: str) -> Iterator[None]:
     except urllib.error.HTTPError as e:
         e.close()
         why = {401: "it asks for a login", 403: "it is not allowed", 404: "there is no such file",
-               410: "the file was removed", 429: "there were too many requests"}.get(e.code, e.reason)
+               410: "the file was removed", 429: "there were too many requests"}.get(
+                   e.code, "it sends on in circles, or to where weights cannot be" if e.code < 400 else e.reason)
         raise CheckpointError(f"{url}: the server answered {e.code}: {why}; check the address, {_BY_HAND}") from e
     except urllib.error.URLError as e:
         if isinstance(e.reason, ssl.SSLCertVerificationError):

@@ -101,8 +101,10 @@ def _from_hub(source: str, repo: str, file: str, revision: str | None, offline: 
     except errors.RevisionNotFoundError as e:
         raise CheckpointError(f"{source}: {repo!r} has no revision {revision!r}; leave it out for the newest") from e
     except errors.LocalEntryNotFoundError as e:
-        why = "it is not in the cache, and offline mode is on; download it once while online" if offline else \
-            f"{at} cannot be reached, and the file is not in the cache; check the connection"
+        code = getattr(getattr(e.__cause__, "response", None), "status_code", None)
+        why = "offline mode is on" if offline else f"{at} answered {code}" if code else f"{at} cannot be reached"
+        why += ", and the file is not in the cache; " + ("download it once while online" if offline else
+                                                         "try again later, or check the connection")
         raise CheckpointError(f"{source}: {why}, {_BY_HAND}") from e
     except errors.EntryNotFoundError as e:
         raise CheckpointError(f"{source}: {repo!r} has no file {file!r}; see {at}/{repo}/tree/main") from e

@@ -24,7 +24,7 @@ def open_folder(root: Path, opening: Opening | None = None, *, name: str = "") -
     """
     opening, name = opening or Opening(), name or printable(str(root))
     tree = walk(root)
-    parts = _parts(tree)
+    parts = _parts(tree, name)
     items: list[Item] = []
     outside: list[Skipped] = []
     for file in sorted(tree.images, key=lambda f: natural(f.as_posix())):
@@ -40,21 +40,26 @@ def open_folder(root: Path, opening: Opening | None = None, *, name: str = "") -
         _no_class_in_class({i.label for i in items}, name)
     _no_clash(items, root, parts, name)
     if opening.classes is None:
-        _no_empty_class(tree, name)
+        _no_empty_class(tree, parts, {i.label for i in items}, name)
     order = {label: n for n, label in enumerate(sorted({i.label for i in items}, key=natural))}
     items.sort(key=lambda i: (order[i.label], i.part))      # stable: natural order of the files within a class
     return files(name, items, opening, problems=tree.problems + outside, passed_over=tree.passed_over)
 
 
-def _parts(tree: Tree) -> dict[str, str]:
-    """Folder name -> part, where every folder at the top is named as a part and holds folders, not images."""
-    top = {d.parts[0] for d in tree.folders if d.parts}
-    above = {f.parts[0] for f in tree.images if len(f.parts) < 3}
-    if not top or above & top or any(len(f.parts) == 1 for f in tree.images):
+def _parts(tree: Tree, name: str) -> dict[str, str]:
+    """Folder name -> part, where every folder of images at the top is named as a part and holds class folders."""
+    if any(len(f.parts) == 1 for f in tree.images):
         return {}
-    found = {name: PARTS[name.casefold()] for name in top if name.casefold() in PARTS}
-    if len(found) < len(top) or len(set(found.values())) < len(found):
+    top = sorted({f.parts[0] for f in tree.images})
+    holding = {f.parts[0] for f in tree.images if len(f.parts) == 2}
+    found = {folder: PARTS[folder.casefold()] for folder in top if folder.casefold() in PARTS}
+    if len(found) < len(top) or holding:
         return {}
+    for folder, part in found.items():
+        twins = [f for f in found if found[f] == part]
+        if len(twins) > 1:
+            raise DataError(f"{name}: the folders {twins[0]!r} and {twins[1]!r} are both the {part} part; "
+                            f"merge them, or open {folder!r} alone")
     return found
 
 
@@ -90,10 +95,17 @@ def _no_clash(items: Iterable[Item], root: Path, parts: dict[str, str], name: st
                             "ways (Unicode NFC and NFD). Rename or merge them")
 
 
-def _no_empty_class(tree: Tree, name: str) -> None:
+def _no_empty_class(tree: Tree, parts: dict[str, str], labels: set[str], name: str) -> None:
     full = {d for f in tree.images for d in f.parents}
-    empty = sorted((d for d in tree.folders if d.parts and d not in full), key=lambda d: natural(d.as_posix()))
+    known = {p for label in labels for p in (PurePosixPath(label), *PurePosixPath(label).parents)}
+    empty = []
+    for folder in tree.folders:
+        below = PurePosixPath(*folder.parts[1:]) if folder.parts[0] in parts else folder
+        stray = bool(parts) and folder.parts[0] not in parts        # beside train/ and val/, not a class
+        if folder not in full and not stray and PurePosixPath(_class_of(below / "x", 0)) not in known:
+            empty.append(folder)
     if empty:
+        empty.sort(key=lambda d: natural(d.as_posix()))
         more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
         raise DataError(f"{name}: the class folder {printable(empty[0].as_posix())!r} holds no image{more}; "
                         "fill it or remove it")

@@ -27,8 +27,9 @@ def walk(root: Path, suffixes: frozenset[str] = SUFFIXES) -> Tree:
     """Every image file below `root`, links followed, no folder entered twice. Raises DataError without a folder."""
     tree, unknown = Tree(), Counter[str]()
     try:
-        seen = {_identity(os.stat(root))}
         os.scandir(root).close()
+        here = root.resolve()                               # a link upwards must not lead through the whole machine
+        seen = {_identity(os.stat(folder)) for folder in (here, *here.parents)}
     except OSError as e:
         raise DataError(f"{printable(str(root))}: this folder cannot be read: {e.strerror}") from None
     links: list[PurePosixPath] = []
@@ -38,7 +39,7 @@ def walk(root: Path, suffixes: frozenset[str] = SUFFIXES) -> Tree:
         link = links.pop()
         found = _identity(os.stat(root / link))
         if found in seen:
-            tree.passed_over.append(Skipped(printable(link.as_posix()), "a link to a folder that is read already"))
+            tree.passed_over.append(Skipped(printable(link.as_posix()), "a link to a folder that is read already, or to one above"))
             continue
         seen.add(found)
         tree.folders.append(link)

@@ -49,7 +49,7 @@ class Prefix(nn.Module):
         self.tokens = nn.Parameter(torch.zeros(1, count, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.tokens.expand(len(x), -1, -1), x], 1)
+        return torch.cat([self.tokens.expand(x.shape[0], -1, -1), x], 1)
 
 
 class Windows:

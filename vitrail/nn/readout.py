@@ -48,7 +48,7 @@ class AttentionPool(nn.Module):
 
     def forward(self, f: Features) -> Tensor:
         x = f.maps[-1].flatten(1, 2)                                                        # (B, N, C)
-        q = self.q(self.probe).expand(len(x), -1, -1).unflatten(-1, (self.heads, -1))       # (B, 1, H, D)
+        q = self.q(self.probe).expand(x.shape[0], -1, -1).unflatten(-1, (self.heads, -1))       # (B, 1, H, D)
         k, v = self.kv(x).unflatten(-1, (2, self.heads, -1)).unbind(-3)                     # (B, N, H, D)
         u = self.out(self.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)))  # (B, 1, C)
         return (u + self.mlp(self.norm(u)))[:, 0]

@@ -10,7 +10,8 @@ def resample_positions(table: Tensor, grid: tuple[int, int], *, old: tuple[int, 
     Bicubic with anti-aliasing, to whole sizes and never by a factor, in float32: what timm does, and what
     keeps square, wide, tall and odd maps on one footing. Returns the table itself where nothing changes.
     """
-    if grid == old:
+    # a size that an exported program leaves open is not compared: the program would then hold for the other sizes only
+    if all(isinstance(side, int) for side in grid) and grid == old:
         return table
     head, tail = table[:, :prefix], table[:, prefix:]
     image = tail.unflatten(1, old).permute(0, 3, 1, 2).float()                              # (1, C, h, w)

@@ -24,6 +24,7 @@ class ClassifySettings(TrainSettings):
     fraction: float = setting(0.2, above=0, below=1, help="the share held out where no other images are named")
     on_error: Literal["stop", "skip"] = field(default="stop", metadata={"help": "what an unreadable image does"})
     size: int = setting(0, low=0, high=4096, help="pixels a side; 0: the model's own")
+    crop: float = setting(0.875, above=0, high=1, help="share of the shorter side that evaluation looks at")
     crop_scale: float = setting(0.08, above=0, high=1, help="the least share of an image that a training crop keeps")
     flip: float = setting(0.5, low=0, high=1, help="probability of a horizontal flip")
     randaugment: int = setting(2, low=0, high=16, help="RandAugment operations an image")

@@ -21,7 +21,7 @@ class HubServer:
     """Serves `files`, by "owner/repository/file", while it is entered.
 
     refuse: the status for a repository, "owner/repository" -> 401 | 403 | 404 | 500.
-    breaks: how many bytes each of the next answers to a GET carries before the connection ends; used up in turn.
+    breaks: how many bytes of a file each of the next answers carries before the connection ends; used up in turn.
     redirect: where each request is sent instead, if not empty.
     requests: every request so far, as (method, path, value of the Range header or "").
     """
@@ -70,7 +70,6 @@ class _Handler(BaseHTTPRequestHandler):
         hub, path = self.hub, unquote(self.path.partition("?")[0])
         with hub.lock:
             hub.requests.append((self.command, path, self.headers["Range"] or ""))
-            cut = hub.breaks.pop(0) if body and hub.breaks else None
         if hub.redirect:
             return self._short(302, {"Location": hub.redirect})
         plain = re.fullmatch(r"/plain/([^/]+/[^/]+)/(.+)", path)
@@ -79,9 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._short(404, {})
         repo, file = found[1], found[found.lastindex or 0]
         if repo in hub.refuse:
-            code = hub.refuse[repo]
-            return self._short(code, {"X-Error-Code": {401: "RepoNotFound", 403: "GatedRepo", 404: "RepoNotFound"}[code]}
-                               if code in (401, 403, 404) else {})
+            kind = {401: "RepoNotFound", 403: "GatedRepo", 404: "RepoNotFound"}.get(hub.refuse[repo])
+            return self._short(hub.refuse[repo], {"X-Error-Code": kind} if kind else {})
         if not any(name.startswith(repo + "/") for name in hub.files):
             return self._short(404, {"X-Error-Code": "RepoNotFound"})
         if not plain and found[2] not in hub.revisions:
@@ -89,9 +87,11 @@ class _Handler(BaseHTTPRequestHandler):
         data = hub.files.get(f"{repo}/{file}")
         if data is None:
             return self._short(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-        return self._send(data, cut, body)
+        return self._send(data, body)
 
-    def _send(self, data: bytes, cut: int | None, body: bool) -> None:
+    def _send(self, data: bytes, body: bool) -> None:
+        with self.hub.lock:
+            cut = self.hub.breaks.pop(0) if body and self.hub.breaks else None
         etag = f'"{hashlib.sha256(data).hexdigest()}"'
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
         same = self.headers["If-Range"] in (None, etag)

@@ -9,17 +9,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitrail.core.errors import DataError, SettingsError, VitrailError
+from vitrail.tasks.classification.calibration import Bin, reliability
 from vitrail.tasks.classification.feed import Loader, Source, Transform
 from vitrail.tasks.classification.intervals import Score
-from vitrail.tasks.classification.metrics import (
-    Bin,
-    ClassScore,
-    Ints,
-    Outcomes,
-    intervals,
-    per_class,
-    reliability,
-)
+from vitrail.tasks.classification.metrics import ClassScore, Ints, Outcomes, intervals, per_class
 from vitrail.tasks.classification.model import Classifier
 
 
@@ -90,7 +83,7 @@ def evaluate(model: Classifier, source: Source, *, transform: Transform, loader:
     scores, labels, confusion = intervals(seen, seed=seed, resamples=resamples), model.identity.labels, seen.confusion
     excluded = [Excluded(s.key, s.why) for s in source.skipped] + [_why(source, i) for i in unread]
     return Evaluation(model=model.identity.model, source=source.name, labels=labels, samples=len(seen), scores=scores,
-                      per_class=per_class(confusion, labels), confusion=confusion, reliability=reliability(seen),
+                      per_class=per_class(confusion, labels), confusion=confusion, reliability=reliability(seen.confidence, seen.rank == 0),
                       predictions=tuple(_judged(seen, source, labels)), excluded=tuple(excluded))
 
 

@@ -2,6 +2,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,20 +42,42 @@ def wilson(successes: int, total: int, *, level: float = 0.95) -> Score:
     return Score(share, low, high)
 
 
-def bootstrap(statistic: Statistic, total: int, *, seed: int, resamples: int = 1000,
-              level: float = 0.95) -> list[Score]:
-    """Each of S statistics of ``total`` samples with its percentile interval (Efron and Tibshirani, 1993, chapter 13).
+def chunks(total: int, resamples: int) -> list[int]:
+    """How many resamples of ``total`` samples to draw at a time."""
+    step = max(1, CHUNK // total)
+    return [min(step, resamples - done) for done in range(0, resamples, step)]
 
-    statistic: indices (R, n) of R resamples to values (R, S); it is called with chunks of resamples. An interval
-    always holds its value: a statistic that resampling biases, as it does calibration errors, would else leave it.
-    The same seed gives the same numbers. Raises DataError for 0 samples.
+
+def bootstrap(statistic: Statistic, total: int, *, seed: int, resamples: int = 1000) -> NDArray[np.float64]:
+    """S statistics of resamples, drawn with replacement, of ``total`` samples: (resamples, S).
+
+    statistic: sample numbers (R, n) to values (R, S); it is called with chunks of resamples. The same seed gives the
+    same numbers. Raises DataError for 0 samples.
     """
     if total <= 0:
         raise DataError("there is nothing to resample: evaluate at least one sample")
-    value = statistic(np.arange(total)[None])[0]
     rng = np.random.default_rng(seed)
-    step = max(1, CHUNK // total)
-    sizes = [min(step, resamples - done) for done in range(0, resamples, step)]
-    drawn = np.concatenate([statistic(rng.integers(total, size=(size, total))) for size in sizes])
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return [Score(float(v), float(min(a, v)), float(max(b, v))) for v, a, b in zip(value, low, high, strict=True)]
+    return np.concatenate([statistic(rng.integers(total, size=(size, total))) for size in chunks(total, resamples)])
+
+
+def percentile(value: float, drawn: NDArray[np.float64], *, level: float = 0.95) -> Score:
+    """The percentile interval of a statistic drawn R times (Efron and Tibshirani, 1993, chapter 13), value included."""
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Score(value, min(float(low), value), max(float(high), value))
+
+
+def reverse_percentile(value: float, drawn: NDArray[np.float64], *, level: float = 0.95) -> Score:
+    """The interval for a statistic that is 0 or more and that noise makes larger, as it does a calibration error.
+
+    The error of a resample about the value stands for the value's own about the truth, so the bounds are
+    2 value - q (Davison and Hinkley, 1997, section 5.2): resampling adds the noise a second time.
+    """
+    low, high = 2 * value - np.quantile(drawn, [(1 + level) / 2, (1 - level) / 2])
+    return Score(value, max(0.0, min(float(low), value)), max(float(high), value))
+
+
+def count(group: NDArray[np.int64], groups: int, weight: NDArray[Any] | None = None) -> NDArray[np.float64]:
+    """Sums of weights (1 each where there are none) by group, within each row: (R, n) to (R, groups)."""
+    cell = group + groups * np.arange(len(group))[:, None]
+    sums = np.bincount(cell.ravel(), None if weight is None else weight.ravel(), groups * len(group))
+    return sums.reshape(len(group), groups).astype(np.float64)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from vitrail.core.errors import DataError, ModelError
 from vitrail.core.seeds import mix
-from vitrail.tasks.classification.intervals import Score, bootstrap, wilson
+from vitrail.tasks.classification import calibration
+from vitrail.tasks.classification.intervals import Score, bootstrap, count, percentile, wilson
 
 TOP = 5
-BINS = 15
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -99,21 +99,24 @@ class Outcomes:
 def summary(seen: Outcomes) -> dict[str, float]:
     """Every score as a plain number; the names are those of ``intervals``. Raises DataError for 0 samples."""
     _some(seen)
-    rows = np.arange(len(seen))[None]
-    return _proportions(seen) | dict(zip(RESAMPLED, _resampled(seen, rows)[0].tolist(), strict=True))
+    values = _resampled(seen, np.arange(len(seen))[None])[0]
+    return _proportions(seen) | dict(zip(RESAMPLED, values.tolist(), strict=True))
 
 
 def intervals(seen: Outcomes, *, seed: int = 0, resamples: int = 1000) -> dict[str, Score]:
     """Every score with its 95 % interval: Wilson's for top1 and top5, the seeded bootstrap for the others.
 
     top5 is there for 6 classes and more. balanced: mean recall of the classes that occur. f1: mean over the classes
-    that occur or were answered. ece: expected calibration error of the top answer over 15 bins of equal width (Guo
-    et al., arXiv:1706.04599, equation 3). brier: in [0, 2]. nll: in nats. Raises DataError for 0 samples.
+    that occur or were answered. ece: calibration.error over 15 bins. brier: in [0, 2]. nll: in nats.
+    Raises DataError for 0 samples.
     """
-    _some(seen)
-    counted = {name: wilson(round(share * len(seen)), len(seen)) for name, share in _proportions(seen).items()}
+    values = summary(seen)
     drawn = bootstrap(lambda rows: _resampled(seen, rows), len(seen), seed=mix(seed, "bootstrap"), resamples=resamples)
-    return counted | dict(zip(RESAMPLED, drawn, strict=True))
+    scores = {name: wilson(round(values[name] * len(seen)), len(seen)) for name in values if name not in RESAMPLED}
+    scores |= {name: percentile(values[name], drawn[:, i]) for i, name in enumerate(RESAMPLED)}
+    scores["ece"] = calibration.interval(values["ece"], drawn[:, RESAMPLED.index("ece")], seen.confidence,
+                                         seed=mix(seed, "calibrated"), resamples=resamples)
+    return scores
 
 
 RESAMPLED = ("balanced", "f1", "ece", "brier", "nll")
@@ -132,30 +135,17 @@ def _proportions(seen: Outcomes) -> dict[str, float]:
 def _resampled(seen: Outcomes, rows: Ints) -> Floats:
     """The scores of RESAMPLED for each row of sample numbers: (R, n) to (R, 5)."""
     label, hit = seen.label[rows], (seen.rank == 0)[rows]
-    support, answered = _count(label, seen.classes), _count(seen.predicted[rows], seen.classes)
-    right = _count(label, seen.classes, hit)
-    gap = _count(bins(seen.confidence)[rows], BINS, hit - seen.confidence[rows])
-    ece = np.abs(gap).sum(1) / rows.shape[1]
+    support, answered = count(label, seen.classes), count(seen.predicted[rows], seen.classes)
+    right = count(label, seen.classes, hit)
+    ece = calibration.error(seen.confidence[rows], hit)
     return np.stack([_mean(right, support), _mean(2 * right, support + answered), ece,
                      seen.brier[rows].mean(1), seen.nll[rows].mean(1)], 1)
-
-
-def _count(group: Ints, groups: int, weight: NDArray[np.generic] | None = None) -> Floats:
-    """Sums of weights (1 each where there are none) by group within each row: (R, n) to (R, G)."""
-    cell = group + groups * np.arange(len(group))[:, None]
-    counts = np.bincount(cell.ravel(), None if weight is None else weight.ravel(), groups * len(group))
-    return counts.reshape(len(group), groups).astype(float)
 
 
 def _mean(part: Floats, whole: Floats) -> Floats:
     """The mean of part / whole over the places of each row where there is a whole: (R, G) to (R,)."""
     share = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
     return share.sum(1) / (whole > 0).sum(1)
-
-
-def bins(confidence: Floats) -> Ints:
-    """The bin of each confidence in [0, 1]: bin b of 15 is (b / 15, (b + 1) / 15], and the first one holds 0."""
-    return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,27 +166,3 @@ def per_class(confusion: Ints, names: Sequence[str]) -> tuple[ClassScore, ...]:
         ClassScore(name=name, support=int(s), precision=wilson(int(r), int(a)) if a else None,
                    recall=wilson(int(r), int(s)) if s else None, f1=float(2 * r / (s + a)) if s + a else None)
         for name, r, s, a in zip(names, right, support, answered, strict=True))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bin:
-    """One bar of a reliability diagram: confidences in (low, high]; None where the bin is empty."""
-
-    low: float
-    high: float
-    samples: int
-    confidence: float | None
-    accuracy: float | None
-
-
-def reliability(seen: Outcomes) -> tuple[Bin, ...]:
-    """Mean confidence and accuracy of the top answer, by bin of confidence."""
-    where = bins(seen.confidence)
-    rows = []
-    for b in range(BINS):
-        inside = where == b
-        some = bool(inside.any())
-        rows.append(Bin(low=b / BINS, high=(b + 1) / BINS, samples=int(inside.sum()),
-                        confidence=float(seen.confidence[inside].mean()) if some else None,
-                        accuracy=float((seen.rank[inside] == 0).mean()) if some else None))
-    return tuple(rows)

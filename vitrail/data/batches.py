@@ -1,0 +1,166 @@
+"""Batches whose contents are a function of seed, epoch and step: not of workers, processes or restarts."""
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vitrail.core.errors import SettingsError, TrainingError, VitrailError
+from vitrail.core.seeds import mix
+from vitrail.data.settings import check_number
+from vitrail.data.source import Source
+from vitrail.data.workers import quiet_worker
+
+Transform = Callable[[Tensor], Tensor]
+Pick = tuple[int, int]                                      # epoch, index
+Loaded = tuple[Tensor, Tensor, Tensor] | VitrailError       # images, labels, indices; or why not
+
+
+@dataclass
+class Batch:
+    """One process's share of a batch."""
+
+    images: Tensor                                          # (B, 3, h, w) float32, normalised
+    labels: Tensor                                          # (B) int64
+    indices: Tensor                                         # (B) int64, into the source
+    epoch: int
+    step: int                                               # within the epoch
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        far = {"device": device, "non_blocking": True}
+        return Batch(self.images.to(**far), self.labels.to(**far), self.indices.to(**far), self.epoch, self.step)
+
+
+class Batches:
+    """Epochs of batches. `batch` is the size over all `of` processes; rank r gets the r-th slice of each batch.
+
+    The order of an epoch is a permutation from mix(seed, "order", epoch); a sample is transformed under random
+    generators seeded with mix(seed, "augment", epoch, index). Without drop_last the last batch may be short, and
+    a process whose slice of it is empty does not see it; over all processes every sample comes exactly once.
+    At most two batches a worker wait in memory. One epoch can be under way at a time.
+
+    Raises SettingsError where the numbers do not fit: fewer samples than a batch with drop_last, a batch that the
+    processes cannot share evenly. An unreadable image raises its DataError here, a lost worker TrainingError.
+    """
+
+    def __init__(self, source: Source, transform: Transform, *, batch: int, seed: int = 0, shuffle: bool = False,
+                 workers: int = 0, rank: int = 0, of: int = 1, drop_last: bool = False,
+                 start_method: str | None = None) -> None:
+        check_number("batch", batch, 1, 2**24, whole=True)
+        check_number("workers", workers, 0, 1024, whole=True)
+        check_number("rank", rank, 0, of - 1, whole=True)
+        if not len(source):
+            raise SettingsError(f"{source.name}: there is no sample to make a batch of")
+        if drop_last and len(source) < batch:
+            raise SettingsError(f"{source.name}: {len(source)} samples do not fill one batch of {batch}; "
+                                f"make batch {len(source)} or smaller")
+        if drop_last and batch % of:
+            raise SettingsError(f"a batch of {batch} cannot be shared evenly by {of} processes; "
+                                f"make it a multiple of {of}")
+        self.source, self.batch, self.seed, self.shuffle = source, batch, seed, shuffle
+        self.rank, self.of, self.drop_last = rank, of, drop_last
+        self.plan: list[list[Pick]] = []
+        self.workers = workers
+        self.loader = DataLoader(
+            _Samples(source, transform, seed), batch_sampler=_Plan(self), collate_fn=_whole, num_workers=workers,
+            worker_init_fn=quiet_worker if workers else None, persistent_workers=workers > 0,
+            prefetch_factor=2 if workers else None, pin_memory=torch.cuda.is_available(),
+            multiprocessing_context=start_method if workers else None,
+            generator=torch.Generator())                    # its own, so that the caller's stream stays untouched
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.source), self.batch)
+        return whole + (1 if rest and not self.drop_last else 0)
+
+    def order(self, epoch: int) -> list[int]:
+        """The indices of an epoch, in the order in which all processes together meet them."""
+        if not self.shuffle:
+            return list(range(len(self.source)))
+        generator = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
+        return torch.randperm(len(self.source), generator=generator).tolist()
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step `start` on."""
+        order = self.order(epoch)
+        steps: list[int] = []
+        self.plan = []
+        for step in range(start, len(self)):
+            members = order[step * self.batch:(step + 1) * self.batch]
+            mine = members[self.rank * len(members) // self.of:(self.rank + 1) * len(members) // self.of]
+            if mine:
+                steps.append(step)
+                self.plan.append([(epoch, index) for index in mine])
+        loaded = self._loaded()
+        for step in steps:
+            found = next(loaded)
+            if isinstance(found, VitrailError):
+                raise found
+            images, labels, indices = found
+            yield Batch(images, labels, indices, epoch, step)
+
+    def close(self) -> None:
+        """Let the worker processes go. They also end with this object."""
+        self.loader._iterator = None
+
+    def _loaded(self) -> Iterator[Loaded]:
+        try:
+            yield from self.loader
+        except RuntimeError as e:
+            if "DataLoader worker" not in str(e):
+                raise
+            self.close()
+            cause = str(e).splitlines()[0]
+            raise TrainingError(f"a process that loads images was lost ({cause}). Most often the machine has run out "
+                                f"of memory or of shared memory: use fewer workers than {self.workers}, or a smaller "
+                                "batch") from None
+
+
+class _Plan:
+    """The batches that the loader is to fetch next: whatever the epoch under way needs."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[Pick]]:
+        return iter(self.batches.plan)
+
+    def __len__(self) -> int:
+        return len(self.batches.plan)
+
+
+class _Samples(Dataset[Any]):
+    """Whole batches by (epoch, index). Errors that vitrail means to raise come back as values: they keep their class."""
+
+    def __init__(self, source: Source, transform: Transform, seed: int) -> None:
+        self.source, self.transform, self.seed = source, transform, seed
+
+    def __getitems__(self, picks: list[Pick]) -> Loaded:
+        kept = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+        try:
+            images = torch.stack([self._image(epoch, index) for epoch, index in picks])
+        except VitrailError as e:
+            return e
+        finally:
+            torch.set_rng_state(kept[0])
+            random.setstate(kept[1])
+            np.random.set_state(kept[2])
+        indices = torch.tensor([index for _, index in picks])
+        return images, torch.tensor([self.source.label(index) for _, index in picks]), indices
+
+    def _image(self, epoch: int, index: int) -> Tensor:
+        seed = mix(self.seed, "augment", epoch, index)
+        torch.default_generator.manual_seed(seed)           # the CPU's alone: a device's stream belongs to the model
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        return self.transform(self.source.read(index))
+
+
+def _whole(loaded: Loaded) -> Loaded:
+    return loaded

@@ -1,0 +1,48 @@
+"""Scikit-learn's handwritten digits: 1797 real images of 8 x 8 pixels, bundled, no network."""
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vitrail.core.errors import MissingExtra
+from vitrail.data.settings import Opening
+from vitrail.data.source import Skipped, class_order, fingerprint
+
+
+class Digits:
+    """The UCI test set of handwritten digits (Alpaydin and Kaynak 1998), greys 0-16 rendered as RGB 0-255."""
+
+    name = "digits"
+    skipped: tuple[Skipped, ...] = ()
+    parts: Mapping[str, tuple[int, ...]] = {}
+
+    def __init__(self, opening: Opening | None = None) -> None:
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError:
+            raise MissingExtra.of("scikit-learn", "digits") from None
+        data = load_digits()
+        grey = torch.from_numpy(data.images).mul(255 / 16).round().to(torch.uint8)  # (N, 8, 8)
+        self.classes = class_order((str(d) for d in data.target), opening or Opening(), self.name)
+        place = [self.classes.index(str(d)) for d in range(10)]
+        self.images = grey
+        self.labels = [place[int(d)] for d in data.target]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def key(self, index: int) -> str:
+        return f"{index:04d}"
+
+    def label(self, index: int) -> int:
+        return self.labels[index]
+
+    def read(self, index: int) -> Tensor:
+        return self.images[index].expand(3, -1, -1).clone()
+
+    def digest(self, index: int) -> str:
+        return hashlib.sha256(self.images[index].numpy().tobytes()).hexdigest()
+
+    def fingerprint(self) -> str:
+        return fingerprint(self)

@@ -1,0 +1,90 @@
+"""From images with labels to a trained, evaluated and explained classifier: what `vitrail train` does."""
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from vitrail.core.catalogue import find, variant_of
+from vitrail.core.errors import SettingsError
+from vitrail.core.files import write_file
+from vitrail.data.batches import Batches
+from vitrail.data.open import open_source
+from vitrail.data.settings import Augmentation, Opening
+from vitrail.data.source import Source
+from vitrail.data.split import Splits, split
+from vitrail.data.transforms import evaluation_transform, training_transform
+from vitrail.models import create_model, load_model, save_model
+from vitrail.recipes.settings import ClassifySettings
+from vitrail.report.build import write_report
+from vitrail.tasks.classification.evaluate import Evaluation, evaluate
+from vitrail.tasks.classification.model import Classifier
+from vitrail.tasks.classification.settings import Distillation, Mixing, Objective
+from vitrail.tasks.classification.task import ClassificationTask
+from vitrail.train.loop import fit
+from vitrail.train.run import Run
+
+
+def open_sides(settings: ClassifySettings) -> Splits:
+    """The images to learn from and those held out, as the settings name them."""
+    source = open_source(settings.data, Opening(on_error=settings.on_error))
+    if not settings.held_out:
+        return split(source, fraction=settings.fraction, seed=settings.seed)
+    held = open_source(settings.held_out, Opening(on_error=settings.on_error, classes=source.classes))
+    return Splits(train=source, held_out=held, record={"how": "named", "train": settings.data, "held_out": settings.held_out})
+
+
+def build_student(settings: ClassifySettings, classes: tuple[str, ...]) -> Classifier:
+    """The model that the settings name, with the preprocessing that the run will use."""
+    changes = settings.changes()
+    if settings.size and "image" in variant_of(settings.model).settings():
+        changes.setdefault("image", settings.size)
+    model = create_model(settings.model, labels=classes, weights=settings.weights or None, keys=settings.keys,
+                         resize=bool(settings.weights), **changes)
+    eyes = model.identity.preprocessing
+    size = (settings.size, settings.size) if settings.size else eyes.size
+    model.identity = replace(model.identity, preprocessing=replace(eyes, size=size, crop=settings.crop))
+    return model
+
+
+def make_task(settings: ClassifySettings, sides: Splits) -> ClassificationTask:
+    """Classification on these images, told by these settings. Raises SettingsError where they do not go together."""
+    eyes = build_student(settings, sides.train.classes).identity.preprocessing
+    seen = Augmentation(scale=(settings.crop_scale, 1.0), flip=settings.flip, randaugment_ops=settings.randaugment,
+                        randaugment_magnitude=settings.magnitude, jitter=settings.jitter, erase=settings.erase)
+    objective = Objective(
+        smoothing=settings.smoothing, mixing=Mixing(mixup=settings.mixup, cutmix=settings.cutmix),
+        distillation=Distillation(kind=settings.distillation, alpha=settings.alpha, temperature=settings.temperature))
+    return ClassificationTask(
+        build=lambda: build_student(settings, sides.train.classes), train=sides.train, held_out=sides.held_out,
+        training=training_transform(eyes, seen), evaluation=evaluation_transform(eyes), loader=Batches,
+        save=save_model, objective=objective, seed=settings.seed, batch=settings.batch, workers=settings.workers,
+        accumulate=settings.accumulate, record=sides.record, on_error=settings.on_error,
+        teacher=load_model(settings.teacher) if settings.teacher else None)
+
+
+def run(settings: ClassifySettings) -> Path:
+    """Trains, evaluates the finished model on what was held out, and writes RUN/evaluation.json and RUN/report.html.
+
+    Returns the run's folder. Under torchrun every process calls it; the first one writes. Raises VitrailError.
+    """
+    find(settings.model)                            # a wrong name is found before any image is read
+    if settings.teacher and not Path(settings.teacher).is_dir():
+        raise SettingsError(f"the setting 'teacher' is {settings.teacher!r}, and must be the folder of a model or a run")
+    sides = open_sides(settings)
+    task = make_task(settings, sides)
+    with Run.open(settings) as opened:
+        fit(task, settings, opened)
+    folder = Path(settings.out)
+    if os.environ.get("RANK", "0") == "0":
+        judge(folder, sides.held_out, workers=settings.workers, batch=settings.batch, on_error=settings.on_error)
+    return folder
+
+
+def judge(run: Path, source: Source, *, batch: int = 64, workers: int = 0, on_error: str = "stop") -> Evaluation:
+    """Evaluates a run's finished model on a source, and writes both pages of it."""
+    model = load_model(run)
+    found = evaluate(model, source, transform=evaluation_transform(model.identity.preprocessing), loader=Batches,
+                     batch=batch, workers=workers, on_error=on_error)
+    write_file(run / "evaluation.json", json.dumps(found.to_json(), indent=1).encode(), overwrite=True)
+    write_report(run, model, found, source)
+    return found

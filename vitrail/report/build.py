@@ -1,0 +1,194 @@
+"""One self-contained page about a run: how it went, what it scores, where it errs and why, what it costs."""
+import base64
+import io
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+from markupsafe import Markup
+from PIL import Image
+
+from vitrail.core.catalogue import paper_of
+from vitrail.core.errors import ExplainError
+from vitrail.core.files import write_file
+from vitrail.data.source import Source
+from vitrail.explanation.api import attention_grid, explain
+from vitrail.report import plots
+from vitrail.tasks.classification.evaluate import Evaluation, Judged
+from vitrail.tasks.classification.intervals import Score
+from vitrail.tasks.classification.model import Classifier
+
+NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "balanced": "balanced accuracy", "f1": "F1, mean over classes",
+         "ece": "expected calibration error", "brier": "Brier score", "nll": "negative log-likelihood"}
+SHARES = ("top1", "top5", "balanced", "f1", "ece")
+MISTAKES = 12
+
+
+def write_report(run: Path, model: Classifier, evaluation: Evaluation, source: Source, *, name: str = "report.html") -> Path:
+    """Writes RUN/report.html from the run's folder, its finished model and an evaluation on `source`.
+
+    Everything is inside the page: figures as SVG, pictures as data. Text of the user's (class names, paths) is escaped.
+    """
+    records = list(_log(run / "metrics.jsonl"))
+    facts = _json(run / "run.json")
+    train = [r for r in records if r.get("kind") == "train"]
+    held = [r for r in records if r.get("kind") == "eval"]
+    paper = paper_of(model.identity.model)
+    method, mistakes = _mistakes(model, evaluation, source)
+    top1 = evaluation.scores["top1"]
+    cost = _cost(model)
+    page = _template().render(
+        title=f"{model.identity.model} on {evaluation.source}", subtitle=paper.cite(), run=str(run),
+        tiles=[{"name": "held-out top-1", "value": _percent(top1.value), "note": f"{_interval('top1', top1)}, 95 %"},
+               {"name": "images held out", "value": f"{evaluation.samples:,}", "note": f"{len(evaluation.labels)} classes"},
+               {"name": "parameters", "value": f"{sum(p.numel() for p in model.parameters()):,}", "note": cost[1]["value"]},
+               {"name": "one image", "value": cost[2]["value"], "note": "batch 1, this machine"}],
+        curves=Markup(plots.curves(train, held, "top1")) if train and held else Markup("<p>No log was kept.</p>"),
+        scores=[{"name": NAMES.get(k, k), "value": _value(k, s), "interval": _interval(k, s)}
+                for k, s in evaluation.scores.items()],
+        scores_note="Intervals: Wilson for shares of images, 1,000 bootstrap samples for the rest.",
+        calibration=Markup(plots.calibration(evaluation.reliability)),
+        confusion=Markup(plots.confusion(evaluation.confusion, evaluation.labels)),
+        per_class=[{"label": c.name, "precision": _percent_of(c.precision), "recall": _percent_of(c.recall),
+                    "f1": "–" if c.f1 is None else f"{100 * c.f1:.1f}", "support": c.support} for c in evaluation.per_class],
+        mistakes=mistakes, method=method, **_attention(model, evaluation, source), cost=cost,
+        exports=[_exported(e) for e in _json(run / "exports.json").get("exports", [])],
+        settings=sorted(_settings(facts).items()), facts=list(_facts(facts)), excluded=evaluation.excluded)
+    path = run / name
+    write_file(path, page.encode("utf-8", "backslashreplace"), overwrite=True)
+    return path
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template("page.html")
+
+
+def _log(path: Path) -> Iterator[dict[str, Any]]:
+    if path.is_file():
+        for line in path.read_text("utf-8").splitlines():
+            record = json.loads(line)
+            if all(v is not None for v in record.values()):
+                yield record
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def data_url(image: Image.Image) -> str:
+    """A picture as text that a page can hold."""
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def picture(pixels: torch.Tensor, side: int = 240) -> Image.Image:
+    """uint8 (3, H, W) as a picture whose longer side is `side`; small ones keep their square pixels."""
+    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS)
+
+
+def _mistakes(model: Classifier, evaluation: Evaluation, source: Source) -> tuple[str, list[dict[str, str]]]:
+    """The worst mistakes with what spoke for the answer that was given, and the name of the method."""
+    cards, method = [], "relevance"
+    for wrong in evaluation.worst(MISTAKES):
+        pixels = source.read(wrong.index)
+        target = evaluation.labels.index(wrong.predicted)
+        try:
+            told = explain(model, pixels, method=method, target=target)
+        except ExplainError:                    # a network without attention over tokens
+            method = "gradcam"
+            told = explain(model, pixels, method=method, target=target)
+        cards.append({"image": data_url(picture(pixels)), "map": data_url(_fit(told.overlay())), "label": wrong.label,
+                      "predicted": wrong.predicted, "probability": _percent(wrong.probability), "key": wrong.key})
+    return method, cards
+
+
+def _fit(image: Image.Image, side: int = 240) -> Image.Image:
+    scale = side / max(image.size)
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+
+
+def _attention(model: Classifier, evaluation: Evaluation, source: Source) -> dict[str, str]:
+    """The first image that was answered right, as every head of every layer looks at it."""
+    shown: Judged = next((p for p in evaluation.predictions if p.right), evaluation.predictions[0])
+    try:
+        grid = attention_grid(model, source.read(shown.index))
+    except ExplainError:
+        return {"attention": "", "attention_note": ""}
+    return {"attention": data_url(grid), "attention_note": f"{shown.key}: {shown.label}, taken for {shown.predicted}."}
+
+
+def _cost(model: Classifier) -> list[dict[str, str]]:
+    """Parameters, operations and the time of a forward pass, measured on this machine now."""
+    from torch.utils.flop_counter import FlopCounterMode
+    height, width = model.identity.preprocessing.size
+    image = torch.zeros(1, 3, height, width)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(image)
+    rows = [{"name": "parameters", "value": f"{sum(p.numel() for p in model.parameters()):,}", "note": ""},
+            {"name": "multiply-adds", "value": f"{counter.get_total_flops() / 2e9:.3f} G",
+             "note": f"an image of {height} x {width}: convolutions, products and attention"}]
+    for batch in (1, 8):
+        images, times = image.expand(batch, -1, -1, -1).contiguous(), []
+        with torch.inference_mode():
+            for _ in range(9):
+                start = time.perf_counter()
+                model(images)
+                times.append(time.perf_counter() - start)
+        rows.append({"name": f"forward pass, batch {batch}", "value": f"{1e3 * statistics.median(times[2:]) / batch:.2f} ms",
+                     "note": f"an image; median of 7, {torch.get_num_threads()} threads"})
+    return rows
+
+
+def _settings(facts: Mapping[str, Any]) -> dict[str, Any]:
+    sessions: Sequence[Mapping[str, Any]] = facts.get("sessions") or [{}]
+    return dict(sessions[-1].get("settings") or {})
+
+
+def _facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The last session and the data, flattened to lines."""
+    def lines(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(value, Mapping):
+            for name, inner in value.items():
+                yield from lines(f"{prefix} {name}".strip(), inner)
+        elif isinstance(value, list) and len(value) > 12:
+            yield prefix, f"{len(value)} entries"
+        else:
+            yield prefix, str(value)
+    session = dict((facts.get("sessions") or [{}])[-1])
+    session.pop("settings", None)
+    yield from lines("", session)
+    yield from lines("", {k: v for k, v in (facts.get("task") or {}).items() if k not in ("record", "objective")})
+
+
+def _exported(e: Mapping[str, Any]) -> dict[str, Any]:
+    return {"file": Path(str(e.get("path", ""))).name, "format": e.get("format", ""), "images": e.get("images", ""),
+            "difference": f"{float(e.get('difference', 0)):.1e}", "ok": True, "verdict": "same answers as the model"}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _percent_of(score: Score | None) -> str:
+    return "–" if score is None else f"{100 * score.value:.1f}"
+
+
+def _value(name: str, score: Score) -> str:
+    return _percent(score.value) if name in SHARES else f"{score.value:.4f}"
+
+
+def _interval(name: str, score: Score) -> str:
+    low, high = (100 * score.low, 100 * score.high) if name in SHARES else (score.low, score.high)
+    return f"{low:.2f} to {high:.2f} %" if name in SHARES else f"{low:.4f} to {high:.4f}"
+
