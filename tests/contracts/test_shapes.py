@@ -1,6 +1,7 @@
 """Shape comments are executed: a line `x = ...    # (B, N, C)` must hold whenever it runs.
 
-Within one call the names bind once: the same letter is the same number on every line.
+Within one call the names bind once: the same letter is the same number on every line. A line that runs again,
+in a loop, binds the names that it brought anew.
 """
 import linecache
 import re
@@ -30,7 +31,7 @@ class Checker:
         file = frame.f_code.co_filename
         if not file.startswith(FLOORS):
             return None
-        names: dict[str, int] = {}
+        names: dict[str, tuple[int, int]] = {}
         last: list[int] = []
 
         def inside(frame: FrameType, event: str, arg: Any) -> Any:
@@ -41,10 +42,12 @@ class Checker:
             return inside
         return inside
 
-    def check(self, file: str, line: int, values: dict[str, Any], names: dict[str, int]) -> None:
+    def check(self, file: str, line: int, values: dict[str, Any], names: dict[str, tuple[int, int]]) -> None:
         if not (found := COMMENT.match(linecache.getline(file, line))):
             return
         dims = [d.strip() for d in found[2].split(",")]
+        for name in [n for n, (_, by) in names.items() if by == line]:
+            del names[name]
         for target in re.findall(r"\w+", found[1]):
             if not isinstance(value := values.get(target), torch.Tensor):
                 continue
@@ -54,7 +57,7 @@ class Checker:
                 if dim.isdigit():
                     good &= int(dim) == size
                 elif dim.isidentifier():
-                    good &= names.setdefault(dim, int(size)) == size
+                    good &= names.setdefault(dim, (int(size), line))[0] == size
             if not good:
                 self.wrong.add(f"{Path(file).name}:{line}: {target} is {tuple(value.shape)}, not ({found[2]})")
 
@@ -70,7 +73,7 @@ def test_shape_comments_are_true(name: str) -> None:
     finally:
         sys.settrace(before)
     assert not checker.wrong, "\n".join(sorted(checker.wrong))
-    assert any(Path(f).parent.name == "backbones" for f, _ in checker.checked), "no shape comment of the paper's file ran"
+    assert any(Path(f).parent.name == "backbones" for f, _ in checker.checked), "no shape comment of the paper ran"
 
 
 def test_a_lie_is_found(tmp_path: Path) -> None:

@@ -67,6 +67,15 @@ def test_begins_anew_when_the_file_has_changed(server, url, tmp_path):
         path.with_name("model.pth.part.etag").write_text('"another"')
 
 
+def test_more_bytes_here_than_there(server, url, tmp_path):
+    path = download(url, tmp_path)
+    path.rename(path.with_name("model.pth.part"))
+    path.with_name("model.pth.part").write_bytes(DATA + b"more")
+    path.with_name("model.pth.part.etag").write_text(f'"{HASH}"')
+    assert download(url, tmp_path).read_bytes() == DATA
+    assert server.gets() == ["", f"bytes={len(DATA) + 4}-", ""]
+
+
 def test_without_an_etag_nothing_is_resumed(server, url, tmp_path):
     server.etags = False
     server.breaks = [1000]
@@ -124,7 +133,8 @@ def test_https_does_not_become_http():
 
 
 @pytest.mark.parametrize(("address", "says"), [
-    ("http://models.example/x.pth", "plain http"), ("https://me:secret@models.example/x.pth", "leave name and password"),
+    ("http://models.example/x.pth", "plain http"),
+    ("https://me:secret@models.example/x.pth", "leave name and password"),
     ("ftp://models.example/x.pth", "weights come from"), ("https:///x", "weights come from")])
 def test_addresses_that_are_not_followed(address, says, tmp_path):
     with pytest.raises(CheckpointError, match=says) as caught:

@@ -9,7 +9,8 @@ import json
 import os
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -38,30 +39,21 @@ def read_tensors(path: str | Path, *, inside: str = "", allow_nonfinite: bool = 
     Raises CheckpointError: what is wrong with the file, and what to do.
     """
     path = Path(path)
-    try:
+    with _explained(path):
         size = _examine(path)
         with path.open("rb") as file:
             tensors = _read(path, file, size, inside)
         _check_values(tensors, allow_nonfinite)
-    except Refused as e:
-        raise CheckpointError(f"{path}: {e}") from e
-    except PermissionError as e:
-        raise CheckpointError(f"{path}: you may not read this. Change its permissions.") from e
-    except OSError as e:
-        raise CheckpointError(f"{path}: it cannot be read: {e.strerror or e}. Check the place and the name.") from e
-    except (MemoryError, RuntimeError, ValueError, OverflowError) as e:
-        raise CheckpointError(f"{path}: it is damaged or does not fit in memory ({type(e).__name__}). "
-                              "Get the file again.") from e
-    return tensors
+        return tensors
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The notes in the header of a safetensors file. Raises CheckpointError."""
-    try:
-        with Path(path).open("rb") as file:
-            header = _header(file, _examine(Path(path)))
-    except (Refused, OSError) as e:
-        raise CheckpointError(f"{path}: {e}") from e
+    path = Path(path)
+    with _explained(path):
+        size = _examine(path)
+        with path.open("rb") as file:
+            header = _header(file, size)
     notes = header.get("__metadata__", {})
     return {str(k): str(v) for k, v in notes.items()} if isinstance(notes, dict) else {}
 
@@ -87,6 +79,22 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
         except safetensors.SafetensorError as e:
             raise VitrailError(f"{path}: not written: {e}. Is the disk full?") from e
     return Path(path)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Every way in which reading a file can fail, as a CheckpointError that names the file."""
+    try:
+        yield
+    except Refused as e:
+        raise CheckpointError(f"{path}: {e}") from e
+    except PermissionError as e:
+        raise CheckpointError(f"{path}: you may not read this. Change its permissions.") from e
+    except OSError as e:
+        raise CheckpointError(f"{path}: it cannot be read: {e.strerror or e}. Check the place and the name.") from e
+    except (MemoryError, RuntimeError, ValueError, OverflowError) as e:
+        raise CheckpointError(f"{path}: it is damaged or does not fit in memory ({type(e).__name__}). "
+                              "Get the file again.") from e
 
 
 def _examine(path: Path) -> int:
@@ -154,7 +162,8 @@ def _header(file: BufferedReader, size: int) -> dict[str, Any]:
     try:
         header = json.loads(file.read(length))
         ends = [int(v["data_offsets"][1]) for k, v in header.items() if k != "__metadata__"]
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as e:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError,
+            RecursionError) as e:
         raise Refused("its header is damaged. Get the file again.") from e
     expected = 8 + length + max(ends, default=0)
     if size != expected:

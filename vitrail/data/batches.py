@@ -34,8 +34,8 @@ class Batch:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> "Batch":
-        far = {"device": device, "non_blocking": True}
-        return Batch(self.images.to(**far), self.labels.to(**far), self.indices.to(**far), self.epoch, self.step)
+        images, labels, indices = (t.to(device, non_blocking=True) for t in (self.images, self.labels, self.indices))
+        return Batch(images, labels, indices, self.epoch, self.step)
 
 
 class Batches:
@@ -113,13 +113,11 @@ class Batches:
         try:
             yield from self.loader
         except RuntimeError as e:
-            if "DataLoader worker" not in str(e):
+            lost = lost_worker(e, self.workers)
+            if lost is None:
                 raise
             self.close()
-            cause = str(e).splitlines()[0]
-            raise TrainingError(f"a process that loads images was lost ({cause}). Most often the machine has run out "
-                                f"of memory or of shared memory: use fewer workers than {self.workers}, or a smaller "
-                                "batch") from None
+            raise lost from None
 
 
 class _Plan:
@@ -136,7 +134,7 @@ class _Plan:
 
 
 class _Samples(Dataset[Any]):
-    """Whole batches by (epoch, index). Errors that vitrail means to raise come back as values: they keep their class."""
+    """Whole batches by (epoch, index). An error that vitrail means to raise comes back as a value, its class kept."""
 
     def __init__(self, source: Source, transform: Transform, seed: int) -> None:
         self.source, self.transform, self.seed = source, transform, seed
@@ -162,5 +160,14 @@ class _Samples(Dataset[Any]):
         return self.transform(self.source.read(index))
 
 
-def _whole(loaded: Loaded) -> Loaded:
+def lost_worker(error: RuntimeError, workers: int) -> TrainingError | None:
+    """What to say where `error` is a loader's worker that died: torch may raise it in the middle of a step."""
+    if "DataLoader worker" not in str(error):
+        return None
+    return TrainingError(f"a process that loads images was lost ({str(error).splitlines()[0]}). Most often the "
+                         f"machine has run out of memory or of shared memory: use fewer workers than {workers}, or a "
+                         "smaller batch")
+
+
+def _whole(loaded: Any) -> Any:
     return loaded

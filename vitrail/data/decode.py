@@ -16,9 +16,10 @@ from vitrail.data.settings import Decoding
 # Formats that Pillow decodes in-process. Not among them: EPS (runs Ghostscript), and stubs that need a plug-in.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF",
            "WEBP")
-SUFFIXES = frozenset(
-    ".apng .avif .avifs .bmp .bw .dib .gif .ico .j2c .j2k .jfif .jp2 .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pcx .pgm "
-    ".png .pnm .ppm .qoi .rgb .sgi .tga .tif .tiff .webp".split())
+SUFFIXES = frozenset([
+    ".apng", ".avif", ".avifs", ".bmp", ".bw", ".dib", ".gif", ".ico", ".j2c", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg",
+    ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".rgb", ".sgi", ".tga",
+    ".tif", ".tiff", ".webp"])
 
 # What undoes each EXIF orientation (tag 0x0112, values 2 to 8).
 UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -66,7 +67,7 @@ def open_image(source: Path | bytes, how: Decoding) -> Image.Image:
             raise DataError(f"the image has {width} x {height} = {width * height / 1e6:.1f} million pixels, above the "
                             f"cap of {how.max_pixels / 1e6:g} million (max_pixels)")
         if how.draft:
-            image.draft(None, (how.draft, how.draft))  # type: ignore[arg-type]
+            image.draft(None, (how.draft, how.draft))
     except BaseException:
         image.close()
         raise

@@ -107,7 +107,7 @@ def _columns(first: Row, folder: Path, name: str) -> tuple[tuple[int, int, int |
         if len(exact or found) > 1:
             raise DataError(f"{name}: row {first[0]}: more than one column could be the {names[0]}: "
                             f"{', '.join(repr(cells[i]) for i in found)}; rename all but one")
-        return (exact or found or [None])[0]
+        return next(iter(exact or found), None)
 
     path, label = find(PATH_NAMES), find(LABEL_NAMES)
     if path is not None and label is not None:

@@ -39,7 +39,8 @@ def walk(root: Path, suffixes: frozenset[str] = SUFFIXES) -> Tree:
         link = links.pop()
         found = _identity(os.stat(root / link))
         if found in seen:
-            tree.passed_over.append(Skipped(printable(link.as_posix()), "a link to a folder that is read already, or to one above"))
+            why = "a link to a folder that is read already, or to one above"
+            tree.passed_over.append(Skipped(printable(link.as_posix()), why))
             continue
         seen.add(found)
         tree.folders.append(link)

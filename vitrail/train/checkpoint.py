@@ -32,9 +32,12 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int, say: Callable[[str], None]):
         self.folder, self.keep, self.say = folder, keep, say
 
-    def save(self, state: State, groups: Mapping[str, Mapping[str, Tensor]], size: int) -> Path:
-        """Writes one file a group of tensors, `size` bytes in all. Raises TrainingError where the disk does not take
-        it: the checkpoints before are untouched then, and nothing half-written stays."""
+    def fill(self, state: State, groups: Mapping[str, Mapping[str, Tensor]], size: int) -> Path:
+        """One file a group of tensors, `size` bytes in all, written aside: `commit` makes it a checkpoint.
+
+        Raises TrainingError, here and in `begin` and `commit`, where the disk does not take it: the checkpoints before
+        are untouched then, and nothing half-written stays.
+        """
         aside = self.begin(state, size)
         try:
             for name, tensors in groups.items():
@@ -42,11 +45,11 @@ class Checkpoints:
                     disk.write(aside / f"{name}.safetensors", encoded(tensors))
         except BaseException as e:
             raise self.abandon(aside, e) from e
-        return self.commit(aside, state)
+        return aside
 
     def begin(self, state: State, size: int) -> Path:
         """An empty hidden folder beside the checkpoints, on a disk with room for `size` bytes."""
-        aside = self.folder / f"{_LEFTOVERS[0]}{_name(state.step)}"
+        aside = self.aside(state.step)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
@@ -60,8 +63,10 @@ class Checkpoints:
 
     def commit(self, aside: Path, state: State) -> Path:
         """Makes what `aside` holds the newest checkpoint, and drops the oldest."""
-        final = self.folder / _name(state.step)
+        final = self.path(state.step)
         try:
+            for file in aside.iterdir() if state.layout == "sharded" else ():
+                disk.flush_file(file)               # which other processes wrote
             disk.write(aside / _STATE, [(json.dumps(state.to_json(), indent=1, allow_nan=False) + "\n").encode()])
             manifest.seal(aside)
             if os.path.lexists(final):
@@ -100,7 +105,7 @@ class Checkpoints:
 
     def whole(self, step: int) -> Path | None:
         """The checkpoint of a step; None, with a message, where it is lost or damaged."""
-        path = self.folder / _name(step)
+        path = self.path(step)
         try:
             manifest.verify(path)
             return path
@@ -119,6 +124,13 @@ class Checkpoints:
             return
         text = {"checkpoint": _name(state.best.step), "step": state.best.step, "score": state.best.score}
         disk.replace(path, (json.dumps(text, indent=1) + "\n").encode())
+
+    def path(self, step: int) -> Path:
+        return self.folder / _name(step)
+
+    def aside(self, step: int) -> Path:
+        """Where the checkpoint of a step is while it is written."""
+        return self.folder / f"{_LEFTOVERS[0]}{_name(step)}"
 
     def _all(self) -> list[Path]:
         """The checkpoints, whole or not, newest first."""

@@ -36,11 +36,11 @@ class Place:
     def lead(self) -> bool:
         return self.rank == 0
 
-    def sum(self, values: Tensor) -> list[float]:
-        """Sums over the processes, equal on all of them."""
+    def sum(self, values: Tensor) -> Tensor:
+        """Sums over the processes, in place, equal on all of them."""
         if self.world > 1:
             dist.all_reduce(values)
-        return values.tolist()
+        return values
 
     def first(self, action: Callable[[], int], doing: str) -> int:
         """Process 0 does it and all learn the number it returns (at least 0).

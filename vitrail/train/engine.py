@@ -1,7 +1,8 @@
 """One optimizer step, whatever the network, the machine and the number of processes."""
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from vitrail.nn import Stack, share
 from vitrail.train import optim, sharded
 from vitrail.train.distributed import Place, wrapped
 from vitrail.train.ema import Average
-from vitrail.train.health import finite
+from vitrail.train.health import diverged
 from vitrail.train.settings import TrainSettings
 from vitrail.train.task import Step, Task, part
 from vitrail.train.tensors import live, moments, whole
@@ -71,25 +72,80 @@ class Engine:
         self.adam.zero_grad(set_to_none=True)
         optim.set_rate(self.adam, lr)
         count = settings.accumulate
-        sums: dict[str, Tensor] = {}
-        bad: list[Any] = []
-        for k in range(count):
-            micro = part(batch, k, count).to(place.device)
-            losses = self._backward(micro, step, k, count)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value.detach().double() / count
-            bad += [micro] * (count > 1 or place.world > 1)
-        norm = self._norm()
-        names = list(sums)
-        mine = torch.stack([sums[n].to(place.device) for n in names])
-        shared = torch.cat([mine / place.world, mine.new_tensor([float(stop())])])
-        *means, stops = place.sum(shared)
-        outcome = Outcome(losses=dict(zip(names, means)), norm=norm, stop=stops > 0)
-        self._check(outcome, mine[names.index("loss")].item(), batch, step)
+        parts = [self._backward(part(batch, k, count).to(place.device), step, k, count) for k in range(count)]
+        mine = {name: sum(p[name].detach().to(self._exact) for p in parts) / count for name in parts[0]}
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        shared = place.sum(torch.stack([*(v / place.world for v in mine.values()), self._number(stop())]))
+        *means, stops, size = torch.cat([shared, whole(norm).to(shared)[None]]).tolist()     # the step's one wait
+        outcome = Outcome(losses=dict(zip(mine, means)), norm=size, stop=stops > 0)
+        self._check(outcome, [p["loss"] for p in parts], batch, step)
         if settings.clip:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), settings.clip, self._total)
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), settings.clip, norm)
         self.adam.step()
         place.follow_buffers(self._buffers)
         if self.average is not None:
             self.average.update(step + 1)
         return outcome
+
+    @torch.no_grad()
+    def evaluate(self, enough: Callable[[], bool]) -> dict[str, float] | None:
+        """The task's scores, of the average where there is one. None where `enough` said so in the middle of it, which
+        only a process that is alone asks: others would wait for it."""
+        def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if enough():
+                raise _Enough
+        self.model.eval()
+        hook = self.model.register_forward_pre_hook(look) if self.place.world == 1 else None
+        try:
+            with self.average.applied() if self.average is not None else contextlib.nullcontext():
+                return self.step.evaluate(self.place.device, self.place.rank, self.place.world)
+        except _Enough:
+            return None
+        finally:
+            if hook is not None:
+                hook.remove()
+
+    def groups(self) -> dict[str, dict[str, Tensor]]:
+        """Every tensor that a checkpoint holds, live."""
+        return {"model": live(self.model), "optimizer": moments(self.model, self.adam),
+                "ema": self.average.tensors if self.average is not None else {}}
+
+    def _backward(self, micro: Any, step: int, k: int, count: int) -> dict[str, Tensor]:
+        """Adds a micro-batch's share of the gradient. Its random draws are those of its place in the whole batch, so
+        neither the number of processes nor that of micro-batches changes which samples skip a branch."""
+        place, last = self.place, k == count - 1
+        alone = contextlib.nullcontext() if last or not isinstance(self.run, DistributedDataParallel) else self.run.no_sync()
+        if isinstance(self.step, FSDPModule):
+            self.step.set_requires_gradient_sync(last)
+        torch.manual_seed(mix(self.settings.seed, "step", step))
+        with alone, share(place.rank * count + k, place.world * count):
+            with torch.autocast(place.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+                losses: dict[str, Tensor] = self.run(micro, step)
+            (losses["loss"] / count).backward()
+        return losses
+
+    def _check(self, outcome: Outcome, losses: list[Tensor], batch: Any, step: int) -> None:
+        if math.isfinite(outcome.norm) and math.isfinite(outcome.losses["loss"]):
+            return
+        count = len(losses)
+        wrong = [k for k, loss in enumerate(losses) if not torch.isfinite(loss).all()]
+        names = [n for k in wrong or range(count) for n in self.task.names(part(batch, k, count))]
+        diverged(outcome.losses["loss"], outcome.norm, step=step, suspects=names,
+                 elsewhere=not wrong and not math.isfinite(outcome.losses["loss"]))
+
+    @property
+    def _exact(self) -> torch.dtype:
+        return torch.float32 if self.place.device.type == "mps" else torch.float64      # mps knows no other
+
+    def _number(self, value: float) -> Tensor:
+        return torch.tensor(float(value), dtype=self._exact, device=self.place.device)
+
+
+class _Enough(Exception):
+    """An evaluation that was told to stop."""
+
+
+def fingerprint(model: nn.Module) -> str:
+    """sha256 over the names, shapes and kinds of number of what a network keeps."""
+    lines = [f"{name} {tuple(t.shape)} {t.dtype} {t.requires_grad}" for name, t in live(model).items()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

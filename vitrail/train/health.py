@@ -1,6 +1,7 @@
 """A step that went wrong, in words: what, where, and what to do."""
 import math
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 
@@ -10,13 +11,11 @@ _LOST = ("Connection closed by peer", "Connection reset", "Connection refused", 
          "timed out", "gloo", "NCCL", "DistBackendError")
 
 
-def finite(loss: float, norm: float, *, step: int, suspects: Sequence[str], elsewhere: bool) -> None:
-    """Raises TrainingError unless loss and gradient are numbers. Called before the weights are touched.
+def diverged(loss: float, norm: float, *, step: int, suspects: Sequence[str], elsewhere: bool) -> NoReturn:
+    """Raises TrainingError for a loss or a gradient that is not a number, before the weights are touched.
 
     suspects: the samples of this process that may be the cause; elsewhere: they are another process's.
     """
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
     shown = ", ".join(suspects[:16]) + (f" and {len(suspects) - 16} more" if len(suspects) > 16 else "")
     whose = "The samples belong to another process; see its message." if elsewhere else f"Samples: {shown}."

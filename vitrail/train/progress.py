@@ -1,4 +1,5 @@
 """How far a run is: a bar on a terminal, one plain line an interval in a pipe."""
+import contextlib
 import sys
 import time
 from typing import TextIO
@@ -10,16 +11,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class Reporter:
     """Speaks on standard error. `silent` (every process but the first) says nothing at all."""
 
-    def __init__(self, *, total: int, done: int, silent: bool, stream: TextIO | None = None):
+    def __init__(self, *, total: int, silent: bool, stream: TextIO | None = None):
         self.total, self.silent = total, silent
         self.stream = stream or sys.stderr
-        self._start, self._done, self._now = time.monotonic(), done, done
+        self._start, self._done, self._now = time.monotonic(), 0, 0
         self._bar: Progress | None = None
-        if not silent and self.stream.isatty():
+
+    def start(self, done: int) -> None:
+        """From here on time is taken; `done` steps were made before."""
+        self._start, self._done, self._now = time.monotonic(), done, done
+        if not self.silent and self.stream.isatty():
             self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                                  TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn(),
                                  console=Console(file=self.stream))
-            self._task = self._bar.add_task("training", total=total, completed=done, rate="")
+            self._task = self._bar.add_task("training", total=self.total, completed=done, rate="")
             self._bar.start()
 
     @property
@@ -49,7 +54,8 @@ class Reporter:
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
-            print(text, file=self.stream, flush=True)
+            with contextlib.suppress(OSError, ValueError):      # nobody reads on: no reason to stop training
+                print(text, file=self.stream, flush=True)
 
     def close(self) -> None:
         if self._bar is not None:

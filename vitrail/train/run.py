@@ -66,8 +66,9 @@ class Run:
         """How the run ended; None while it can go on."""
         return self.record.get("finished") if self.record and self.model.is_dir() else None
 
-    def begin(self, task: Mapping[str, Any], session: Mapping[str, Any], *, step: int) -> None:
-        """Notes a start from `step`, and drops what the log says of later ones. Raises SettingsError for other data."""
+    def begin(self, task: Mapping[str, Any], session: Mapping[str, Any], *, step: int,
+              evaluated: int) -> None:
+        """Notes a start from `step`, and drops what the log says of later steps (of later ones than `evaluated`, scores). Raises SettingsError for other data."""
         if not self.lead:
             return
         self.check(task)
@@ -77,7 +78,7 @@ class Run:
         try:
             path = self.folder / "metrics.jsonl"
             if path.exists():
-                disk.replace(path, b"".join(_until(path, step)))
+                disk.replace(path, b"".join(_until(path, step, evaluated)))
             self._log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
         except OSError as e:
@@ -173,14 +174,14 @@ class Run:
         self.record = record
 
 
-def _until(path: Path, step: int) -> list[bytes]:
+def _until(path: Path, step: int, evaluated: int) -> list[bytes]:
     """The lines of a log up to a step. A line that a killed process left unfinished goes."""
     kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
+    for text in path.read_bytes().splitlines(keepends=True):
         try:
-            at = json.loads(line)["step"]
-            if line.endswith(b"\n") and type(at) is int and at <= step:
-                kept.append(line)
+            line = json.loads(text)
+            if text.endswith(b"\n") and line["step"] <= (evaluated if line["kind"] == "eval" else step):
+                kept.append(text)
         except (ValueError, TypeError, KeyError, RecursionError):
             continue
     return kept

@@ -1,5 +1,5 @@
 """Every sample once, over however many processes: scores with intervals, each answer, and what was left out."""
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,11 +9,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitrail.core.errors import DataError, SettingsError, VitrailError
+from vitrail.data.batches import Batches, Transform
+from vitrail.data.settings import ON_ERROR, check_choice
+from vitrail.data.source import Source
+from vitrail.data.transforms import evaluation_transform
 from vitrail.tasks.classification.calibration import Bin, reliability
-from vitrail.tasks.classification.feed import Loader, Source, Transform
 from vitrail.tasks.classification.intervals import Score
 from vitrail.tasks.classification.metrics import ClassScore, Ints, Outcomes, intervals, per_class
 from vitrail.tasks.classification.model import Classifier
+
+Loader = Callable[..., Batches]                 # called as Batches is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,32 +71,35 @@ class Evaluation:
         return plain | {"labels": list(self.labels), "scores": scores, "confusion": self.confusion.tolist()} | listed
 
 
-def evaluate(model: Classifier, source: Source, *, transform: Transform, loader: Loader, batch: int = 64,
-             workers: int = 0, device: torch.device | str = "cpu", rank: int = 0, of: int = 1,
-             on_error: str = "stop", seed: int = 0, resamples: int = 1000) -> Evaluation:
+def evaluate(model: Classifier, source: Source, *, batch: int = 64, workers: int = 0,
+             device: torch.device | str = "cpu", rank: int = 0, of: int = 1, on_error: str = "stop", seed: int = 0,
+             resamples: int = 1000, transform: Transform | None = None, loader: Loader = Batches) -> Evaluation:
     """Scores a classifier on every sample of a source, once; the same Evaluation in all ``of`` processes.
 
-    transform: vitrail.data's evaluation_transform of the model's preprocessing. loader: vitrail.data's Batches.
+    transform: the evaluation transform of the model's preprocessing where it is left out. batch: over all processes.
     on_error: "stop" raises the DataError of the first image that cannot be read; "skip" excludes and lists it.
     seed: of the bootstrap. Classes in another order than the model's are matched by name.
 
     Raises DataError for classes that are not the model's, an unreadable image, or nothing left to evaluate;
     ModelError for answers that are not finite; SettingsError for settings that cannot be.
     """
-    seen, unread = collect(model, source, transform=transform, loader=loader, batch=batch, workers=workers,
-                           device=device, rank=rank, of=of, on_error=on_error)
-    scores, labels, confusion = intervals(seen, seed=seed, resamples=resamples), model.identity.labels, seen.confusion
+    seen, unread = collect(model, source, transform=transform or evaluation_transform(model.identity.preprocessing),
+                           loader=loader, batch=batch, workers=workers, device=device, rank=rank, of=of,
+                           on_error=on_error)
+    labels, confusion = model.identity.labels, seen.confusion
     excluded = [Excluded(s.key, s.why) for s in source.skipped] + [_why(source, i) for i in unread]
-    return Evaluation(model=model.identity.model, source=source.name, labels=labels, samples=len(seen), scores=scores,
-                      per_class=per_class(confusion, labels), confusion=confusion, reliability=reliability(seen.confidence, seen.rank == 0),
+    return Evaluation(model=model.identity.model, source=source.name, labels=labels, samples=len(seen),
+                      scores=intervals(seen, seed=seed, resamples=resamples), confusion=confusion,
+                      per_class=per_class(confusion, labels), reliability=reliability(seen.confidence, seen.rank == 0),
                       predictions=tuple(_judged(seen, source, labels)), excluded=tuple(excluded))
 
 
 def collect(model: Classifier, source: Source, *, transform: Transform, loader: Loader, batch: int, workers: int,
             device: torch.device | str, rank: int, of: int, on_error: str) -> tuple[Outcomes, list[int]]:
     """The outcomes of all processes in the order of the source, and the numbers of the unreadable samples."""
-    if on_error not in ("stop", "skip"):
-        raise SettingsError(f"on_error must be 'stop' or 'skip', and it is {on_error!r}")
+    check_choice("on_error", on_error, ON_ERROR)
+    if not len(source):
+        raise DataError(f"{source.name}: there is no sample to evaluate")
     if of > 1 and not (dist.is_available() and dist.is_initialized()):
         raise SettingsError(f"evaluating in {of} processes needs torch.distributed: start them with torchrun")
     order = torch.tensor(class_order(source, model.identity.labels))
@@ -181,8 +189,8 @@ class _Guarded:
 
     def __init__(self, source: Source):
         self.source = source
-        self.name, self.classes, self.skipped = source.name, source.classes, source.skipped
-        self.key, self.label, self.fingerprint = source.key, source.label, source.fingerprint
+        self.name, self.classes, self.skipped, self.parts = source.name, source.classes, source.skipped, source.parts
+        self.key, self.label, self.digest, self.fingerprint = source.key, source.label, source.digest, source.fingerprint
 
     def __len__(self) -> int:
         return len(self.source)

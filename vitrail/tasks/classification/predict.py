@@ -1,5 +1,6 @@
 """Answers for images nobody labelled: files, folders, PIL images, arrays and tensors."""
-from collections.abc import Callable, Iterable, Iterator
+import io
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,22 +12,25 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vitrail.core.errors import DataError, SettingsError, nearest
+from vitrail.core.errors import DataError, nearest
+from vitrail.data.decode import decode, reason
+from vitrail.data.settings import ON_ERROR, Decoding, check_choice, check_number
+from vitrail.data.source import printable
+from vitrail.data.transforms import evaluation_transform
+from vitrail.data.walk import walk
 from vitrail.tasks.classification.evaluate import answering
-from vitrail.tasks.classification.feed import Transform
 from vitrail.tasks.classification.metrics import ranked
 from vitrail.tasks.classification.model import Classifier
 
-SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-
-Reader = Callable[[Path | Image.Image], Tensor]         # to uint8 (3, H, W), RGB, upright; DataError names the file
+KEPT = ("1", "L", "I", "F", "I;16", "RGB", "CMYK")      # modes that TIFF keeps as they are
+ORIENTATION = 0x0112                                    # the EXIF tag that says which side is up
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """One image's answer. Where the image could not be read, ``error`` says why and there is no answer.
 
-    key: the file, or "#n" for the n-th input in memory, "#n.m" within a batch. score: the label's probability.
+    key: the file, or "#n" for the n-th input where it is in memory, "#n.m" within a batch. score: the label's probability.
     top: the best classes and their probabilities, best first.
     """
 
@@ -37,23 +41,24 @@ class Prediction:
     error: str | None = None
 
 
-def predict(model: Classifier, inputs: Any, *, transform: Transform, read: Reader, batch: int = 32,
-            device: torch.device | str = "cpu", top: int = 5, on_error: str = "stop") -> list[Prediction]:
-    """A prediction for each image, in the order given; a folder is read in the order of its paths, to any depth.
+def predict(model: Classifier, inputs: Any, *, batch: int = 32, device: torch.device | str = "cpu", top: int = 5,
+            on_error: str = "stop", decoding: Decoding | None = None) -> list[Prediction]:
+    """A prediction for each image, in the order given; a folder stands for the images in it, to any depth.
 
-    inputs: a path of a file or folder, a PIL image, an array or a tensor, or an iterable of these. Arrays are
-    (H, W), (H, W, C) or (N, H, W, C), tensors (C, H, W) or (N, C, H, W), with C of 1, 3 or 4: uint8, or floats in
-    [0, 1]. transform and read are vitrail.data's, for the model's preprocessing.
+    inputs: the path of a file or folder, the bytes of a file, a PIL image, an array or a tensor, or an iterable of
+    these. Arrays are     (H, W), (H, W, C) or (N, H, W, C), tensors (C, H, W) or (N, C, H, W), with C of 1, 3 or 4: uint8, or floats in
+    [0, 1]. PIL images are read by the same rules as files. decoding: those rules.
     on_error: "stop" raises the first DataError; "skip" puts it into that image's prediction.
+
     Raises DataError for what is not an image, ModelError for answers that are not finite, SettingsError for settings.
     """
-    if on_error not in ("stop", "skip"):
-        raise SettingsError(f"on_error must be 'stop' or 'skip', and it is {on_error!r}")
-    if batch < 1 or top < 1:
-        raise SettingsError(f"batch and top count from 1, and they are {batch} and {top}")
+    check_choice("on_error", on_error, ON_ERROR)
+    check_number("batch", batch, 1, 2**24, whole=True)
+    check_number("top", top, 1, 2**24, whole=True)
+    transform = evaluation_transform(model.identity.preprocessing)
     model.to(device)
     done: list[Prediction] = []
-    images = _read(inputs, read, on_error)
+    images = _read(inputs, decoding, on_error)
     while chunk := list(islice(images, batch)):
         sound = [transform(image) for _, image in chunk if isinstance(image, Tensor)]
         with answering(model):
@@ -73,13 +78,13 @@ def _answers(logits: Tensor, labels: tuple[str, ...], top: int) -> list[tuple[tu
             for row in zip(order.tolist(), sure.tolist(), strict=True)]
 
 
-def _read(inputs: Any, read: Reader, on_error: str) -> Iterator[tuple[str, Tensor | DataError]]:
+def _read(inputs: Any, how: Decoding | None, on_error: str) -> Iterator[tuple[str, Tensor | DataError]]:
     """Each image, or the error in its place where errors are skipped; one image in memory at a time."""
     for key, found in _items(inputs):
         try:
             if isinstance(found, DataError):
                 raise found
-            yield key, read(found if isinstance(found, Path | Image.Image) else _picture(found, key))
+            yield key, decode(found if isinstance(found, Path) else _file(found, key), name=key, how=how)
         except DataError as e:
             if on_error == "stop":
                 raise
@@ -87,43 +92,71 @@ def _read(inputs: Any, read: Reader, on_error: str) -> Iterator[tuple[str, Tenso
 
 
 def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
-    """Every image by its key: a path, a PIL image, an array with its channels last, or a DataError."""
-    one = isinstance(inputs, str | Path | Image.Image | np.ndarray | Tensor) or not isinstance(inputs, Iterable)
+    """Every image by its key: a path, bytes, a PIL image, an array with its channels last, or a DataError."""
+    one = isinstance(inputs, str | bytes | Path | Image.Image | np.ndarray | Tensor) or not isinstance(inputs, Iterable)
     for n, item in enumerate([inputs] if one else inputs):
         key = f"#{n}"
         if isinstance(item, str | Path):
             yield from _paths(Path(item))
-        elif isinstance(item, Image.Image):
-            yield key, item
         elif isinstance(item, np.ndarray | Tensor):
             yield from _arrays(item, key)
+        elif isinstance(item, bytes | Image.Image):
+            yield key, item
         else:
-            yield key, DataError(f"input {key} is a {type(item).__name__}: give a path, a PIL image, an array or "
-                                 "a tensor")
+            yield key, DataError(f"input {key} is a {type(item).__name__}: give a path, the bytes of a file, a PIL "
+                                 "image, an array or a tensor")
 
 
 def _paths(path: Path) -> Iterator[tuple[str, Path | DataError]]:
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        yield from ((str(p), p) for p in files)
-        if not files:
-            yield str(path), DataError(f"the folder {path} holds no image: looked for {' '.join(SUFFIXES)}")
-    elif path.exists():
-        yield str(path), path
-    else:
-        beside = (p.name for p in path.parent.iterdir()) if path.parent.is_dir() else ()
-        yield str(path), DataError(f"there is no file {path}.{nearest(path.name, beside)}")
+    key = printable(str(path))
+    try:
+        if path.is_dir():
+            tree = walk(path)
+            yield from ((printable(str(path / p)), path / p) for p in sorted(tree.images))
+            yield from ((f"{key}/{p.key}", DataError(f"{key}/{p.key}: {p.why}")) for p in tree.problems)
+            if not tree.images and not tree.problems:
+                yield key, DataError(f"the folder {key} holds no image")
+        elif path.exists():
+            yield key, path
+        else:
+            beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            yield key, DataError(f"there is no file {key}.{nearest(path.name, beside)}")
+    except OSError as e:
+        yield key, DataError(f"{key}: cannot be read: {e.strerror}")
 
 
-def _arrays(item: NDArray[Any] | Tensor, key: str) -> Iterator[tuple[str, NDArray[Any]]]:
+def _arrays(item: NDArray[Any] | Tensor, key: str) -> Iterator[tuple[str, NDArray[Any] | DataError]]:
     if isinstance(item, Tensor):
-        item = item.detach().cpu()
-        item = (item.float() if item.is_floating_point() else item).movedim(-3, -1).numpy() if item.ndim > 2 \
-            else item.numpy()
+        try:
+            item = item.detach().cpu()
+            item = item.float() if item.is_floating_point() else item
+            item = (item.movedim(-3, -1) if item.ndim > 2 else item).numpy()
+        except (RuntimeError, TypeError) as e:          # sparse, quantised and meta tensors
+            yield key, DataError(f"input {key} is no plain tensor of values: {e}")
+            return
     if item.ndim == 4:
         yield from ((f"{key}.{m}", one) for m, one in enumerate(item))
     else:
         yield key, item
+
+
+def _file(found: bytes | Image.Image | NDArray[Any], key: str) -> bytes:
+    """A picture in memory as a file's bytes, so that it is read like one. Raises DataError for what is no picture."""
+    if isinstance(found, bytes):
+        return found
+    held = io.BytesIO()
+    try:
+        image = found if isinstance(found, Image.Image) else _picture(found, key)
+        turned = Image.Exif()
+        turned[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
+        if "transparency" in image.info or image.mode not in KEPT:
+            image = image.convert("RGBA")
+        image.save(held, "TIFF", exif=turned)
+    except DataError:
+        raise
+    except Exception as e:                              # an image opened lazily decodes here, and may raise anything
+        raise DataError(f"{key}: {reason(e)}") from None
+    return held.getvalue()
 
 
 def _picture(array: NDArray[Any], key: str) -> Image.Image:

@@ -1,18 +1,9 @@
 """What a classifier is trained to answer, as plain checked values. Imports no torch."""
-import math
 from dataclasses import dataclass, field
 
-from vitrail.core.errors import SettingsError, nearest
+from vitrail.data.settings import check_choice, check_number
 
 KINDS = ("none", "soft", "hard")
-
-
-def within(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
-    """Raises SettingsError unless ``value`` is a finite number in [low, high], or in (low, high] with ``above``."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not low <= value <= high or (above and value == low):  # type: ignore[operator]
-        opening = "(" if above else "["
-        raise SettingsError(f"{name} must be a number in {opening}{low:g}, {high:g}], and it is {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +21,10 @@ class Mixing:
     switch: float = 0.5
 
     def __post_init__(self) -> None:
-        within("mixup", self.mixup, 0, 1000)
-        within("cutmix", self.cutmix, 0, 1000)
-        within("the mixing probability", self.probability, 0, 1)
-        within("the switch from mixup to cutmix", self.switch, 0, 1)
+        check_number("mixup", self.mixup, 0, 1000)
+        check_number("cutmix", self.cutmix, 0, 1000)
+        check_number("the share of mixed pairs", self.probability, 0, 1)
+        check_number("the share of cutmix", self.switch, 0, 1)
 
     @property
     def on(self) -> bool:
@@ -46,7 +37,7 @@ class Distillation:
 
     kind: "none", "soft" (equation 2) or "hard" (equation 3). alpha: the weight of the teacher's term, beside
     1 - alpha for the labels; equation 3 has 0.5, and the paper uses 0.1 for soft. temperature: of soft
-    distillation alone; the paper uses 3. Raises SettingsError for a value out of range.
+    distillation alone, 0.01 at least; the paper uses 3. Raises SettingsError for a value out of range.
     """
 
     kind: str = "none"
@@ -54,11 +45,9 @@ class Distillation:
     temperature: float = 3.0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            hint = nearest(str(self.kind), KINDS)
-            raise SettingsError(f"distillation must be one of {', '.join(KINDS)}, and it is {self.kind!r}.{hint}")
-        within("the distillation's alpha", self.alpha, 0, 1)
-        within("the distillation's temperature", self.temperature, 0, 1000, above=True)
+        check_choice("distillation", self.kind, KINDS)
+        check_number("the distillation's alpha", self.alpha, 0, 1)
+        check_number("the distillation's temperature", self.temperature, 0.01, 1000)
 
     @property
     def on(self) -> bool:
@@ -74,4 +63,4 @@ class Objective:
     distillation: Distillation = field(default_factory=Distillation)
 
     def __post_init__(self) -> None:
-        within("label smoothing", self.smoothing, 0, 1)
+        check_number("label smoothing", self.smoothing, 0, 1)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.core.errors import ModelError, SettingsError
+from vitrail.data.batches import Batch, Batches, Transform
+from vitrail.data.source import Source
 from vitrail.tasks.classification.distill import Teacher, teacher_term, two_logits
-from vitrail.tasks.classification.evaluate import collect
-from vitrail.tasks.classification.feed import Batch, Batches, Loader, Source, Transform
+from vitrail.tasks.classification.evaluate import Loader, collect
 from vitrail.tasks.classification.losses import cross_entropy, soft_targets
 from vitrail.tasks.classification.metrics import summary
 from vitrail.tasks.classification.mixing import check_pairs, mix_pairs

@@ -1,0 +1,150 @@
+"""ConViT: each head is born a convolution and learns, by one gate, how far to leave it.
+
+d'Ascoli et al., ICML 2021, arXiv:2103.10697.
+"""
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.backbones.vit import BLOCKS
+from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.errors import ModelError
+from vitrail.core.keys import Fold, Keys, Row
+from vitrail.nn import (Features, LayerNorm, Merge, Patches, PositionTable, Prefix, Readout, SelfAttention, Shown, Split,
+                        Stack, class_token, from_tokens, grid_of, init, ramp, transformer_block)
+from vitrail.ops.windows import by_size
+
+PAPER = Paper(title="ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases", arxiv="2103.10697",
+              authors="d'Ascoli et al.", year=2021, venue="ICML", code="facebookresearch/convit",
+              license="Apache-2.0 (LICENSE); the headers of its model files say CC-BY-NC", builds_on=("backbones.vit",))
+
+
+class GatedPositional(nn.Module):
+    """(1 - σ(λ)) softmax(q kᵀ / √D) + σ(λ) softmax(w · r), head by head (GPSA, equations 7 and 8).
+
+    With r = (dx, dy, dx² + dy²), w · r is a part of dx alone plus a part of dy alone, so its softmax over a
+    grid is the product of a softmax over the columns and one over the rows. The released code divides the mixed
+    rows by their sum; that sum is 1 already.
+    """
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = Split(dim, heads, 3, bias=False), Merge(dim)
+        self.position, self.gate = nn.Linear(3, heads), nn.Parameter(torch.ones(heads))
+        self.shown = Shown()
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:              # (B, N, C)
+        q, k, v = self.qkv(x)                                                   # (B, H, N, D)
+        content = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1)                  # (B, H, N, N)
+        gate = self.gate.sigmoid()[:, None, None]                               # (H, 1, 1)
+        place = (gate * self.places(grid)).to(content.dtype)                    # (H, N, N)
+        weights = torch.addcmul(place, content, (1 - gate).to(content.dtype))   # (B, H, N, N)
+        return self.out(self.shown(weights) @ v)                                # (B, N, C)
+
+    def places(self, grid: tuple[int, int]) -> Tensor:
+        """softmax(w · r): how much a token looks at each place of the grid, (H, N, N)."""
+        def along(axis: int, n: int) -> Tensor:                                 # (H, n, n)
+            return self.position(offsets(n, axis, self.position.weight)).movedim(-1, 0).softmax(-1)
+        rows, columns = along(1, grid[0]), along(0, grid[1])
+        return (rows[:, :, None, :, None] * columns[:, None, :, None, :]).flatten(3, 4).flatten(1, 2)
+
+
+def offsets(n: int, axis: int, like: Tensor) -> Tensor:
+    """(n, n, 3): r from each of n places in a line to each other, the line along x (axis 0) or y (axis 1)."""
+    def make() -> Tensor:
+        at = torch.arange(n, dtype=like.dtype, device=like.device)
+        d = at - at[:, None]
+        zero = torch.zeros_like(d)
+        return torch.stack([zero, d, d * d] if axis else [d, zero, d * d], -1)
+    return by_size(("convit_offsets", n, axis), like, make)
+
+
+@torch.no_grad()
+def as_convolution(mixer: GatedPositional, locality: float) -> None:
+    """Each of k² heads looks at its own pixel of a k x k square around the token, and hands it on as it is.
+
+    w = -a (-2Δx, -2Δy, 1), a = `locality` (section 4.1, after Cordonnier et al., arXiv:1911.03584): the scores are
+    -a |(dx, dy) - Δ|² but for a constant, which no softmax sees. Heads beyond the square keep what they have.
+    """
+    side, dim = math.isqrt(mixer.heads), mixer.out.proj.in_features
+    mixer.qkv.proj.weight[2 * dim:] = torch.eye(dim)
+    d = torch.arange(side) - (side - 1) / 2
+    mixer.position.weight[:side * side] = torch.stack(
+        [2 * d.repeat_interleave(side), 2 * d.repeat(side), -torch.ones(side * side)], 1)
+    mixer.position.weight *= locality
+
+
+class ConViT(nn.Module):
+    """`local` layers of gated positional attention, in which there is no class token yet, then plain layers with it.
+
+    image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim) and the class token.
+    Raises ModelError where no plain layer is left to the class token.
+    """
+
+    def __init__(self, *, image: int | tuple[int, int] = 224, patch: int = 16, dim: int = 192, depth: int = 12,
+                 local: int = 10, heads: int = 4, mlp_ratio: float = 4.0, locality: float = 1.0, drop_path: float = 0.0):
+        super().__init__()
+        if not 0 <= local < depth:
+            raise ModelError(f"local={local} of depth={depth} layers cannot be local: the class token joins after "
+                             f"them and needs at least one layer; say 0 to {depth - 1}")
+        self.widths, self.strides = (dim,), (patch,)
+        self.tokenize, self.prefix = Patches(patch, dim), Prefix(1, dim)
+        self.position = PositionTable(grid_of(image, patch), dim)
+        drops, gated = ramp(drop_path, depth), [GatedPositional(dim, heads) for _ in range(local)]
+        self.local = Stack(transformer_block(m, dim, mlp_ratio, p) for m, p in zip(gated, drops, strict=False))
+        self.blocks = Stack(transformer_block(SelfAttention(dim, heads, qkv_bias=False), dim, mlp_ratio, p)
+                            for p in drops[local:])
+        self.norm = LayerNorm(dim)
+        init.truncated_linears(self)
+        for mixer in gated:
+            as_convolution(mixer, locality)
+        nn.init.trunc_normal_(self.prefix.tokens, std=0.02)
+        nn.init.trunc_normal_(self.position.table, std=0.02)
+
+    def forward(self, image: Tensor) -> Features:
+        x = self.tokenize(image)                                                # (B, h, w, C)
+        grid = x.shape[1:3]
+        x = self.local(self.position(x.flatten(1, 2), grid), grid)              # (B, N, C)
+        x = self.norm(self.blocks(self.prefix(x)))                              # (B, 1 + N, C)
+        return from_tokens(x, grid, prefix=1)
+
+    def readout(self, classes: int) -> nn.Module:
+        head = Readout(self.widths[-1], classes, class_token)
+        init.truncated_linears(head)
+        return head
+
+
+def _size(params: int, gflops: float, file: str, top1: float, where: str, **args: Any) -> Variant[ConViT]:
+    seen: dict[str, Any] = dict(license="Apache-2.0", reported={"top1": top1}, where=where)
+    return variant(ConViT, Figures(params=params, gflops=gflops),
+                   Weights(name="fb_in1k", source=f"hf://timm/{file}.fb_in1k/model.safetensors", keys="timm", **seen),
+                   Weights(name="official", source=f"https://dl.fbaipublicfiles.com/convit/{file}.pth", keys="official",
+                           **seen), **args)
+
+
+convit_ti = _size(5_710_512, 1.252, "convit_tiny", 73.116, "README of facebookresearch/convit", dim=192, heads=4)
+convit_s = _size(27_777_322, 5.747, "convit_small", 81.3, "the paper, Table 1", dim=432, heads=9)
+convit_b = _size(86_540_040, 17.505, "convit_base", 82.4, "the paper, Table 1", dim=768, heads=16)
+
+
+def keys(settings: Mapping[str, Any]) -> Keys:
+    """One layout for both sources. One list of layers there, two stacks here; queries and keys stand apart from values."""
+    table = {"patch_embed.proj.*": "backbone.tokenize.proj.*", "cls_token": "backbone.prefix.tokens",
+             "pos_embed": "backbone.position.table"}
+    rows, joined = [], Fold(lambda qk, v: torch.cat([qk, v]), lambda qkv: qkv.tensor_split((len(qkv) * 2 // 3,)))
+    for i in range(settings["depth"]):
+        gated = i < settings["local"]
+        ours = f"local.{i}" if gated else f"blocks.{i - settings['local']}"
+        table |= {theirs.replace("{}", str(i)): name.replace("blocks.{}", ours) for theirs, name in BLOCKS.items()}
+        if gated:
+            at, mixer = f"blocks.{i}.attn.", f"backbone.{ours}.mix.fn."
+            rows.append(Row((at + "qk.weight", at + "v.weight"), mixer + "qkv.proj.weight", joined))
+            table |= {at + "pos_proj.*": mixer + "position.*", at + "gating_param": mixer + "gate"}
+    return Keys({**table, "head.*": "head.linear.*"}, rows=rows)
+
+
+KEYS = {"timm": keys, "official": keys}

@@ -1,0 +1,102 @@
+"""What a command is, and the parts that several share. Imports no torch."""
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from vitrail.core.errors import SettingsError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A subcommand: its arguments, what it does with them, and its page of help.
+
+    `run` returns the exit code. `parse`, where given, reads the words after the command's name itself.
+    """
+
+    about: str
+    run: Callable[[Namespace], int]
+    arguments: Callable[[ArgumentParser], None] = lambda parser: None
+    parse: Callable[[str, Sequence[str]], Namespace | None] | None = None
+
+
+class Parser(ArgumentParser):
+    """argparse whose complaints are SettingsErrors, and which names the nearest option for an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message}. See {self.prog} --help")
+
+    def read(self, words: Sequence[str]) -> Namespace:
+        """The arguments. Raises SettingsError for anything that is none of this command's."""
+        known, unknown = self.parse_known_args(list(words))
+        for word in unknown:
+            if word.startswith("-"):
+                option = word.partition("=")[0]
+                hint = nearest(option, self._option_string_actions)
+                raise SettingsError(f"{self.prog} has no option {option!r}.{hint} See {self.prog} --help")
+            raise SettingsError(f"{self.prog} does not take {word!r}: it has its arguments already. See {self.prog} --help")
+        return known
+
+
+def parser_of(name: str, command: Command) -> Parser:
+    """The parser of a command, with the options that every command has."""
+    parser = Parser(prog=f"vitrail {name}", description=command.about, allow_abbrev=False, 
+                    formatter_class=RawDescriptionHelpFormatter)
+    command.arguments(parser)
+    add_common(parser)
+    return parser
+
+
+def add_common(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON value for a program to read")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def one_of(choices: Iterable[str]) -> Callable[[str], str]:
+    """An argument's type: one of these words; the nearest is named for another."""
+    allowed = tuple(choices)
+
+    def check(text: str) -> str:
+        if text not in allowed:
+            raise ArgumentTypeError(f"{text!r} is not one of {', '.join(allowed)}.{nearest(text, allowed)}".rstrip("."))
+        return text
+    return check
+
+
+def whole(low: int, high: int = 1 << 30) -> Callable[[str], int]:
+    """An argument's type: a whole number in [low, high]."""
+    def check(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise ArgumentTypeError(f"{text!r} is no whole number") from None
+        if not low <= number <= high:
+            raise ArgumentTypeError(f"{number} is not in {low} to {high}")
+        return number
+    return check
+
+
+def add_model(parser: ArgumentParser) -> None:
+    """MODEL, and where the tensors of a catalogue name come from."""
+    parser.add_argument("model", metavar="MODEL", help="a run's folder, a saved model's folder, or a name of the "
+                                                       "catalogue with --weights")
+    parser.add_argument("--weights", default="", metavar="FROM",
+                        help="for a name: a release (`vitrail show NAME` lists them), a file, https://... or hf://...")
+    parser.add_argument("--keys", default="", metavar="LAYOUT", help="the layout of a file: vitrail, timm, official")
+
+
+def add_running(parser: ArgumentParser, *, batch: int) -> None:
+    """How a model is run over images."""
+    parser.add_argument("--batch", type=whole(1), default=batch, metavar="N", help=f"images at a time ({batch})")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    parser.add_argument("--threads", type=whole(0, 4096), default=0, metavar="N", help="of the processor; 0: torch's choice")
+
+
+def add_on_error(parser: ArgumentParser) -> None:
+    parser.add_argument("--on-error", type=one_of(("stop", "skip")), default="stop", metavar="stop|skip",
+                        help="at an image that cannot be read: stop, or leave it out and list it (stop)")
+
+
+def add_out(parser: ArgumentParser, metavar: str, about: str, *, required: bool = False) -> None:
+    parser.add_argument("--out", default="", metavar=metavar, required=required, help=about)
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")

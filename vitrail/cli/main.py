@@ -1,0 +1,138 @@
+"""`vitrail COMMAND ...`: finds the command, runs it, and turns every failure into a line and an exit code.
+
+0: done. 1: it failed. 2: it was asked wrongly. 70: a mistake of vitrail's own. 130, 143: stopped by Ctrl-C, SIGTERM.
+"""
+import importlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+import vitrail
+from vitrail.cli.command import Command, parser_of
+from vitrail.core.errors import SettingsError, VitrailError, nearest
+
+# name -> the module of this package that holds it, and what it does
+COMMANDS = {
+    "list": ("catalogue", "the models, with what they cost"),
+    "show": ("catalogue", "one model: paper, figures, arguments, released weights"),
+    "tree": ("catalogue", "the papers that a model builds on"),
+    "diff": ("catalogue", "what differs between two models"),
+    "data": ("data", "check a data set: classes, sizes, broken files, a sheet of samples"),
+    "train": ("train", "train a classifier on your images"),
+    "evaluate": ("evaluate", "score a model on labelled images, each number with its interval"),
+    "predict": ("predict", "answer for images that nobody labelled"),
+    "explain": ("explain", "show what in an image an answer rests on"),
+    "export": ("export", "write a model as ONNX or as a torch.export program, checked on real images"),
+    "bench": ("bench", "time forward passes on this machine, beside timm's"),
+    "doctor": ("doctor", "what of vitrail works on this machine, and what would unlock the rest"),
+}
+BROKEN_PIPE = 141       # 128 + SIGPIPE, as a shell reports it
+BUG = 70                # EX_SOFTWARE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; its exit code. No exception leaves it but SystemExit from Python itself."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")       # a name that this terminal cannot spell is no failure
+    debug = "--debug" in words
+    try:
+        try:
+            code = _run(words)
+        except SystemExit as e:                                 # argparse after --help
+            code = e.code if isinstance(e.code, int) else 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _mute()
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130, debug)
+    except VitrailError as e:
+        return _fail(str(e), e.exit_code, debug)
+    except OSError as e:
+        if e.filename is None and sys.stdout.closed is False:
+            _mute()
+        where = f"{os.fsdecode(e.filename)}: " if isinstance(e.filename, (str, bytes)) else ""
+        return _fail(f"{where}{e.strerror or e}", 1, debug)
+    except MemoryError:
+        return _fail("not enough memory: try a smaller --batch, or a smaller model", 1, debug)
+    except Exception as e:
+        if type(e).__name__ == "OutOfMemoryError":              # torch's, which is not imported here
+            return _fail(f"the device has not enough memory: try a smaller --batch ({_first_line(e)})", 1, debug)
+        return _fail(f"this is a mistake in vitrail, not yours: {type(e).__name__}: {_first_line(e)}\n"
+                     "Run the command again with --debug and report what it prints.", BUG, debug)
+
+
+def _run(words: list[str]) -> int:
+    while words and words[0] in ("--debug", "--json"):          # either side of the command will do
+        words = [*words[1:], words[0]]
+    if not words or words[0] in ("-h", "--help", "help"):
+        if len(words) > 1 and words[0] == "help" and not words[1].startswith("-"):
+            return _run([words[1], "--help"])
+        print(usage())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"vitrail {vitrail.__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    command = find(name)
+    if command.parse is not None:
+        arguments = command.parse(name, rest)
+    else:
+        arguments = parser_of(name, command).read(rest)
+    return command.run(arguments)
+
+
+def find(name: str) -> Command:
+    """A command by name. Raises SettingsError, naming the nearest, where there is none."""
+    if name not in COMMANDS:
+        kind = "option" if name.startswith("-") else "command"
+        choices = ("--help", "--version") if kind == "option" else tuple(COMMANDS)
+        raise SettingsError(f"there is no {kind} {name!r}.{nearest(name, choices)} `vitrail --help` lists them")
+    commands: dict[str, Command] = importlib.import_module(f"vitrail.cli.{COMMANDS[name][0]}").COMMANDS
+    return commands[name]
+
+
+def usage() -> str:
+    """The page of `vitrail --help`."""
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name.ljust(width)}  {about}" for name, (_, about) in COMMANDS.items())
+    return (f"usage: vitrail COMMAND ...\n\n{(vitrail.__doc__ or '').splitlines()[0]}\n\ncommands:\n{lines}\n\n"
+            "options:\n  -h, --help     this page; after a command: the command's\n  -V, --version  the version\n"
+            "  --json         after a command: one JSON value for a program to read\n"
+            "  --debug        the traceback of an error\n\n"
+            "the main job:\n  vitrail data check PHOTOS\n  vitrail train --model deit_ti16 --data PHOTOS --out runs/first\n"
+            "  vitrail evaluate runs/first --held-out-of-run\n  vitrail explain runs/first PHOTO.jpg --out maps\n"
+            "  vitrail export runs/first model.onnx --images PHOTOS")
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    rank = os.environ.get("RANK", "0")
+    who = "error" if rank == "0" else f"error (process {rank})"
+    try:
+        if debug:
+            import traceback
+            traceback.print_exc()
+        print(f"{who}: {message}", file=sys.stderr, flush=True)
+    except OSError:                                             # nobody listens any more
+        pass
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _mute()
+    return code
+
+
+def _first_line(e: BaseException) -> str:
+    return (str(e).splitlines() or [""])[0][:300]
+
+
+def _mute() -> None:
+    """What is still to be printed goes nowhere: the other end of the pipe has gone, or its disk is full."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):                               # a stream that is no file: nothing to silence
+        pass

@@ -1,0 +1,75 @@
+"""Words for people, JSON for programs: what the commands print. rich is imported only for a terminal."""
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def emit(value: Any) -> None:
+    """One JSON value on standard output."""
+    print(json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def say(text: str = "") -> None:
+    """A line on standard output."""
+    print(text)
+
+
+def note(text: str) -> None:
+    """A line on standard error: for people, in the way of no program."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
+    """Rows under headings; `right` names the columns of numbers. Whole lines in a pipe, fitted on a terminal."""
+    cells = [[str(c) for c in row] for row in rows]
+    if sys.stdout.isatty():
+        _rich(columns, cells, right)
+        return
+    widths = [max(len(r[i]) for r in [list(columns), *cells]) for i in range(len(columns))]
+    for row in [list(columns), *cells]:
+        line = "  ".join(c.rjust(w) if name in right else c.ljust(w) for c, w, name in zip(row, widths, columns))
+        print(line.rstrip())
+
+
+def _rich(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for at, name in enumerate(columns):
+        shown.add_column(name, justify="right" if name in right else "left", no_wrap=True,
+                         overflow="ellipsis" if at == len(columns) - 1 else "fold")
+    for row in rows:
+        shown.add_row(*(Text(cell) for cell in row))            # Text: a class called [red] is a name, not a colour
+    Console(file=sys.stdout).print(shown)
+
+
+def pairs(values: Mapping[str, Any], *, indent: str = "") -> None:
+    """One `name  value` a line, the values under one another."""
+    width = max((len(k) for k in values), default=0)
+    for name, value in values.items():
+        print(f"{indent}{name.ljust(width)}  {value}".rstrip())
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON knows it: tuples as lists, a path as text, what is not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
+
+
+def millions(count: int) -> str:
+    """22050664 -> 22.1 M"""
+    return f"{count / 1e6:.1f} M"
+
+
+def size(pixels: Sequence[int]) -> str:
+    """(224, 320) -> 224 x 320, height first"""
+    return " x ".join(map(str, pixels))

@@ -1,0 +1,58 @@
+"""Optional packages: what each brings, whether it is there, and what to say where it is not. Imports none by itself."""
+import importlib
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from types import ModuleType
+
+from vitrail.core.errors import MissingExtra
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    """A group of packages that `pip install 'vitrail[name]'` installs. packages: module -> distribution."""
+
+    name: str
+    packages: dict[str, str]
+    unlocks: str
+
+    def missing(self) -> list[str]:
+        """The distributions that are not installed."""
+        return [dist for module, dist in self.packages.items() if find_spec(module) is None]
+
+    def versions(self) -> dict[str, str]:
+        """The installed distributions' versions."""
+        return {dist: version(dist) for dist in self.packages.values() if version(dist)}
+
+
+EXTRAS = (
+    Extra(name="digits", packages={"sklearn": "scikit-learn"}, unlocks="the bundled data set 'digits' (make demo)"),
+    Extra(name="onnx", packages={"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
+          unlocks="vitrail export MODEL OUT.onnx"),
+    Extra(name="datasets", packages={"datasets": "datasets"}, unlocks="data sets of the Hugging Face hub, hf:owner/name"),
+    Extra(name="webdataset", packages={"webdataset": "webdataset"}, unlocks="shards of webdataset, wds:..."),
+    Extra(name="test", packages={"timm": "timm", "transformers": "transformers", "pytest": "pytest"},
+          unlocks="make test, vitrail bench --against timm"),
+)
+
+
+def need(module: str) -> ModuleType:
+    """An optional module, imported. Raises MissingExtra saying which extra brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as e:
+        top = module.partition(".")[0]
+        if e.name is None or e.name.partition(".")[0] != top:
+            raise MissingExtra(f"{top} is installed, and needs the module {e.name!r}, which is not") from e
+        extra = next(x for x in EXTRAS if top in x.packages)
+        raise MissingExtra.of(extra.packages[top], extra.name) from None
+    except ImportError as e:
+        raise MissingExtra(f"{module} is installed but does not import: {e}") from e
+
+
+def version(distribution: str) -> str:
+    """The version of an installed distribution; empty where there is none."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
