@@ -117,6 +117,8 @@ class Watch:
         if not self.on:
             return
         writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
+        if event == "exec" and not getattr(args[0], "co_filename", "<").startswith(("<string", "<stdin")):
+            return                          # a module being imported
         if writes or event.startswith(WATCHED):
             self.seen.append((event, str(args)[:200]))
 

@@ -1,8 +1,13 @@
 """Hostile files of weights: none runs anything, exhausts memory, or ends in another error than CheckpointError."""
+import bz2
+import gzip
 import io
+import json
 import os
 import pickle
+import random
 import struct
+import tarfile
 import zipfile
 
 import numpy as np
@@ -10,11 +15,12 @@ import pytest
 import torch
 
 from tests.hostile import forge as f
+from tests.hostile.weights import FINE, GOOD, NUMPY, PICKLES, RUN, SAFE, ZIPS
 from vitrail.core.errors import CheckpointError
-from vitrail.core.tensors import read_metadata, read_tensors
+from vitrail.core.seeds import mix
+from vitrail.core.tensors import read_metadata, read_tensors, write_tensors
 
 ROOM = 120 << 20        # bytes that reading a small file may take
-GOOD = f.pickled(f.table(a=f.tensor()))
 WATCH = f.Watch()
 
 
@@ -34,85 +40,24 @@ def reads(path, **options):
 
 def test_the_forge_makes_good_files_too(tmp_path):
     """Else every refusal below could be for the wrong reason."""
-    forms = {"a.pth": f.zipped(GOOD), "b.pth": f.legacy(GOOD), "c.safetensors": f.safetensors({"a": f.entry()}, bytes(16)),
-             "d.npz": f.npz({"a.npy": f.array()})}
+    forms = {"a.pth": f.zipped(GOOD), "b.pth": f.legacy(GOOD), "d.npz": f.npz({"a.npy": f.array()}),
+             "c.safetensors": f.safetensors({"a": f.entry()}, bytes(16))}
     for name, data in forms.items():
         (tmp_path / name).write_bytes(data)
         assert torch.equal(reads(tmp_path / name)["a"], torch.zeros(4)), name
 
 
 def test_the_watch_sees_an_attack(tmp_path, monkeypatch):
-    """The canary sings when the same bytes are run: what the tests below look for is there to be found."""
+    """The canary sings when the same bytes are run: what the other tests look for is there to be found."""
     monkeypatch.chdir(tmp_path)
     with WATCH as watch:
         pickle._Unpickler(io.BytesIO(f.pickled(RUN))).load()
+        exec("1")
     assert (tmp_path / "ran").exists()
-    assert {"os.system", "pickle.find_class"} <= {event for event, _ in watch.seen}
-
-
-RUN = f.attack()
-PICKLES = {
-    "system": RUN,
-    "system beside tensors": f.table(a=f.tensor(), b=RUN),
-    "system in an entry": f.table(model=f.table(a=f.tensor()), args=RUN),
-    "system by the stack": f.text("os") + f.text("system") + b"\x93" + f.tuple_of(f.text("true")) + b"R",
-    "system by posix": f.call(f.named("posix", "system"), f.text("true")),
-    "system by a path of names": f.call(f.named("torch", "os.system"), f.text("true")),
-    "system by numpy": f.call(f.named("numpy.testing._private.utils", "runstring"), f.text("1"), b"}"),
-    "system by INST": b"(" + f.text("true") + b"ios\nsystem\n",
-    "system by OBJ": b"(" + f.named("os", "system") + f.text("true") + b"o",
-    "system by NEWOBJ_EX": f.named("os", "system") + b")}\x92",
-    "system as attribute of a dict": f.table(a=f.tensor()) + f.table(x=RUN) + b"b",
-    "system as key": b"}(" + RUN + f.tensor() + b"u",
-    "system in a storage": f.tensor(held=f.tuple_of(f.text("storage"), f.named("os", "system")) + b"Q"),
-    "system as wrapped function": f.call(f.named("torch._tensor", "_rebuild_from_type_v2"), f.named("os", "system"),
-                                         f.named("torch", "Tensor"), f.tuple_of(f.text("true")), b"N"),
-    "eval": f.call(f.named("builtins", "eval"), f.text("1")),
-    "exec of Python 2": f.call(f.named("__builtin__", "execfile"), f.text("x")),
-    "getattr": f.call(f.named("builtins", "getattr"), f.named("collections", "OrderedDict"), f.text("x")),
-    "import": f.call(f.named("builtins", "__import__"), f.text("os")),
-    "load in load": f.call(f.named("torch", "load"), f.text("x")),
-    "hub": f.call(f.named("torch.hub", "load"), f.text("x")),
-    "compiled library": f.call(f.named("torch.ops", "load_library"), f.text("x")),
-    "popen": f.call(f.named("subprocess", "Popen"), f.text("true")),
-    "socket": f.call(f.named("socket", "create_connection"), f.tuple_of(f.text("127.0.0.1"), f.number(9))),
-    "remove": f.call(f.named("os", "remove"), f.text("x")),
-    "web page": f.call(f.named("webbrowser", "open"), f.text("http://127.0.0.1:9")),
-    "extension": b"\x82\x01", "persistent by name": b"Pstorage\n", "buffer": b"\x97", "bad opcode": b"\xff",
-    "name with a line": f.text("os\nsystem") + f.text("x") + b"\x93", "name that is a number": b"K\x01K\x02\x93",
-    "bytearray of 2 GB": f.call(f.named("builtins", "bytearray"), f.number(2 << 30)),
-    "list by multiplication": f.call(f.named("operator", "mul"), b"]", f.number(1 << 40)),
-    "text longer than the file": b"X\xff\xff\xff\x7fab", "text of 8 bytes length": b"\x8d" + b"\xff" * 8,
-    "number of negative length": b"\x8b\xff\xff\xff\xff", "number of 200 digits": f.table(a=f.number(1 << 700)),
-    "empty stack": b"0", "no mark": b"t", "memo not there": b"h\x07", "reduce of nothing": b"R", "dict of odd length": b"}(K\x01u",
-    "build on a tensor": f.table(a=f.tensor() + b"}b"), "append to a dict": b"}K\x01a", "keys of a tuple": b"})K\x01s",
-    "key of a thousand pairs": b"}" + b")" + b"\x85" + b"q\x00h\x00\x86" * 1000 + f.tensor() + b"s",
-    "holds itself": b"}q\x00" + f.text("a") + b"h\x00s", "list that holds itself": b"]q\x00h\x00a",
-    "nested 100,000 deep": b")" + b"\x85" * 100_000, "dicts 50,000 deep": b"}" + (f.text("a") + b"}") * 50_000 + b"s" * 50_000,
-    "a million empty dicts": b"(" + b"}" * 999_990 + b"l",
-    "tensor of 10^12 numbers": f.table(a=f.tensor((10**12,), (0,))), "tensor of 2^62": f.table(a=f.tensor((1 << 61, 2), (0, 0))),
-    "sizes that overflow": f.table(a=f.tensor((1 << 40, 1 << 40), (0, 0))), "empty, but wide": f.table(a=f.tensor((0, 1 << 61), (1, 1))),
-    "beyond its storage": f.table(a=f.tensor((5,))), "offset beyond": f.table(a=f.tensor((4,), (1,), 1)),
-    "stride beyond": f.table(a=f.tensor((2,), (4,))), "negative size": f.table(a=f.tensor((-4,))),
-    "negative stride": f.table(a=f.tensor((4,), (-1,), 3)), "negative offset": f.table(a=f.tensor((4,), (1,), -1)),
-    "strides for other sizes": f.table(a=f.tensor((4,), (1, 1))), "100 dimensions": f.table(a=f.tensor((1,) * 100, (1,) * 100)),
-    "sizes that are text": f.table(a=f.call(f.named("torch._utils", "_rebuild_tensor"), f.storage(), f.number(0),
-                                            f.tuple_of(f.text("4")), f.tuple_of(f.number(1)))),
-    "sparse": f.call(f.named("torch._utils", "_rebuild_sparse_tensor"), b"N", b"N"),
-    "rebuilt from too little": f.call(f.named("torch._utils", "_rebuild_tensor_v2"), f.storage()),
-    "parameter of text": f.call(f.named("torch._utils", "_rebuild_parameter"), f.text("a"), b"\x89", b"N"),
-    "type that is none": f.table(a=f.tensor(version="_v3")),
-    "storage of 2^61": f.table(a=f.tensor(held=f.storage(numel=1 << 61))), "storage of -4": f.table(a=f.tensor(held=f.storage(numel=-4))),
-    "storage of 4.0": f.table(a=f.tensor(held=f.storage(numel=b"G" + struct.pack(">d", 4)))),
-    "storage not there": f.table(a=f.tensor(held=f.storage(key="../../etc/passwd"))),
-    "storage of no kind": f.table(a=f.tensor(held=f.storage("QUInt8Storage"))),
-    "storage of another module": f.table(a=f.tensor(held=f.storage(module="os"))),
-    "storage that is a view": f.table(a=f.tensor(held=f.storage("FloatStorage", "0", 4, f.tuple_of(f.text("v"))))),
-    "storage by another word": f.table(a=f.tensor(held=f.storage(word="module"))),
-    "one key, two storages": f.table(a=f.tensor(), b=f.tensor((2,), held=f.storage(numel=2))),
-    "nothing but a storage": f.storage(), "a storage as entry": f.table(a=f.storage()), "none": b"N", "nothing": b"",
-}
-FINE = {"empty, but wide"}      # a lawful tensor of no elements, as safetensors also allows
+    assert {"os.system", "pickle.find_class", "exec"} <= {event for event, _ in watch.seen}
+    with f.Peak() as peak:
+        assert len(bytes(150 << 20).replace(b"\0", b"\1")) > ROOM
+    assert peak.grown > ROOM or not os.path.exists("/proc/self/clear_refs")
 
 
 @pytest.mark.parametrize("form", [f.zipped, f.legacy], ids=["zip", "legacy"])
@@ -121,81 +66,9 @@ def test_pickles(tmp_path, monkeypatch, name, form):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "x.pth"
     path.write_bytes(form(f.pickled(PICKLES[name])))
-    for inside in ("", "model", "a"):
-        out = reads(path, inside=inside)
-        assert out is None or (name in FINE and not inside)
+    for inside in ("", "model"):
+        assert reads(path, inside=inside) is None or (name in FINE and not inside)
     assert os.listdir(tmp_path) == ["x.pth"]
-
-
-def shared(count):
-    """Many tensors over one storage of 1 MB: little to read, but more than any memory to copy."""
-    held = f.storage(numel=1 << 18)
-    return f.zipped(f.pickled(f.table(**{f"t{i}": f.tensor((1 << 18,), held=held) for i in range(count)})),
-                    data={"0": bytes(1 << 20)})
-
-
-def overlapping():
-    """An archive whose members lie over one another: each is honest, the sum is not."""
-    data = f.zipped(GOOD, data={"0": bytes(16), **{str(i): bytes(5000) for i in range(1, 40)}})
-    where = data.index(b"PK\1\2")
-    entries, at = [], where
-    while data[at:at + 4] == b"PK\1\2":
-        size = 46 + struct.unpack_from("<H", data, at + 28)[0]
-        entries.append(data[at:at + size])
-        at += size
-    last = entries[-1]
-    many = b"".join(entries) + b"".join(last.replace(b"data/39", f"data/{i}".encode()) for i in range(50, 99))
-    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, len(entries) + 49, len(entries) + 49, len(many), where, 0)
-    return data[:where] + many + end
-
-
-def two_of_one_name():
-    with pytest.warns(UserWarning, match="Duplicate name"):
-        out = io.BytesIO(f.zipped(GOOD))
-        with zipfile.ZipFile(out, "a") as z:
-            z.writestr("archive/data.pkl", f.pickled(RUN))
-    return out.getvalue()
-
-
-def long_directory():
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as z:
-        for i in range(140):
-            z.writestr("a" * 65000 + str(i), b"")
-    return out.getvalue()
-
-
-ZIPS = {
-    "compressed": lambda: f.zipped(GOOD, method=zipfile.ZIP_DEFLATED),
-    "bomb": lambda: f.zipped(GOOD, data={"0": bytes(64 << 20)}, method=zipfile.ZIP_DEFLATED),
-    "encrypted": lambda: f.patch(f.zipped(GOOD), b"PK\1\2\x14\x03\x14\0\0\0", b"PK\1\2\x14\x03\x14\0\1\0"),
-    "unknown compression": lambda: f.patch(f.zipped(GOOD), b"PK\1\2\x14\x03\x14\0\0\0\0\0", b"PK\1\2\x14\x03\x14\0\0\0\x63\0"),
-    "overlapping": overlapping, "shared too often": lambda: shared(80), "two of one name": two_of_one_name,
-    "long directory": long_directory,
-    "two tables": lambda: f.zipped(GOOD, extra={"other/data.pkl": GOOD}),
-    "no table": lambda: f.npz({"a": b"b"}), "empty archive": lambda: f.npz({}),
-    "program": lambda: f.zipped(GOOD, extra={"archive/constants.pkl": b"", "archive/code/x.py": b""}),
-    "big-endian": lambda: f.patch(f.zipped(GOOD), b"little", b"bigbig"),
-    "table too deep": lambda: f.zipped(GOOD, root="../../x"),
-    "storage too short": lambda: f.zipped(GOOD, data={"0": bytes(12)}),
-    "storage too long": lambda: f.zipped(GOOD, data={"0": bytes(20)}),
-    "storage missing": lambda: f.zipped(GOOD, data={"1": bytes(16)}),
-    "wrong checksum": lambda: f.zipped(f.pickled(f.table(a=f.tensor())), data={"0": b"ABCD" * 4}).replace(b"ABCDABCD", b"ABCDABCE"),
-    "table of 33 MB": lambda: f.zipped(f.pickled(f.table(a=f.text("x" * (33 << 20))))),
-    "cut in the middle": lambda: f.zipped(GOOD)[:200], "end only": lambda: b"PK\3\4" + f.zipped(GOOD)[-22:],
-    "offsets beyond the end": lambda: f.zipped(GOOD)[:-6] + b"\xff\xff\xff\x7f\0\0",
-    "counts that lie": lambda: f.zipped(GOOD)[:-12] + b"\xff" * 10 + b"\0\0",
-    "zip64 without its record": lambda: f.zipped(GOOD)[:-14] + b"\xff" * 12 + b"\0\0",
-    "a second archive behind": lambda: f.zipped(GOOD) + f.zipped(f.pickled(RUN)),
-    "legacy: cut short": lambda: f.legacy(GOOD)[:-3], "legacy: more behind": lambda: f.legacy(GOOD) + b"x",
-    "legacy: no keys": lambda: f.legacy(GOOD, keys=[]), "legacy: other keys": lambda: f.legacy(GOOD, keys=["0", "1"]),
-    "legacy: key twice": lambda: f.legacy(GOOD, keys=["0", "0"]),
-    "legacy: another length": lambda: f.legacy(GOOD)[:-24] + struct.pack("<q", 1 << 40) + bytes(16),
-    "legacy: not the magic": lambda: f.patch(f.legacy(GOOD), f.number(f.MAGIC), f.number(f.MAGIC + 1)),
-    "legacy: magic only": lambda: f.pickled(f.number(f.MAGIC)),
-    "legacy: no mark of the machine": lambda: f.patch(f.legacy(GOOD), b"\x88", b"\x89"),
-    "a plain pickle": lambda: pickle.dumps({"a": np.ones(3)}), "a pickle of text": lambda: pickle.dumps({"a": "b"}, 0),
-}
 
 
 @pytest.mark.parametrize("name", ZIPS)
@@ -203,46 +76,6 @@ def test_containers(tmp_path, name):
     (tmp_path / "x.pth").write_bytes(ZIPS[name]())
     assert reads(tmp_path / "x.pth") is None
     assert os.listdir(tmp_path) == ["x.pth"]
-
-
-S, E = f.safetensors, f.entry
-SAFE = {
-    "length 2^63": S({"a": E()}, bytes(16), length=1 << 63), "length beyond": S({"a": E()}, bytes(16), length=5000),
-    "length 0": S(b"", bytes(16)), "length 1": S(b"{", bytes(16)), "no length": b"{}", "not JSON": S(b"{'a': 1}", bytes(16)),
-    "a list": S([1, 2]), "a number": S(b"12345678"), "null": S(b"null"), "deep": S(b"[" * 100_000 + b"]" * 100_000),
-    "not UTF-8": S(b'{"\xff": {}}'), "digits": S(b'{"a": ' + b"9" * 10_000 + b"}"), "entry is a list": S({"a": [1]}),
-    "overlap": S({"a": E(), "b": E(8, 24)}, bytes(24)), "hole": S({"a": E(), "b": E(20, 36)}, bytes(36)),
-    "begins late": S({"a": E(4, 20)}, bytes(20)), "backwards": S({"a": E(16, 0)}, bytes(16)), "negative": S({"a": E(-16, 0)}),
-    "trailing": S({"a": E()}, bytes(17)), "cut short": S({"a": E()}, bytes(15)), "unknown type": S({"a": E(dtype="F33")}, bytes(16)),
-    "shape too large": S({"a": E(shape=(5,))}, bytes(16)), "shape overflows": S({"a": E(shape=(1 << 62, 1 << 62))}, bytes(16)),
-    "shape of text": S({"a": {**E(), "shape": "4"}}, bytes(16)), "negative shape": S({"a": E(shape=(-4,))}, bytes(16)),
-    "offsets of text": S({"a": {**E(), "data_offsets": ["0", "16"]}}, bytes(16)), "offsets of floats": S(
-        {"a": {**E(), "data_offsets": [0.0, 16.0]}}, bytes(16)), "one offset": S({"a": {**E(), "data_offsets": [16]}}, bytes(16)),
-    "no offsets": S({"a": {"dtype": "F32", "shape": [4]}}, bytes(16)), "infinite": S(b'{"a": {"dtype": "F32", "shape": [4], '
-                                                                                     b'"data_offsets": [0, Infinity]}}', bytes(16)),
-    "notes that are a list": S({"__metadata__": [1], "a": E()}, bytes(16)), "notes of numbers": S({"__metadata__": {"a": 1}}),
-    "a zip": f.zipped(GOOD), "a pickle": f.legacy(GOOD), "not a number": S({"a": E()}, b"\0\0\xc0\x7f" * 4),
-}
-N = f.npz
-NUMPY = {
-    "objects": lambda: N({"a.npy": f.array("'|O'", data=f.pickled(RUN))}),
-    "code for a shape": lambda: N({"a.npy": f.array(shape="(__import__('os').getpid(),)")}),
-    "code for a type": lambda: N({"a.npy": f.array("__import__('os').system('true')")}),
-    "fields": lambda: N({"a.npy": f.array("[('x', '<f4')]")}), "big-endian": lambda: N({"a.npy": f.array("'>f4'")}),
-    "text": lambda: N({"a.npy": f.array("'<U1'")}), "dates": lambda: N({"a.npy": f.array("'<M8[s]'")}),
-    "10^12 numbers": lambda: N({"a.npy": f.array(shape="(1000000000000,)")}), "negative": lambda: N({"a.npy": f.array(shape="(-4,)")}),
-    "shape overflows": lambda: N({"a.npy": f.array(shape="(" + "99999999999999999," * 30 + ")")}),
-    "too short": lambda: N({"a.npy": f.array(data=bytes(15))}), "too long": lambda: N({"a.npy": f.array(data=bytes(17))}),
-    "no header": lambda: N({"a.npy": b"\x93NUMPY"}), "header beyond": lambda: N({"a.npy": f.npy("{}", length=60000)}),
-    "header of 2 GB": lambda: N({"a.npy": f.npy("{}", version=2, length=2 << 30)}), "version 9": lambda: N({"a.npy": f.npy("{}", version=9)}),
-    "nested": lambda: N({"a.npy": f.npy("(" * 9000 + ")" * 9000)}), "minus signs": lambda: N({"a.npy": f.npy("-" * 9000 + "1")}),
-    "not an array": lambda: N({"a.npy": b"hello world, hello"}), "another file": lambda: N({"a.txt": b"x"}),
-    "bomb": lambda: N({"a.npy": f.array(shape=f"({40 << 20},)", data=bytes(160 << 20))}, zipfile.ZIP_DEFLATED),
-    "lzma": lambda: N({"a.npy": f.array()}, zipfile.ZIP_LZMA), "wrong checksum": lambda: f.patch(
-        N({"a.npy": f.array(data=b"ABCD" * 4)}), b"ABCDABCD", b"ABCEABCD"),
-    "two of one name": lambda: f.patch(N({"a.npy": f.array(), "b.npy": f.array()}), b"b.npy", b"a.npy"),
-    "cut short": lambda: N({"a.npy": f.array()})[:90], "bare array": f.array, "a checkpoint of torch": lambda: f.zipped(GOOD),
-}
 
 
 @pytest.mark.parametrize("name", SAFE)
@@ -260,3 +93,160 @@ def test_safetensors(tmp_path, name):
 def test_numpy(tmp_path, name):
     (tmp_path / "x.npz").write_bytes(NUMPY[name]())
     assert reads(tmp_path / "x.npz") is None
+
+
+def tar(data):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("x.pth"), io.BytesIO(data))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
+@pytest.mark.parametrize(("data", "says"), [
+    (b"", "empty"), (b"\x80", ""), (b"PK\3\4", ""), (b"\0" * 5000, ""), (b"\xff" * 5000, ""),
+    (b"<!DOCTYPE html><html>Not Found</html>", "web page"), (b"\n  <?xml version='1.0'?>", "web page"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "git lfs pull"),
+    (b'{"error": "Repository not found"}', "text"), (b"Entry not found, and so on\n", "text"),
+    (gzip.compress(f.zipped(GOOD)), "Unpack"), (bz2.compress(f.zipped(GOOD)), "Unpack"), (tar(f.zipped(GOOD)), "Unpack"),
+    (b"\x89PNG\r\n\x1a\n" + bytes(100), ""), (b"\x89HDF\r\n\x1a\n" + bytes(100), "")])
+def test_what_is_something_else(tmp_path, suffix, data, says):
+    path = tmp_path / ("x" + suffix)
+    path.write_bytes(data)
+    assert reads(path) is None
+    with pytest.raises(CheckpointError, match=says):
+        read_tensors(path)
+
+
+def test_one_kind_under_the_name_of_another(tmp_path):
+    write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(1)})
+    (tmp_path / "a.safetensors").rename(tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="looks like safetensors: rename it"):
+        read_tensors(tmp_path / "a.pth")
+    (tmp_path / "b.safetensors").write_bytes(f.zipped(GOOD))
+    with pytest.raises(CheckpointError, match=r"rename it to \.pth"):
+        read_tensors(tmp_path / "b.safetensors")
+
+
+def test_places_that_are_no_files(tmp_path, monkeypatch):
+    (tmp_path / "folder.pth").mkdir()
+    (tmp_path / "vit_tiny.pth").write_bytes(f.zipped(GOOD))
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
+    (tmp_path / "gone.pth").symlink_to("nowhere.pth")
+    (tmp_path / "zero.pth").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.pth")        # opening it would wait for ever
+    for name, says in {"folder.pth": "this is a folder. It holds no", "../" + tmp_path.name: "vit_tiny.pth",
+                       "loop.pth": "cannot be read", "gone.pth": "no such file", "zero.pth": "device or a pipe",
+                       "pipe.pth": "device or a pipe", "vit_tny.pth": "Did you mean 'vit_tiny.pth'", "vit.txt": "no such file",
+                       "vit_tiny.pth/x.pth": "cannot be read", "a" * 300 + ".pth": "cannot be read",
+                       "no/such/x.pth": "nor the folder", "nul\0.pth": "", "\udcff.pth": "no such file"}.items():
+        assert reads(tmp_path / name) is None
+        with pytest.raises(CheckpointError, match=says):
+            read_tensors(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(CheckpointError, match="files of weights end in"):
+        read_tensors(tmp_path / "notes.txt")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr("pathlib.Path.open", refuse)        # the tests may run as root, who may read all
+    with pytest.raises(CheckpointError, match="you may not read this"):
+        read_tensors(tmp_path / "vit_tiny.pth")
+
+
+SPICE = [b"cos\nsystem\n", RUN, b"R", b"b", b"\x81", b"Q", b"(", b"t", b"}", b"]", b"s", b"u", b"a", b"e", b"q\0", b"h\0", b"0",
+         b".", b"\x80\x04", b"\x93", b"\x94", b"\x85", b"N", b"\x8a\x08" + b"\x7f" * 8, b"J\xff\xff\xff\xff", b"X\xff\xff\xff\x7f",
+         b"\xff\xff\xff\xff\xff\xff\xff\x7f", b"99999999999999999999", b"-1", b"[0,0]", b'"F64"', b"null", b"{", b"\0" * 8]
+
+
+def mutate(data, rng, start=0, end=None):
+    """A few changes of every kind within a part of the data: flips, cuts, repeats, and things that mean something."""
+    head, part, tail = data[:start], bytearray(data[start:end]), data[end:] if end is not None else b""
+    for _ in range(rng.choice((1, 1, 1, 2, 4, 8))):
+        at, kind = rng.randrange(len(part) + 1), rng.randrange(6)
+        length = rng.choice((1, 1, 2, 8, 40))
+        if kind == 0 and at < len(part):
+            part[at] ^= 1 << rng.randrange(8)
+        elif kind == 1 and at < len(part):
+            part[at] = rng.randrange(256)
+        elif kind == 2:
+            del part[at:at + length]
+        elif kind == 3:
+            part[at:at] = rng.choice(SPICE)
+        elif kind == 4:
+            part[at:at] = part[rng.randrange(len(part) + 1):][:length]
+        else:
+            part[at:at + len(s)] = (s := rng.choice(SPICE))
+    return head + bytes(part) + tail
+
+
+def honest(tmp_path):
+    """The files that the mutations start from, written by the programs that write such files."""
+    state = {"a": torch.ones(2, 3), "b": torch.arange(4).half(), "c": torch.nn.Parameter(torch.zeros(5))[1:], "d": torch.ones(1).int()}
+    torch.save({"model": state, "epoch": 3}, tmp_path / "zip.pth")
+    torch.save({"model": state, "epoch": 3}, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
+    write_tensors(tmp_path / "s.safetensors", state, {"note": "x"})
+    np.savez(tmp_path / "n.npz", a=np.ones((2, 3), "f4"), b=np.arange(4))
+    return {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+
+def rezip(data, rng):
+    """The archive with one member mutated, and checksums that fit: what a maker of such files would do."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
+        target = rng.choice([n for n in old.namelist() if n.endswith((".pkl", ".npy"))])
+        for name in old.namelist():
+            new.writestr(name, mutate(old.read(name), rng) if name == target else old.read(name))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["zip.pth", "inside zip.pth", "legacy.pth", "s.safetensors", "header s.safetensors",
+                                  "n.npz", "inside n.npz"])
+def test_mutations(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "honest").mkdir()
+    name = kind.split()[-1]
+    data = honest(tmp_path / "honest")[name]
+    header = 8 + struct.unpack("<Q", data[:8])[0]
+    path, outcomes = tmp_path / name, {"read": 0, "refused": 0}
+    options = {"inside": "model"} if name.endswith(".pth") else {}
+    for i in range(800):
+        rng = random.Random(mix("mutations", kind, i))
+        if kind.startswith("inside"):
+            changed = rezip(data, rng)
+        elif kind.startswith("header"):
+            changed = mutate(data, rng, 8, header)
+            changed = struct.pack("<Q", len(changed) - len(data) + header - 8) + changed[8:]
+        else:
+            changed = mutate(data, rng)
+        path.write_bytes(changed)
+        with WATCH as watch:
+            try:
+                for t in read_tensors(path, **options, allow_nonfinite=True).values():
+                    t.clone()
+                outcomes["read"] += 1
+            except CheckpointError as e:
+                assert str(path) in str(e), i
+                outcomes["refused"] += 1
+        assert watch.seen == [], i
+    assert min(outcomes.values()) > 0, outcomes     # else the mutations prove nothing
+    assert sorted(os.listdir(tmp_path)) == sorted(["honest", name])
+
+
+def test_memory_of_all_mutations(tmp_path):
+    """The same, a few hundred of each, under one peak: no mutation makes a small file take much memory."""
+    files = honest(tmp_path)
+    with f.Peak() as peak:
+        for name, data in files.items():
+            for i in range(200):
+                (tmp_path / name).write_bytes(mutate(data, random.Random(mix("memory", name, i))))
+                try:
+                    read_tensors(tmp_path / name)
+                except CheckpointError as e:
+                    assert str(e)
+    assert peak.grown < ROOM
+
+
+def test_the_corpus_is_as_large_as_promised():
+    assert 2 * len(PICKLES) + len(ZIPS) + len(SAFE) + len(NUMPY) > 200
+    json.dumps([*PICKLES, *ZIPS, *SAFE, *NUMPY])        # every case has a name that prints

@@ -13,17 +13,17 @@ from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Features, LayerNorm, Merge, Patches, PositionTable, Prefix, Readout, SelfAttention, Shown, Split,
-                        Stack, class_token, from_tokens, grid_of, init, ramp, transformer_block)
+from vitrail.nn import (Features, LayerNorm, Merge, Patches, PositionTable, Prefix, Readout, SelfAttention, Shown,
+                        Split, Stack, class_token, from_tokens, grid_of, init, ramp, transformer_block)
 from vitrail.ops.windows import by_size
 
-PAPER = Paper(title="ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases", arxiv="2103.10697",
-              authors="d'Ascoli et al.", year=2021, venue="ICML", code="facebookresearch/convit",
-              license="Apache-2.0 (LICENSE); the headers of its model files say CC-BY-NC", builds_on=("backbones.vit",))
+PAPER = Paper(title="ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
+              arxiv="2103.10697", authors="d'Ascoli et al.", year=2021, venue="ICML", code="facebookresearch/convit",
+              license="Apache-2.0 (its LICENSE; the headers of two files say CC-BY-NC)", builds_on=("backbones.vit",))
 
 
 class GatedPositional(nn.Module):
-    """(1 - σ(λ)) softmax(q kᵀ / √D) + σ(λ) softmax(w · r), head by head (GPSA, equations 7 and 8).
+    """(1 - σ(λ)) softmax(q kᵀ / √D) + σ(λ) softmax(w · r), head by head (GPSA).
 
     With r = (dx, dy, dx² + dy²), w · r is a part of dx alone plus a part of dy alone, so its softmax over a
     grid is the product of a softmax over the columns and one over the rows. The released code divides the mixed
@@ -39,7 +39,7 @@ class GatedPositional(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:              # (B, N, C)
         q, k, v = self.qkv(x)                                                   # (B, H, N, D)
-        content = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1)                  # (B, H, N, N)
+        content = ((q * q.shape[-1] ** -0.5) @ k.mT).softmax(-1)                # (B, H, N, N)
         gate = self.gate.sigmoid()[:, None, None]                               # (H, 1, 1)
         place = (gate * self.places(grid)).to(content.dtype)                    # (H, N, N)
         weights = torch.addcmul(place, content, (1 - gate).to(content.dtype))   # (B, H, N, N)
@@ -67,7 +67,7 @@ def offsets(n: int, axis: int, like: Tensor) -> Tensor:
 def as_convolution(mixer: GatedPositional, locality: float) -> None:
     """Each of k² heads looks at its own pixel of a k x k square around the token, and hands it on as it is.
 
-    w = -a (-2Δx, -2Δy, 1), a = `locality` (section 4.1, after Cordonnier et al., arXiv:1911.03584): the scores are
+    w = -a (-2Δx, -2Δy, 1), a = `locality` (after Cordonnier et al., arXiv:1911.03584): the scores are
     -a |(dx, dy) - Δ|² but for a constant, which no softmax sees. Heads beyond the square keep what they have.
     """
     side, dim = math.isqrt(mixer.heads), mixer.out.proj.in_features
@@ -86,7 +86,8 @@ class ConViT(nn.Module):
     """
 
     def __init__(self, *, image: int | tuple[int, int] = 224, patch: int = 16, dim: int = 192, depth: int = 12,
-                 local: int = 10, heads: int = 4, mlp_ratio: float = 4.0, locality: float = 1.0, drop_path: float = 0.0):
+                 heads: int = 4, mlp_ratio: float = 4.0, local: int = 10, locality: float = 1.0,
+                 drop_path: float = 0.0):
         super().__init__()
         if not 0 <= local < depth:
             raise ModelError(f"local={local} of depth={depth} layers cannot be local: the class token joins after "
@@ -126,13 +127,13 @@ def _size(params: int, gflops: float, file: str, top1: float, where: str, **args
                            **seen), **args)
 
 
-convit_ti = _size(5_710_512, 1.252, "convit_tiny", 73.116, "README of facebookresearch/convit", dim=192, heads=4)
-convit_s = _size(27_777_322, 5.747, "convit_small", 81.3, "the paper, Table 1", dim=432, heads=9)
-convit_b = _size(86_540_040, 17.505, "convit_base", 82.4, "the paper, Table 1", dim=768, heads=16)
+convit_ti = _size(5_710_512, 1.248, "convit_tiny", 73.116, "README of facebookresearch/convit", dim=192, heads=4)
+convit_s = _size(27_777_322, 5.736, "convit_small", 81.3, "the paper", dim=432, heads=9)
+convit_b = _size(86_540_040, 17.487, "convit_base", 82.4, "the paper", dim=768, heads=16)
 
 
 def keys(settings: Mapping[str, Any]) -> Keys:
-    """One layout for both sources. One list of layers there, two stacks here; queries and keys stand apart from values."""
+    """Both sources: one list of layers where we have two stacks, and queries and keys apart from values."""
     table = {"patch_embed.proj.*": "backbone.tokenize.proj.*", "cls_token": "backbone.prefix.tokens",
              "pos_embed": "backbone.position.table"}
     rows, joined = [], Fold(lambda qk, v: torch.cat([qk, v]), lambda qkv: qkv.tensor_split((len(qkv) * 2 // 3,)))

@@ -38,7 +38,7 @@ class Pixels(nn.Module):
 
 
 class PixelAttention(nn.Module):
-    """Self-attention among the pixels of a patch, in all patches at once: (B, N, n, c) -> same (equation 5)."""
+    """Self-attention among the pixels of a patch, in all patches at once: (B, N, n, c) -> same."""
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
@@ -62,7 +62,7 @@ class PatchDrop(nn.Module):
 
 
 class PixelsToPatch(nn.Module):
-    """All pixels of a patch side by side, as one token: (B, N, n, c) -> (B, N, C) (equation 7)."""
+    """All pixels of a patch side by side, as one token: (B, N, n, c) -> (B, N, C)."""
 
     def __init__(self, pixels: int, dim: int, *, bias: bool):
         super().__init__()
@@ -133,46 +133,62 @@ class TNT(nn.Module):
 def _size(params: int, gflops: float, size: str, top1: float, **args: Any) -> Variant[TNT]:
     seen: dict[str, Any] = dict(license="Apache-2.0", mean=HALF_MEAN, std=HALF_STD, crop=0.9, reported={"top1": top1},
                                 where="readme of huawei-noah/Efficient-AI-Backbones, tnt_pytorch")
-    release = "https://github.com/huawei-noah/Efficient-AI-Backbones/releases/download/tnt/"
-    return variant(TNT, Figures(params=params, gflops=gflops),
-                   Weights(name="in1k", source=f"hf://timm/tnt_{size}_patch16_224.in1k/model.safetensors", keys="timm", **seen),
-                   Weights(name="official", source=f"{release}tnt_{size}_{top1}.pth.tar", keys="official", **seen), **args)
+    timms = f"hf://timm/tnt_{size}_patch16_224.in1k/model.safetensors"
+    theirs = f"https://github.com/{PAPER.code}/releases/download/tnt/tnt_{size}_{top1}.pth.tar"
+    return variant(TNT, Figures(params=params, gflops=gflops), Weights(name="in1k", source=timms, keys="timm", **seen),
+                   Weights(name="official", source=theirs, keys="official", **seen), **args)
 
 
 tnt_s = _size(23_768_584, 5.217, "s", 81.5, dim=384, heads=6, inner=24)
 tnt_b = _size(65_428_680, 14.049, "b", 82.9, dim=640, heads=10, inner=40)
 
 
-def _layout(names: Mapping[str, str], pixels: Fold | None, drop: tuple[str, ...] = ()) -> Keys:
-    """Both layouts keep queries and keys apart from values, and differ in the names and shape of some parts."""
-    there, here = "blocks.{}.", "backbone.blocks.{}."
-    joined = Fold(lambda qk, v: torch.cat([qk, v]), lambda qkv: qkv.tensor_split((len(qkv) * 2 // 3,)))
-    table = {f"{names['stem']}.proj.*": "backbone.tokenize.proj.*", names["patch_pos"]: "backbone.position.table",
-             "cls_token": "backbone.prefix.tokens"}
-    rows = [Row((names["pixel_pos"],), "backbone.pixel_position.table", pixels)]
-    for theirs, ours in (("", "backbone."), (there, here)):
-        table |= {f"{theirs}{names['norm1']}.*": f"{ours}to_patch.norm1.*", f"{theirs}proj.*": f"{ours}to_patch.proj.*",
-                  f"{theirs}{names['norm2']}.*": f"{ours}to_patch.norm2.*"}
-    for part in ("inner", "outer"):
-        norm, attention, mlp_norm, mlp = (there + n for n in names[part].split())
-        ours = f"{here}{part}."
-        rows.append(Row((attention + ".qk.weight", attention + ".v.weight"), ours + "mix.fn.qkv.proj.weight", joined))
-        table |= {norm + ".*": ours + "mix.norm.*", attention + ".proj.*": ours + "mix.fn.out.proj.*",
-                  mlp_norm + ".*": ours + "mlp.norm.*", mlp + ".*": ours + "mlp.fn.*"}
-    return Keys({**table, "norm.*": "backbone.norm.*", "head.*": "head.linear.*"}, rows=rows, drop=drop)
+_JOINED = Fold(lambda qk, v: torch.cat([qk, v]), lambda qkv: qkv.tensor_split((len(qkv) * 2 // 3,)))
+_OFFICIAL = {
+    "patch_embed.proj.*":               "backbone.tokenize.proj.*",
+    "inner_pos":                        "backbone.pixel_position.table",
+    "outer_pos":                        "backbone.position.table",
+    "cls_token":                        "backbone.prefix.tokens",
+    "proj_norm1.*":                     "backbone.to_patch.norm1.*",
+    "proj.*":                           "backbone.to_patch.proj.*",
+    "proj_norm2.*":                     "backbone.to_patch.norm2.*",
+    "blocks.{}.inner_norm1.*":          "backbone.blocks.{}.inner.mix.norm.*",
+    "blocks.{}.inner_attn.proj.*":      "backbone.blocks.{}.inner.mix.fn.out.proj.*",
+    "blocks.{}.inner_norm2.*":          "backbone.blocks.{}.inner.mlp.norm.*",
+    "blocks.{}.inner_mlp.*":            "backbone.blocks.{}.inner.mlp.fn.*",
+    "blocks.{}.proj_norm1.*":           "backbone.blocks.{}.to_patch.norm1.*",
+    "blocks.{}.proj.*":                 "backbone.blocks.{}.to_patch.proj.*",
+    "blocks.{}.proj_norm2.*":           "backbone.blocks.{}.to_patch.norm2.*",
+    "blocks.{}.outer_norm1.*":          "backbone.blocks.{}.outer.mix.norm.*",
+    "blocks.{}.outer_attn.proj.*":      "backbone.blocks.{}.outer.mix.fn.out.proj.*",
+    "blocks.{}.outer_norm2.*":          "backbone.blocks.{}.outer.mlp.norm.*",
+    "blocks.{}.outer_mlp.*":            "backbone.blocks.{}.outer.mlp.fn.*",
+    "norm.*":                           "backbone.norm.*",
+    "head.*":                           "head.linear.*",
+}
+_ROWS = [Row((f"blocks.{{}}.{part}_attn.qk.weight", f"blocks.{{}}.{part}_attn.v.weight"),
+             f"backbone.blocks.{{}}.{part}.mix.fn.qkv.proj.weight", _JOINED) for part in ("inner", "outer")]
+_TIMM_SAYS = {"patch_embed": "pixel_embed", "inner_pos": "pixel_pos", "outer_pos": "patch_pos",
+              "proj_norm1": "norm1_proj", "proj_norm2": "norm2_proj",
+              "inner_norm1": "norm_in", "inner_attn": "attn_in", "inner_norm2": "norm_mlp_in", "inner_mlp": "mlp_in",
+              "outer_norm1": "norm_out", "outer_attn": "attn_out", "outer_norm2": "norm_mlp", "outer_mlp": "mlp"}
+
+
+def _as_timm(key: str) -> str:
+    for theirs, timms in _TIMM_SAYS.items():
+        key = key.replace(theirs, timms)
+    return key
 
 
 def timm(settings: Mapping[str, Any]) -> Keys:
-    """The pixels' positions are a map (1, c, s, s) there, and a sequence (1, n, c) here."""
+    """Other names for the same parts; the positions of the pixels are a map (1, c, s, s), and here (1, n, c)."""
     side = -(-settings["patch"] // settings["inner_stride"])
-    return _layout({"stem": "pixel_embed", "patch_pos": "patch_pos", "pixel_pos": "pixel_pos", "norm1": "norm1_proj",
-                    "norm2": "norm2_proj", "inner": "norm_in attn_in norm_mlp_in mlp_in",
-                    "outer": "norm_out attn_out norm_mlp mlp"},
-                   Fold(lambda t: t.flatten(2).mT, lambda t: t.mT.unflatten(2, (side, side))))
+    pixels = Fold(lambda t: t.flatten(2).mT, lambda t: t.mT.unflatten(2, (side, side)))
+    return Keys({_as_timm(theirs): ours for theirs, ours in _OFFICIAL.items()},
+                rows=[Row(("pixel_pos",), "backbone.pixel_position.table", pixels),
+                      *(Row(tuple(map(_as_timm, row.theirs)), row.ours, row.fold) for row in _ROWS)])
 
 
-OFFICIAL = _layout({"stem": "patch_embed", "patch_pos": "outer_pos", "pixel_pos": "inner_pos", "norm1": "proj_norm1",
-                    "norm2": "proj_norm2", "inner": "inner_norm1 inner_attn inner_norm2 inner_mlp",
-                    "outer": "outer_norm1 outer_attn outer_norm2 outer_mlp"},
-                   None, drop=("outer_tokens",))       # a tensor of zeros that the authors' code never reads
+# outer_tokens is a tensor of zeros that the authors' code holds and never reads
+OFFICIAL = Keys(_OFFICIAL, rows=_ROWS, drop=("outer_tokens",))
 KEYS = {"timm": timm, "official": lambda settings: OFFICIAL}

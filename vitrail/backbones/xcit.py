@@ -16,12 +16,12 @@ from vitrail.nn import (Attend, BatchNorm, Chain, Channels, Conv, DropPath, Feat
                         Readout, Residual, Scale, Split, Stack, class_token, from_tokens, init)
 from vitrail.ops.windows import by_size
 
-PAPER = Paper(title="XCiT: Cross-Covariance Image Transformers", arxiv="2106.09681", authors="El-Nouby et al.", year=2021,
-              venue="NeurIPS", code="facebookresearch/xcit", license="Apache-2.0")
+PAPER = Paper(title="XCiT: Cross-Covariance Image Transformers", arxiv="2106.09681", authors="El-Nouby et al.",
+              year=2021, venue="NeurIPS", code="facebookresearch/xcit", license="Apache-2.0")
 
 
 class CrossCovariance(nn.Module):
-    """v softmax(k̂ᵀ q̂ / τ), q̂ and k̂ of unit length over the tokens: a D x D map a head (XCA, equation 3)."""
+    """v softmax(k̂ᵀ q̂ / τ), q̂ and k̂ of unit length over the tokens: a D x D map a head (XCA)."""
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
@@ -109,8 +109,9 @@ class ConvPatches(nn.Module):
     def __init__(self, patch: int, dim: int):
         super().__init__()
         halvings = patch.bit_length() - 1
-        if patch != 1 << halvings or not 1 <= halvings <= 4 or dim % (1 << halvings - 1):
-            raise ModelError(f"patch={patch}, dim={dim}: the patch is 2, 4, 8 or 16 pixels wide, and half of it divides dim")
+        if halvings < 1 or patch != 1 << halvings or dim % (patch // 2):
+            raise ModelError(f"patch={patch} and dim={dim} do not go together: a patch is 2, 4, 8, 16, ... pixels "
+                             f"wide, and half of that must divide dim")
         widths = [3, *(dim >> i for i in reversed(range(halvings)))]
         parts: list[nn.Module] = []
         for a, b in zip(widths, widths[1:], strict=False):
@@ -136,7 +137,6 @@ class XCiT(nn.Module):
         def residual(fn: nn.Module) -> Residual:        # one rate of stochastic depth for all layers, no ramp
             return Residual(fn, LayerNorm(dim), scale=Scale(dim, scale), drop=DropPath(drop_path))
 
-        # as released: the paper's Figure 1 has the interaction of patches there too, the code counts it as third
         self.blocks = Stack(Chain(xca=residual(CrossCovariance(dim, heads)), lpi=residual(local_patch_interaction(dim)),
                                   mlp=residual(Mlp(dim, int(dim * mlp_ratio)))) for _ in range(depth))
         self.class_blocks = Stack(ClassBlock(dim, heads, mlp_ratio, scale, norm_tokens) for _ in range(class_depth))
@@ -183,18 +183,18 @@ _L24: dict[str, Any] = dict(dim=768, heads=16, depth=24, scale=1e-5)
 
 xcit_nano_12_p16 = _size(3_053_224, 0.557, "xcit_nano_12_p16", (69.9, 72.2, 75.4), **_N12)
 xcit_tiny_12_p16 = _size(6_716_272, 1.245, "xcit_tiny_12_p16", (77.1, 78.6, 80.9), **_T12)
-xcit_tiny_24_p16 = _size(12_116_896, 2.336, "xcit_tiny_24_p16", (79.4, 80.4, 82.6), **_T24)
-xcit_small_12_p16 = _size(26_253_304, 4.853, "xcit_small_12_p16", (82.0, 83.3, 84.7), **_S12)
+xcit_tiny_24_p16 = _size(12_116_896, 2.337, "xcit_tiny_24_p16", (79.4, 80.4, 82.6), **_T24)
+xcit_small_12_p16 = _size(26_253_304, 4.854, "xcit_small_12_p16", (82.0, 83.3, 84.7), **_S12)
 xcit_small_24_p16 = _size(47_671_384, 9.118, "xcit_small_24_p16", (82.6, 83.9, 85.1), **_S24)
 xcit_medium_24_p16 = _size(84_395_752, 16.186, "xcit_medium_24_p16", (82.7, 84.3, 85.4), **_M24)
 xcit_large_24_p16 = _size(189_096_136, 36.018, "xcit_large_24_p16", (82.9, 84.9, 85.8), **_L24)
 xcit_nano_12_p8 = _size(3_049_016, 2.159, "xcit_nano_12_p8", (73.8, 76.3, 77.8), patch=8, **_N12)
-xcit_tiny_12_p8 = _size(6_706_504, 4.8, "xcit_tiny_12_p8", (79.7, 81.2, 82.4), patch=8, **_T12)
-xcit_tiny_24_p8 = _size(12_107_128, 9.2, "xcit_tiny_24_p8", (81.9, 82.6, 83.7), patch=8, **_T24)
-xcit_small_12_p8 = _size(26_213_032, 18.849, "xcit_small_12_p8", (83.4, 84.2, 85.1), patch=8, **_S12)
-xcit_small_24_p8 = _size(47_631_112, 35.9, "xcit_small_24_p8", (83.9, 84.9, 85.6), patch=8, **_S24)
-xcit_medium_24_p8 = _size(84_323_624, 63.9, "xcit_medium_24_p8", (83.7, 85.1, 85.8), patch=8, **_M24)
-xcit_large_24_p8 = _size(188_932_648, 142.2, "xcit_large_24_p8", (84.4, 85.4, 86.0), patch=8, **_L24)
+xcit_tiny_12_p8 = _size(6_706_504, 4.829, "xcit_tiny_12_p8", (79.7, 81.2, 82.4), patch=8, **_T12)
+xcit_tiny_24_p8 = _size(12_107_128, 9.197, "xcit_tiny_24_p8", (81.9, 82.6, 83.7), patch=8, **_T24)
+xcit_small_12_p8 = _size(26_213_032, 18.850, "xcit_small_12_p8", (83.4, 84.2, 85.1), patch=8, **_S12)
+xcit_small_24_p8 = _size(47_631_112, 35.909, "xcit_small_24_p8", (83.9, 84.9, 85.6), patch=8, **_S24)
+xcit_medium_24_p8 = _size(84_323_624, 63.757, "xcit_medium_24_p8", (83.7, 85.1, 85.8), patch=8, **_M24)
+xcit_large_24_p8 = _size(188_932_648, 141.882, "xcit_large_24_p8", (84.4, 85.4, 86.0), patch=8, **_L24)
 
 _TABLE = {
     "patch_embed.*":                    "backbone.tokenize.*",
@@ -204,7 +204,7 @@ _TABLE = {
     "blocks.{}.attn.temperature":       "backbone.blocks.{}.xca.fn.temperature",
     "blocks.{}.attn.qkv.*":             "backbone.blocks.{}.xca.fn.qkv.proj.*",
     "blocks.{}.attn.proj.*":            "backbone.blocks.{}.xca.fn.out.proj.*",
-    "blocks.{}.norm3.*":                "backbone.blocks.{}.lpi.norm.*",
+    "blocks.{}.norm3.*":                "backbone.blocks.{}.lpi.norm.*",      # counted third, run second
     "blocks.{}.gamma3":                 "backbone.blocks.{}.lpi.scale.gamma",
     "blocks.{}.local_mp.bn.*":          "backbone.blocks.{}.lpi.fn.norm.*",
     "blocks.{}.local_mp.*":             "backbone.blocks.{}.lpi.fn.*",

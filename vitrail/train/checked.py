@@ -65,7 +65,8 @@ class Checked:
         """What differs and matters: `lr: 0.1 there, 0.2 here`, other's value first."""
         mine, theirs = self.resolved(), other.resolved()
         fixed = [f.name for f in fields(self) if not f.metadata.get("free")]
-        return [f"{n}: {theirs.get(n)!r} there, {mine[n]!r} here" for n in fixed if n not in theirs or theirs[n] != mine[n]]
+        return [f"{name}: {theirs.get(name)!r} there, {mine[name]!r} here" for name in fixed
+                if name not in theirs or theirs[name] != mine[name]]
 
 
 def _fit(name: str, value: Any, kind: Any) -> Any:
@@ -89,7 +90,7 @@ def _fit(name: str, value: Any, kind: Any) -> Any:
         parts = get_args(kind)
         parts = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         if len(parts) == len(value):
-            return tuple(_fit(name, v, p) for v, p in zip(value, parts))
+            return tuple(_fit(name, v, p) for v, p in zip(value, parts, strict=True))
     elif kind is float and type(value) in (int, float):
         return float(value) if abs(value) < 1e308 else math.inf
     elif isinstance(kind, type) and origin is None and type(value) is kind:

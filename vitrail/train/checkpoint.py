@@ -54,8 +54,9 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
             if (room := disk.free(self.folder)) < size + _SLACK:
-                raise TrainingError(f"no checkpoint of step {state.step}: it needs {size + _SLACK:,} bytes, and {self.folder} "
-                                    f"has room for {room:,}. {self._kept()} Make room, and run the same command again.")
+                raise TrainingError(f"no checkpoint of step {state.step}: it needs {size + _SLACK:,} bytes, and "
+                                    f"{self.folder} has room for {room:,}. {self._kept()} Make room, and run the same "
+                                    "command again.")
             os.mkdir(aside)
         except OSError as e:
             raise self.abandon(aside, e) from e

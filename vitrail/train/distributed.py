@@ -71,7 +71,7 @@ class Place:
             same = [b for b in buffers if b.dtype == kind]
             flat = torch.cat([b.detach().reshape(-1) for b in same])
             dist.broadcast(flat, 0)
-            for b, piece in zip(same, flat.split([b.numel() for b in same])):
+            for b, piece in zip(same, flat.split([b.numel() for b in same]), strict=True):
                 b.detach().copy_(piece.view_as(b))
 
 
@@ -95,7 +95,7 @@ def joined(settings: TrainSettings) -> Iterator[Place]:
         yield Place(device=device)
         return
     if "RANK" not in os.environ:
-        raise SettingsError(f"strategy = {strategy!r} needs processes: torchrun --nproc-per-node 2 -m vitrail train ...")
+        raise SettingsError(f"strategy = {strategy!r} needs torchrun: torchrun --nproc-per-node 2 -m vitrail train ...")
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as e:
@@ -131,17 +131,19 @@ def wrapped(step: nn.Module, place: Place) -> nn.Module:
 
 def pick_device(name: str, local: int = 0, world: int = 1) -> torch.device:
     """"auto" is the best there is. Raises SettingsError for a device that is not there."""
+    apple = torch.backends.mps.is_available()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() and world == 1 else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "mps" if apple and world == 1 else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise SettingsError(f"there is no device {name!r}: give auto, cpu, cuda, cuda:1 or mps") from None
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(apple)}
     if device.type == "cuda" and (device.index is None or world > 1):
         device = torch.device("cuda", local)
     if (device.index or 0) >= there.get(device.type, 0):
-        raise SettingsError(f"the device {name!r} is not here: {there['cuda']} cuda devices, {there['mps']} mps, and the cpu")
+        raise SettingsError(f"the device {name!r} is not here: there are {there['cuda']} of cuda, {there['mps']} of mps "
+                            "and the cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

@@ -47,17 +47,16 @@ class Engine:
             if isinstance(module, Stack):
                 module.checkpointing = settings.checkpointing
         self.step = Step(self.model, task)
-        self.run: nn.Module = self.step
         if place.strategy == "fsdp":
             sharded.shard(self.step, place)
         else:
             self.step.to(place.device)
         self.average = Average(self.model, settings.ema) if settings.ema else None
-        self.adam = optim.optimizer(self.model, lr=settings.lr, weight_decay=settings.weight_decay, betas=settings.betas,
-                                    layer_decay=settings.layer_decay)
+        self.adam = optim.optimizer(self.model, lr=settings.lr, weight_decay=settings.weight_decay,
+                                    betas=settings.betas, layer_decay=settings.layer_decay)
         if settings.compile:
-            self.run = torch.compile(self.step, fullgraph=True)     # a part that falls back to eager is an error
-        self.run = wrapped(self.run, place)
+            self.step.compile(fullgraph=True)       # a part that would fall back to eager is an error
+        self.call = wrapped(self.step, place)
         parameters = {id(p) for p in self.model.parameters()}
         self._buffers = [b for b in live(self.model).values() if id(b) not in parameters and b.is_floating_point()]
 
@@ -66,18 +65,18 @@ class Engine:
         before the weights are touched."""
         settings, place = self.settings, self.place
         if len(batch) * place.world != settings.batch:
-            raise TrainingError(f"step {step}: a training batch of {len(batch)} samples on each of {place.world} processes, and "
-                                f"the setting 'batch' is {settings.batch}: the task must leave out what is left of an epoch")
+            raise TrainingError(f"step {step}: a batch of {len(batch)} samples on each of {place.world} processes, and the "
+                                f"setting 'batch' is {settings.batch}: what is left of an epoch must be left out")
         self.model.train()
         self.adam.zero_grad(set_to_none=True)
         optim.set_rate(self.adam, lr)
         count = settings.accumulate
         parts = [self._backward(part(batch, k, count).to(place.device), step, k, count) for k in range(count)]
-        mine = {name: sum(p[name].detach().to(self._exact) for p in parts) / count for name in parts[0]}
+        mine = {name: torch.stack([p[name].detach().to(self._exact) for p in parts]).mean() for name in parts[0]}
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         shared = place.sum(torch.stack([*(v / place.world for v in mine.values()), self._number(stop())]))
         *means, stops, size = torch.cat([shared, whole(norm).to(shared)[None]]).tolist()     # the step's one wait
-        outcome = Outcome(losses=dict(zip(mine, means)), norm=size, stop=stops > 0)
+        outcome = Outcome(losses=dict(zip(mine, means, strict=True)), norm=size, stop=stops > 0)
         self._check(outcome, [p["loss"] for p in parts], batch, step)
         if settings.clip:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), settings.clip, norm)
@@ -114,13 +113,15 @@ class Engine:
         """Adds a micro-batch's share of the gradient. Its random draws are those of its place in the whole batch, so
         neither the number of processes nor that of micro-batches changes which samples skip a branch."""
         place, last = self.place, k == count - 1
-        alone = contextlib.nullcontext() if last or not isinstance(self.run, DistributedDataParallel) else self.run.no_sync()
+        alone: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if isinstance(self.call, DistributedDataParallel) and not last:
+            alone = self.call.no_sync()
         if isinstance(self.step, FSDPModule):
             self.step.set_requires_gradient_sync(last)
         torch.manual_seed(mix(self.settings.seed, "step", step))
         with alone, share(place.rank * count + k, place.world * count):
             with torch.autocast(place.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-                losses: dict[str, Tensor] = self.run(micro, step)
+                losses: dict[str, Tensor] = self.call(micro, step)
             (losses["loss"] / count).backward()
         return losses
 

@@ -3,7 +3,7 @@ import os
 import platform
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ _PACKAGES = ("vitrail", "torch", "torchvision", "safetensors", "numpy", "pillow"
 
 def session(*, step: int, world: int, strategy: str, device: torch.device) -> dict[str, Any]:
     """One start of a run, as run.json keeps it."""
-    return {"started": datetime.now(timezone.utc).isoformat(timespec="seconds"), "from_step": step,
+    return {"started": datetime.now(UTC).isoformat(timespec="seconds"), "from_step": step,
             "command": sys.argv, "world": world, "strategy": strategy, "versions": versions(),
             "git": git(Path(__file__).resolve().parent), "machine": machine(device)}
 

@@ -27,8 +27,8 @@ def explained(error: Exception, *, step: int, compiled: bool, world: int) -> Vit
     """What the user can do about an error of torch; None where it is none that is known."""
     first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
     if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
-        return TrainingError(f"step {step}: out of memory ({first}). Give a smaller batch, accumulate, checkpointing, or "
-                             "precision bf16.")
+        return TrainingError(f"step {step}: out of memory ({first}). Give a smaller batch, accumulate, checkpointing, "
+                             "or precision bf16.")
     if "deterministic" in str(error) and "use_deterministic_algorithms" in str(error):
         return TrainingError(f"step {step}: {first} Give deterministic = false to train without that promise.")
     if compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "torch._functorch")):

@@ -26,6 +26,8 @@ from vitrail.train.state import Best, Origin, State
 from vitrail.train.task import Task
 from vitrail.train.tensors import size_of
 
+_deterministic: Any = torch.utils.deterministic      # a module that is its own settings, which its types do not show
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -54,20 +56,20 @@ def fit(task: Task, settings: TrainSettings, run: Run) -> Result:
 def numerics(settings: TrainSettings, place: Place) -> Iterator[None]:
     """Within: the threads and the repeatability that the settings ask for; after: what was before."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    filled, tuned = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
+    filled, tuned = _deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(settings.deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False         # guards against bugs of ours, and costs time
+    _deterministic.fill_uninitialized_memory = False         # guards against bugs of ours, and costs time
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        _deterministic.fill_uninitialized_memory = filled
         torch.backends.cudnn.benchmark = tuned
 
 
@@ -79,7 +81,7 @@ class _Fit:
         self.about = task.describe()
         self.batches = task.batches(place.rank, place.world)
         if not (per_epoch := len(self.batches)):
-            raise SettingsError(f"the training data do not fill one batch of {settings.batch} samples: give a smaller batch")
+            raise SettingsError(f"the training data do not fill one batch of {settings.batch}: give a smaller batch")
         self.per_epoch, self.total = per_epoch, per_epoch * settings.epochs
         self.report = Reporter(total=self.total, silent=not place.lead)
         self.store = Checkpoints(run.checkpoints, keep=settings.keep, say=self.report.say)
@@ -148,10 +150,10 @@ class _Fit:
     def _train(self, batch: Any) -> None:
         state, settings = self.state, self.settings
         if batch is None:
-            raise TrainingError(f"the training data ended at step {state.at} of epoch {state.epoch + 1}, and said that an epoch "
-                                f"has {self.per_epoch}")
-        lr = learning_rate(state.step, total=self.total, warmup=round((settings.warmup or 0) * self.per_epoch), lr=settings.lr,
-                           min_lr=settings.min_lr)
+            raise TrainingError(f"the training data ended at step {state.at} of epoch {state.epoch + 1}, and an epoch "
+                                f"was said to have {self.per_epoch}")
+        lr = learning_rate(state.step, total=self.total, warmup=round((settings.warmup or 0) * self.per_epoch),
+                           lr=settings.lr, min_lr=settings.min_lr)
         outcome = self.engine.train(batch, state.step, lr, lambda: self.flag.number != 0)
         self.stop = outcome.stop
         for name, value in {**outcome.losses, "norm": outcome.norm}.items():
@@ -177,8 +179,8 @@ class _Fit:
         return self.state.step == self.total or (self.state.step % every == 0 if every else self.state.at == 0)
 
     def _evaluate(self) -> bool:
-        """Takes and notes the scores; whether the headline is better than ever. Cut short by a signal, it notes nothing,
-        and is done again when the run goes on."""
+        """Takes and notes the scores; whether the headline is better than ever. Cut short by a signal, it notes
+        nothing, and is done again when the run goes on."""
         state, began = self.state, time.monotonic()
         scores = self.engine.evaluate(lambda: self.flag.number != 0)
         if scores is None:
@@ -236,7 +238,7 @@ class _Fit:
         if state.best and path is None:
             self.report.say("the best weights are lost: the finished model gets the last ones")
         if (path := path or self.store.whole(state.step)) is None:
-            raise CheckpointError(f"{self.store.folder} holds no whole checkpoint of the end: run the same command again")
+            raise CheckpointError(f"{self.store.folder} holds no whole checkpoint of the end: run the command again")
         torch.manual_seed(mix(self.settings.seed, "model"))
         there = state_of(path)
         model = restore.finished(self.task.model(), path, there)

@@ -37,7 +37,7 @@ def verify(folder: Path) -> None:
     if data != _text(listed) or listed.get("self") != _sha(body):
         raise CheckpointError(f"{folder / NAME} was changed after it was written")
     if listed.get("format") != _FORMAT or isinstance(listed["format"], bool):
-        raise CheckpointError(f"{folder / NAME} has the format {str(listed.get('format'))[:40]!r}, and this reads {_FORMAT}")
+        raise CheckpointError(f"{folder / NAME} has the format {str(listed.get('format'))[:40]!r}, not {_FORMAT}")
     files = listed.get("files")
     if not isinstance(files, dict) or NAME in files:
         raise CheckpointError(f"{folder / NAME} lists no files")

@@ -65,9 +65,9 @@ def _moments(engine: Engine, names: list[str], path: Path) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for name in dict.fromkeys(n.partition(".")[2] for n in names):
         if name not in parameters:
-            raise CheckpointError(f"{path} (optimizer) knows a parameter {name[:80]!r} that this network does not train")
+            raise CheckpointError(f"{path} (optimizer) knows {name[:80]!r}, which this network does not train")
         p = parameters[name]
         values = (torch.zeros((), dtype=torch.float32, device=p.device), torch.zeros_like(p), torch.zeros_like(p))
-        engine.adam.state[p] = {kind: v.detach() for kind, v in zip(_KINDS, values)}
+        engine.adam.state[p] = {kind: v.detach() for kind, v in zip(_KINDS, values, strict=True)}
         out |= {f"{kind}.{name}": v for kind, v in engine.adam.state[p].items()}
     return out

@@ -68,7 +68,10 @@ class Run:
 
     def begin(self, task: Mapping[str, Any], session: Mapping[str, Any], *, step: int,
               evaluated: int) -> None:
-        """Notes a start from `step`, and drops what the log says of later steps (of later ones than `evaluated`, scores). Raises SettingsError for other data."""
+        """Notes a start from `step`, and drops what the log says of later steps, and the scores after `evaluated`.
+
+        Raises SettingsError for other data.
+        """
         if not self.lead:
             return
         self.check(task)
@@ -102,8 +105,8 @@ class Run:
                 for name, value in values.items():
                     self._board.add_scalar(f"{kind}/{name}", value, step)
         except OSError as e:
-            raise TrainingError(f"step {step}: {self.folder / 'metrics.jsonl'} cannot be written ({e.strerror or e}); the last "
-                                "checkpoint is intact. Make room, and run the same command again.") from e
+            raise TrainingError(f"step {step}: {self.folder / 'metrics.jsonl'} cannot be written ({e.strerror or e}); "
+                                "the last checkpoint is intact. Make room, and run the same command again.") from e
 
     def flush(self) -> None:
         """The log, onto the disk: before a checkpoint is, so that it never lacks a line of the past."""
@@ -129,14 +132,16 @@ class Run:
             raise SettingsError(f"{folder} is no folder")
         names = set(os.listdir(folder)) if folder.is_dir() else set()
         if foreign := sorted(names - _BORN) if "run.json" not in names else []:
-            raise SettingsError(f"{folder} holds files that are no run's ({foreign[0]!r}): give an empty or a new folder")
+            raise SettingsError(f"{folder} holds files that are no run's ({foreign[0]!r}): give a new folder")
         if "run.json" not in names and settings.resume == "must":
             raise SettingsError(f"resume = 'must', and {folder} holds no run to go on with")
         if "run.json" in names and settings.resume == "never":
             raise SettingsError(f"resume = 'never', and {folder} holds a run already: give another folder")
-        if "settings.toml" in names and (differing := settings.changed(type(settings).read(folder / "settings.toml"))):
-            raise SettingsError(f"{folder} holds another run ({'; '.join(differing)}): give its settings to go on with it, "
-                                "or another folder")
+        if "settings.toml" in names:
+            differing = settings.changed(type(settings).read(folder / "settings.toml"))
+            if differing:
+                raise SettingsError(f"{folder} holds another run ({'; '.join(differing)}): give its settings to go on, or "
+                                    "another folder")
         return self._read() if "run.json" in names else None
 
     def _read(self) -> dict[str, Any]:
@@ -145,8 +150,8 @@ class Run:
             record = manifest.parse(disk.read(path, _LARGEST), path)
         except CheckpointError as e:
             raise SettingsError(f"{self.folder} holds no readable run: {e}") from None
-        kinds = {"task": dict, "sessions": list, "finished": (dict, type(None))}
-        if record.get("format") != _FORMAT or any(not isinstance(record.get(k, 0), t) for k, t in kinds.items()):
+        good = isinstance(record.get("task"), dict) and isinstance(record.get("sessions"), list)
+        if record.get("format") != _FORMAT or not good or not isinstance(record.get("finished", 0), dict | None):
             raise SettingsError(f"{path} is not what this version of vitrail writes: give another folder")
         return record
 
@@ -156,7 +161,7 @@ class Run:
             self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
             if fcntl is not None:
                 try:
-                    fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)    # of the process: gone when it dies, not inherited
+                    fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)      # ends with the process; not inherited
                 except OSError:
                     self.close()
                     raise SettingsError(f"another process is training in {self.folder}") from None

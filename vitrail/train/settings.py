@@ -25,7 +25,7 @@ class TrainSettings(Checked):
     weight_decay: float = setting(0.05, low=0, high=10)
     betas: tuple[float, float] = setting((0.9, 0.999), low=0, below=1, help="of AdamW")
     clip: float = setting(1.0, low=0, below=float("inf"), help="the largest norm of the gradient; 0: no clipping")
-    layer_decay: float = setting(1.0, above=0, high=1, help="factor on the learning rate for each layer down from the head")
+    layer_decay: float = setting(1.0, above=0, high=1, help="factor on the learning rate, each layer down")
     ema: float = setting(0.0, low=0, below=1, help="decay of the moving average of the weights; 0: none")
     precision: Literal["fp32", "bf16"] = field(default="fp32", metadata={"help": "bf16: autocast"})
     compile: bool = field(default=False, metadata={"help": "torch.compile of the whole step, or an error"})
@@ -50,6 +50,6 @@ class TrainSettings(Checked):
         if self.warmup is None:
             object.__setattr__(self, "warmup", min(self.epochs / 10, 5.0))
         elif self.warmup > self.epochs:
-            raise SettingsError(f"the setting 'warmup' is {self.warmup!r} epochs, and must be at most epochs, {self.epochs}")
+            raise SettingsError(f"the setting 'warmup' is {self.warmup!r}, and must be at most epochs, {self.epochs}")
         if self.batch % self.accumulate:
-            raise SettingsError(f"the setting 'accumulate' is {self.accumulate}, and must divide the batch of {self.batch}")
+            raise SettingsError(f"the setting 'accumulate' is {self.accumulate}, and must divide batch, {self.batch}")

@@ -39,7 +39,7 @@ def write(folder: Path, groups: Groups) -> None:
     try:
         dcp.save(dict(_flat(groups)), storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
     except (dcp.CheckpointException, OSError, RuntimeError) as e:
-        raise TrainingError(f"no checkpoint: a shard could not be written ({_short(e)}). Those before are intact.") from e
+        raise TrainingError(f"no checkpoint: a shard was not written ({_short(e)}). Those before are intact.") from e
 
 
 def listed(folder: Path) -> dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]]:
@@ -66,7 +66,7 @@ def read(folder: Path, groups: Groups, *, alone: bool) -> None:
     _safe(folder)
     try:
         dcp.load(dict(_flat(groups)), storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=alone)
-    except Exception as e:          # as above
+    except (Exception, dcp.CheckpointException) as e:       # as above
         raise CheckpointError(f"{folder} cannot be read: {_short(e)}") from None
 
 
@@ -80,6 +80,6 @@ def _safe(folder: Path) -> None:
         raise CheckpointError(f"{folder} holds a .metadata file, which is a pickle that could run anything: not read")
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1][:200]}" if lines else type(error).__name__

@@ -91,7 +91,7 @@ class State:
             state = cls(
                 step=whole(top, "step"), epoch=whole(top, "epoch"), at=whole(top, "at"), count=whole(top, "count"),
                 evaluated=whole(top, "evaluated"), world=whole(top, "world"), layout=text(top, "layout"),
-                best=best and Best(step=whole(best, "step"), score=number(best["score"], "the best score")),
+                best=None if best is None else Best(step=whole(best, "step"), score=number(best["score"], "the best")),
                 scores={k: None if v is None else number(v, k) for k, v in top["scores"].items()},
                 sums={k: number(v, k) for k, v in top["sums"].items()}, averaged=top["averaged"], origin=origin)
         except ValueError as e:         # a whole number of more digits than Python prints
@@ -103,13 +103,13 @@ class State:
 
     def refuse(self, origin: Origin, averaged: bool, where: Path) -> None:
         """Raises CheckpointError, with the reason, where a run of `origin` cannot go on from here."""
-        words = {"seed": "another seed", "batch": "another global batch", "data": "other data (their fingerprint differs)",
-                 "model": "another network (names or shapes of tensors differ)", "steps_per_epoch": "another number of steps"}
+        words = {"seed": "another seed", "batch": "another global batch", "model": "another network",
+                 "data": "other data (by their fingerprint)", "steps_per_epoch": "another number of steps in an epoch"}
         for name, why in words.items():
             mine, theirs = getattr(origin, name), getattr(self.origin, name)
             if mine != theirs:
                 raise CheckpointError(f"{where} was written by a run with {why}: {theirs} there, {mine} here. "
                                       "Go on with what it was started with, or train into another folder.")
         if averaged != self.averaged:
-            raise CheckpointError(f"{where} was written {'with' if self.averaged else 'without'} a moving average of the "
-                                  "weights: give the `ema` that the run was started with, or train into another folder.")
+            raise CheckpointError(f"{where} was written {'with' if self.averaged else 'without'} an average of the weights. "
+                                  "Give the `ema` that the run was started with, or train into another folder.")

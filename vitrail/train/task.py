@@ -92,4 +92,5 @@ def part(batch: B, at: int, of: int) -> B:
     def cut(value: Any) -> Any:
         long = (isinstance(value, Tensor) and value.ndim > 0) or isinstance(value, (list, tuple))
         return value[here] if long and len(value) == whole else value
-    return dataclasses.replace(batch, **{f.name: cut(getattr(batch, f.name)) for f in dataclasses.fields(batch) if f.init})
+    given = [f.name for f in dataclasses.fields(batch) if f.init]
+    return dataclasses.replace(batch, **{name: cut(getattr(batch, name)) for name in given})

@@ -66,7 +66,7 @@ def encoded(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     yield len(text).to_bytes(8, "little") + text
     for t in tensors.values():
         if t.numel():
-            raw = memoryview(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            raw = t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
             yield from (raw[i:i + _CHUNK] for i in range(0, len(raw), _CHUNK))
 
 
@@ -87,7 +87,7 @@ def check(found: Mapping[str, tuple[tuple[int, ...], torch.dtype]], wanted: Mapp
     for name, (shape, dtype) in found.items():
         w = wanted[name]
         if shape != tuple(w.shape) or dtype != w.dtype:
-            raise CheckpointError(f"{what}: {name!r} is {dtype} {shape}, and this network has {w.dtype} {tuple(w.shape)}")
+            raise CheckpointError(f"{what}: {name!r} is {dtype} {shape}, and here it is {w.dtype} {tuple(w.shape)}")
 
 
 @torch.no_grad()

@@ -32,6 +32,17 @@ def load(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is not valid TOML: {e}") from None
 
 
+def value(text: str) -> Any:
+    """What a word of the command line means: its value as TOML (1e-3, true, [7, 7], "7"), else the text itself."""
+    if "\n" in text or "\r" in text:
+        return text
+    try:
+        found = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return text
+    return found if isinstance(found, (str, bool, int, float, list)) else text      # no dates, no tables
+
+
 def _key(name: str) -> str:
     return name if name and set(name) <= _BARE else _text(name)
 

@@ -190,7 +190,8 @@ class _Guarded:
     def __init__(self, source: Source):
         self.source = source
         self.name, self.classes, self.skipped, self.parts = source.name, source.classes, source.skipped, source.parts
-        self.key, self.label, self.digest, self.fingerprint = source.key, source.label, source.digest, source.fingerprint
+        self.key, self.label, self.digest = source.key, source.label, source.digest
+        self.fingerprint = source.fingerprint
 
     def __len__(self) -> int:
         return len(self.source)

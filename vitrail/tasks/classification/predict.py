@@ -22,7 +22,7 @@ from vitrail.tasks.classification.evaluate import answering
 from vitrail.tasks.classification.metrics import ranked
 from vitrail.tasks.classification.model import Classifier
 
-KEPT = ("1", "L", "I", "F", "I;16", "RGB", "CMYK")      # modes that TIFF keeps as they are
+KEPT = ("1", "L", "I", "F", "I;16", "I;16B", "RGB", "CMYK")      # modes that TIFF keeps as they are
 ORIENTATION = 0x0112                                    # the EXIF tag that says which side is up
 
 
@@ -30,8 +30,8 @@ ORIENTATION = 0x0112                                    # the EXIF tag that says
 class Prediction:
     """One image's answer. Where the image could not be read, ``error`` says why and there is no answer.
 
-    key: the file, or "#n" for the n-th input where it is in memory, "#n.m" within a batch. score: the label's probability.
-    top: the best classes and their probabilities, best first.
+    key: the file, or "#n" for the n-th input where it is in memory, "#n.m" within a batch. score: the probability of
+    the label. top: the best classes and their probabilities, best first.
     """
 
     key: str
@@ -46,8 +46,8 @@ def predict(model: Classifier, inputs: Any, *, batch: int = 32, device: torch.de
     """A prediction for each image, in the order given; a folder stands for the images in it, to any depth.
 
     inputs: the path of a file or folder, the bytes of a file, a PIL image, an array or a tensor, or an iterable of
-    these. Arrays are     (H, W), (H, W, C) or (N, H, W, C), tensors (C, H, W) or (N, C, H, W), with C of 1, 3 or 4: uint8, or floats in
-    [0, 1]. PIL images are read by the same rules as files. decoding: those rules.
+    these. Arrays are (H, W), (H, W, C) or (N, H, W, C), tensors (C, H, W) or (N, C, H, W), with C of 1, 3 or 4:
+    uint8, or floats in [0, 1]. decoding: the rules by which all of them are read, those in memory like files.
     on_error: "stop" raises the first DataError; "skip" puts it into that image's prediction.
 
     Raises DataError for what is not an image, ModelError for answers that are not finite, SettingsError for settings.
@@ -149,7 +149,7 @@ def _file(found: bytes | Image.Image | NDArray[Any], key: str) -> bytes:
         image = found if isinstance(found, Image.Image) else _picture(found, key)
         turned = Image.Exif()
         turned[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
-        if "transparency" in image.info or image.mode not in KEPT:
+        if image.mode not in KEPT or ("transparency" in image.info and image.mode in ("1", "L", "RGB")):
             image = image.convert("RGBA")
         image.save(held, "TIFF", exif=turned)
     except DataError:

@@ -1,0 +1,112 @@
+"""Tiny sources and classifiers in memory, whose right answers are known."""
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.core.errors import DataError
+from vitrail.core.identity import Identity, Preprocessing
+from vitrail.data.source import Skipped
+from vitrail.nn.features import Features
+from vitrail.tasks.classification.model import Classifier
+
+PLAIN = Preprocessing(size=(8, 8), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop=1.0, interpolation="nearest")
+
+
+class Greys:
+    """One flat grey image a sample: its shade is 20 times its answer, its label is what the source says."""
+
+    parts: dict[str, tuple[int, ...]] = {}
+
+    def __init__(self, shown: Sequence[int], labels: Sequence[int], classes: Sequence[str], *,
+                 broken: Sequence[int] = (), skipped: tuple[Skipped, ...] = ()):
+        self.shown, self.labels, self.classes, self.broken = shown, labels, tuple(classes), broken
+        self.name, self.skipped = "greys", skipped
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def key(self, index: int) -> str:
+        return f"image-{index}"
+
+    def label(self, index: int) -> int:
+        return self.labels[index]
+
+    def read(self, index: int) -> Tensor:
+        if index in self.broken:
+            raise DataError(f"image-{index}: it is torn")
+        return torch.full((3, 8, 8), 20 * self.shown[index], dtype=torch.uint8)
+
+    def digest(self, index: int) -> str:
+        return f"{self.shown[index]}"
+
+    def fingerprint(self) -> str:
+        return "print of " + ",".join(map(str, self.shown))
+
+
+class Shade(nn.Module):
+    """The image's mean as a map of one place: image (B, 3, H, W) -> Features."""
+
+    widths, strides = (1,), (8,)
+
+    def forward(self, image: Tensor) -> Features:
+        return Features([image.mean((1, 2, 3))[:, None, None, None]], None)
+
+
+class Nearest(nn.Module):
+    """Class k for the shade 20 k / 255: logits fall with the distance."""
+
+    def __init__(self, classes: int, sharp: float = 4.0):
+        super().__init__()
+        self.centres = nn.Parameter(20 * torch.arange(classes) / 255)
+        self.sharp = sharp
+
+    def forward(self, f: Features) -> Tensor:
+        return -self.sharp * (f.maps[-1].flatten(1) - self.centres).abs() * 255 / 20
+
+
+def reader(labels: Sequence[str], *, sharp: float = 4.0, preprocessing: Preprocessing = PLAIN) -> Classifier:
+    """A classifier that answers class k for an image of shade 20 k."""
+    return Classifier(Shade(), Nearest(len(labels), sharp),
+                      Identity(model="shade", labels=tuple(labels), preprocessing=preprocessing)).eval()
+
+
+class Flat(nn.Module):
+    """The image's own pixels as one place: image (B, 3, H, W) -> Features of width 3 H W."""
+
+    def forward(self, image: Tensor) -> Features:
+        return Features([image.flatten(1)[:, None, None, :]], None)
+
+
+class Line(nn.Module):
+    def __init__(self, width: int, classes: int):
+        super().__init__()
+        self.linear = nn.Linear(width, classes)
+
+    def forward(self, f: Features) -> Tensor:
+        return self.linear(f.maps[-1].flatten(1))
+
+
+class TwoLines(nn.Module):
+    """A distilled head: one answer for the labels, one for the teacher."""
+
+    def __init__(self, width: int, classes: int):
+        super().__init__()
+        self.labels, self.distilled = nn.Linear(width, classes), nn.Linear(width, classes)
+
+    def separate(self, f: Features) -> tuple[Tensor, Tensor]:
+        x = f.maps[-1].flatten(1)
+        return self.labels(x), self.distilled(x)
+
+    def forward(self, f: Features) -> Tensor:
+        a, b = self.separate(f)
+        return (a + b) / 2
+
+
+def linear(classes: int, *, two: bool = False, seed: int = 0, side: int = 8, labels: Sequence[str] = (),
+           preprocessing: Preprocessing = PLAIN) -> Classifier:
+    """A linear classifier of images of side x side pixels, with seeded weights."""
+    torch.manual_seed(seed)
+    head = (TwoLines if two else Line)(3 * side * side, classes)
+    names = tuple(labels) or tuple(map(str, range(classes)))
+    return Classifier(Flat(), head, Identity(model="linear", labels=names, preprocessing=preprocessing))

@@ -1,0 +1,184 @@
+"""The words of `vitrail train` as settings: flags made from the fields of a dataclass, over a file of TOML.
+
+`--weight-decay 0.1`, `--weight_decay=0.1` and `weight_decay=0.1` say the same; `--compile` and `--no-compile` are
+yes and no. What follows a name is read by the field's kind: a text as it stands, a number as TOML has it.
+"""
+import re
+import types
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from vitrail.core.errors import SettingsError, nearest
+from vitrail.train import toml
+from vitrail.train.checked import Checked
+
+S = TypeVar("S", bound=Checked)
+COMMON = ("settings", "help", "json", "debug")          # flags beside the fields
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def read(kind: type[S], words: Sequence[str]) -> tuple[S, Namespace]:
+    """The settings that the words give, and the flags `json` and `debug`. Raises SettingsError on any other word."""
+    values, common = _values(kind, words)
+    given = toml.load(Path(common.settings)) if common.settings else {}
+    try:
+        kind.of({n: v for n, v in given.items() if n not in values} | values) if given else None
+        settings = kind.of(given | values)
+    except TypeError as e:                              # a field without a default
+        missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in given | values]
+        if not missing:
+            raise
+        raise SettingsError(f"the setting {missing[0]!r} is needed: --{dashed(missing[0])} "
+                            f"{_metavar(_hints(kind)[missing[0]])}, {help_of(kind, missing[0])}") from e
+    except SettingsError as e:
+        wrong = next((n for n in given if n not in values and repr(n) in str(e)), "")
+        raise SettingsError(f"{common.settings}: {e}") from None if wrong else e
+    return settings, common
+
+
+def _values(kind: type[Checked], words: Sequence[str]) -> tuple[dict[str, Any], Namespace]:
+    hints, found = _hints(kind), dict[str, Any]()
+    common = Namespace(settings="", json=False, debug=False)
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, flagged, value = _split(word)
+        if name in ("json", "debug") and flagged and value is None:
+            setattr(common, name, True)
+        elif name == "settings" and flagged:
+            if common.settings:
+                raise SettingsError("--settings is given twice: one file at a time")
+            common.settings = value if value is not None else _next(rest, "--settings", "FILE.toml")
+        else:
+            off = name.startswith("no_") and name not in hints and hints.get(name.removeprefix("no_")) is bool
+            name = name.removeprefix("no_") if off else name
+            if name not in hints:
+                raise SettingsError(f"there is no setting {_split(word)[0]!r}.{_nearest(name, hints)} "
+                                    "See vitrail train --help")
+            taken = _take(name, hints[name], value, rest, off)
+            if name in found and not _open_ended(hints[name]):
+                raise SettingsError(f"the setting {name!r} is given twice: {found[name]!r} and {taken!r}")
+            found[name] = (*found.get(name, ()), *taken) if _open_ended(hints[name]) else taken
+    return found, common
+
+
+def _split(word: str) -> tuple[str, bool, str | None]:
+    """(name with underscores, whether dashes stood before it, what stood behind an equals sign)"""
+    flagged = word.startswith("--") and len(word) > 2
+    name, equals, value = word.removeprefix("--").partition("=")
+    if not flagged and not equals:
+        hint = " A flag has two dashes." if word.startswith("-") else ""
+        raise SettingsError(f"{word!r} is no setting: write --name value, or name=value.{hint}")
+    return name.replace("-", "_"), flagged, value if equals else None
+
+
+def _take(name: str, kind: Any, value: str | None, rest: list[str], off: bool) -> Any:
+    """The value of a field from behind its equals sign or from the words that follow."""
+    if kind is bool:
+        if off and value is not None:
+            raise SettingsError(f"--no-{dashed(name)} takes no value")
+        if value is None:
+            value = rest.pop(0) if not off and rest and rest[0] in ("true", "false") else "true"
+        return not off if value == "true" else toml.value(value)
+    if get_origin(kind) is tuple and (value is None or _open_ended(kind)):
+        many = None if _open_ended(kind) else len(get_args(kind))
+        texts = [value] if value is not None else []
+        while not texts or (value is None and len(texts) != many and rest and not rest[0].startswith("--")):
+            texts.append(_next(rest, f"--{dashed(name)}", _metavar(kind)))
+        if len(texts) == 1 and texts[0].startswith("["):
+            return toml.value(texts[0])
+        return tuple(_one(text, get_args(kind)[0]) for text in texts)
+    return _one(value if value is not None else _next(rest, f"--{dashed(name)}", _metavar(kind)), kind)
+
+
+def _one(text: str, kind: Any) -> Any:
+    """A text by its kind: as it stands where a text is wanted, as a number where one is."""
+    if kind is str or get_origin(kind) is Literal:
+        return text
+    value = toml.value(text)
+    return float(text) if isinstance(value, str) and _NUMBER.fullmatch(text) else value     # .5 and 1. too
+
+
+def _next(rest: list[str], flag: str, metavar: str) -> str:
+    if not rest or rest[0].startswith("--"):
+        raise SettingsError(f"{flag} needs a value: {flag} {metavar}")
+    return rest.pop(0)
+
+
+def _nearest(name: str, hints: dict[str, Any]) -> str:
+    return nearest(name, [*hints, *COMMON, *(f"no_{n}" for n, k in hints.items() if k is bool and name.startswith("no_"))])
+
+
+def _hints(kind: type[Checked]) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _open_ended(kind: Any) -> bool:
+    return get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
+
+
+def dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def help_of(kind: type[Checked], name: str) -> str:
+    return str(next(f for f in fields(kind) if f.name == name).metadata.get("help", ""))
+
+
+def page(kind: type[Checked], *, usage: str) -> str:
+    """The page of help: each field with its kind, what it is, its default and its range, by the class that has it."""
+    hints, lines = _hints(kind), [f"usage: {usage}", ""]
+    seen: set[str] = set()
+    groups = []
+    for base in reversed(kind.__mro__):
+        own = [f for f in (fields(base) if issubclass(base, Checked) else ()) if f.name not in seen]
+        seen |= {f.name for f in own}
+        if own:
+            groups.append(((base.__doc__ or base.__name__).split(" Raises ")[0].splitlines()[0].rstrip("."), own))
+    for title, own in reversed(groups):
+        lines.append(f"{title}:")
+        lines += [_line(f, hints[f.name]) for f in own]
+        lines.append("")
+    return "\n".join([*lines, "also:", "  --settings FILE.toml         settings from a file; flags win over it",
+                      "  --json                       print the run's paths and scores as JSON at the end",
+                      "  --debug                      show the traceback of an error"])
+
+
+def _line(f: "Field[Any]", kind: Any) -> str:
+    default = f.default
+    flag = f"--[no-]{dashed(f.name)}" if kind is bool else f"--{dashed(f.name)} {_metavar(kind)}"
+    words = [str(f.metadata.get("help", "")), _range(f.metadata.get("limits", {})),
+             "" if default in (None, "", ()) else "needed" if default is MISSING else f"default {_text(default)}"]
+    return f"  {flag.ljust(28)} {'; '.join(w for w in words if w)}".rstrip()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _range(limits: dict[str, float]) -> str:
+    """ "0 to 1", "more than 0, at most 100": what a number may be, where that says something. """
+    inf = float("inf")
+    low, high, above, below = (limits.get(n, d) for n, d in (("low", -inf), ("high", inf), ("above", -inf), ("below", inf)))
+    if low > -inf and high < inf:
+        return f"{low:g} to {high:g}"
+    parts = [f"at least {low:g}" * (low > -inf), f"above {above:g}" * (above > -inf), f"at most {high:g}" * (high < inf),
+             f"below {below:g}" * (below < inf)]
+    return ", ".join(p for p in parts if p)
+
+
+def _metavar(kind: Any) -> str:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return "|".join(map(str, get_args(kind)))
+    if origin is tuple:
+        inner = _metavar(get_args(kind)[0])
+        return f"{inner} ..." if _open_ended(kind) else " ".join([inner] * len(get_args(kind)))
+    if origin in (Union, types.UnionType):
+        return _metavar(get_args(kind)[0])
+    return {int: "N", float: "X", str: "TEXT"}.get(kind, "VALUE")
