@@ -76,6 +76,30 @@ def test_more_bytes_here_than_there(server, url, tmp_path):
     assert server.gets() == ["", f"bytes={len(DATA) + 4}-", ""]
 
 
+@pytest.mark.parametrize("note", ["", 'W/"weak"', '"a\r\nX: y"', "\xff", "no quotes"])
+def test_a_mark_that_cannot_be_sent_back_means_anew(server, url, tmp_path, note):
+    path = download(url, tmp_path)
+    path.unlink()
+    path.with_name("model.pth.part").write_bytes(b"something else")
+    path.with_name("model.pth.part.etag").write_text(note, "latin-1")
+    assert download(url, tmp_path).read_bytes() == DATA
+    assert server.gets() == ["", ""]
+
+
+@pytest.mark.parametrize("address", ["https://" + "a" * 80 + ".example/x", "http://127.0.0.1:99999/x", "http://localhost/\u00e9",
+                                     "https://[::1]]/x", "http://127.0.0.1:9/" + "n" * 400])
+def test_odd_addresses(address, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "*")
+    with pytest.raises(CheckpointError):
+        download(address, tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(url, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="not downloaded"):
+        download(url, tmp_path / "file")
+
+
 def test_without_an_etag_nothing_is_resumed(server, url, tmp_path):
     server.etags = False
     server.breaks = [1000]

@@ -22,6 +22,25 @@ def test_writes_and_hashes(tmp_path):
     assert sha256(tmp_path / "new" / "a.txt") == hashlib.sha256("wörd".encode()).hexdigest()
 
 
+def test_others_may_read_what_was_written(tmp_path):
+    """A writer that makes its own private file must not lock out everybody else."""
+    with atomic_file(tmp_path / "a") as new:
+        new.write_bytes(b"1")
+        new.chmod(0o600)
+    (tmp_path / "plain").touch()
+    with atomic_folder(tmp_path / "f") as folder:
+        (folder / "x").touch()
+    (tmp_path / "plain_folder").mkdir()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "f").stat().st_mode == (tmp_path / "plain_folder").stat().st_mode
+
+
+def test_a_file_may_have_any_name(tmp_path):
+    for name in ("new", "old", "mode"):
+        write_file(tmp_path / name, name)
+        assert (tmp_path / name).read_text() == name
+
+
 def test_folder_is_filled_and_renamed(tmp_path):
     with atomic_folder(tmp_path / "model") as new:
         assert not (tmp_path / "model").exists()

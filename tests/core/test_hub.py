@@ -158,6 +158,11 @@ class TestSources:
         with pytest.raises(CheckpointError, match="not the file that was meant"):
             fetch(tmp_path / "vit.pth", sha256="1" * 64)
         assert os.listdir(tmp_path) == ["vit.pth"]
+        with pytest.raises(CheckpointError, match="only a file has a sha256"):
+            fetch(tmp_path, sha256="1" * 64)
+        for odd in ("nul\0.pth", "a" * 300 + ".pth", "~nobody-by-this-name/x.pth", ""):
+            with pytest.raises(CheckpointError):
+                fetch(odd, sha256="1" * 64)
         with pytest.raises(CheckpointError, match=r"no such file. Did you mean 'vit\.pth'"):
             fetch(tmp_path / "vt.pth")
         with pytest.raises(CheckpointError, match="say hf://owner/repo/model.safetensors"):

@@ -70,8 +70,8 @@ class TestTorchFiles:
         net(torch.ones(1, 3)).sum().backward()
         optimizer.step()
         torch.save({"model": net.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "best": np.float64(0.5),
-                    "args": argparse.Namespace(lr=1e-3, out=None), "note": "a run", "seen": {1, 2},
-                    "model_ema": OrderedDict(a=torch.ones(1))}, tmp_path / "x.ckpt", _use_new_zipfile_serialization=zipped)
+                    "args": argparse.Namespace(lr=1e-3), "seen": {1, 2}, "model_ema": OrderedDict(a=torch.ones(1))},
+                   tmp_path / "x.ckpt", _use_new_zipfile_serialization=zipped)
         same(read_tensors(tmp_path / "x.ckpt", inside="model"), net.state_dict())
         with pytest.raises(CheckpointError) as e:
             read_tensors(tmp_path / "x.ckpt")
@@ -180,10 +180,10 @@ class TestNumpy:
     @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
     def test_as_numpy_reads_it(self, tmp_path, save):
         rng = np.random.default_rng(0)
-        arrays = {"a/kernel": rng.standard_normal((3, 4)).astype("f4"), "scalar": np.float32(3), "empty": np.zeros((0, 3)),
-                  "columns": np.asfortranarray(rng.random((3, 4, 2))), "row": rng.integers(0, 9, 5),
-                  "bits": rng.random(4) > 0.5, "half": rng.random(3).astype("f2"), "byte": np.arange(3, dtype=np.uint8),
-                  "z": np.ones(2, np.complex64)}
+        arrays = {"a/kernel": rng.standard_normal((3, 4)).astype("f4"), "scalar": np.float32(3),
+                  "empty": np.zeros((0, 3)), "columns": np.asfortranarray(rng.random((3, 4, 2))),
+                  "row": rng.integers(0, 9, 5), "bits": rng.random(4) > 0.5, "half": rng.random(3).astype("f2"),
+                  "byte": np.arange(3, dtype=np.uint8), "z": np.ones(2, np.complex64)}
         save(tmp_path / "x.npz", **arrays)
         read = read_tensors(tmp_path / "x.npz")
         assert list(read) == list(arrays)

@@ -37,6 +37,9 @@ class Greys:
             raise DataError(f"image-{index}: it is torn")
         return torch.full((3, 8, 8), 20 * self.shown[index], dtype=torch.uint8)
 
+    def stored(self, index: int) -> bytes:
+        return bytes([self.shown[index]])
+
     def digest(self, index: int) -> str:
         return f"{self.shown[index]}"
 

@@ -8,7 +8,8 @@ from vitrail.tasks.classification.settings import Distillation, Mixing, Objectiv
 
 
 @pytest.mark.parametrize("kind, name, value", [
-    (Mixing, "mixup", -0.1), (Mixing, "mixup", float("nan")), (Mixing, "cutmix", float("inf")), (Mixing, "cutmix", 1001),
+    (Mixing, "mixup", -0.1), (Mixing, "mixup", float("nan")), (Mixing, "cutmix", float("inf")),
+    (Mixing, "cutmix", 1001),
     (Mixing, "probability", 1.1), (Mixing, "switch", -1), (Mixing, "mixup", "0.8"), (Mixing, "mixup", True),
     (Mixing, "mixup", None), (Distillation, "alpha", 1.5), (Distillation, "temperature", 0),
     (Distillation, "temperature", -3), (Distillation, "kind", "Hard"), (Distillation, "kind", 3),

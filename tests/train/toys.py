@@ -1,5 +1,7 @@
 """A small learning problem that follows the Task protocol: nine kinds of stripes, a two-block transformer."""
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -56,7 +58,11 @@ def stripes() -> tuple[Tensor, Tensor]:
 
 @dataclass
 class Toy:
-    """`poison`: a sample that is not a number from its second epoch on; `nap`: seconds each evaluation takes."""
+    """What can go wrong on request.
+
+    poison: a sample that is not a number from its second epoch on. nap: seconds each evaluation takes; deaf: the same
+    without a forward pass. selfterm: the step in which the last of several processes sends itself a SIGTERM.
+    """
 
     seed: int = 0
     batch: int = 8
@@ -64,6 +70,8 @@ class Toy:
     norm: bool = False
     poison: int = -1
     nap: float = 0.0
+    deaf: float = 0.0
+    selfterm: int = -1
     data: str = "stripes"
     headline: str = "accuracy"
     larger_is_better: bool = True
@@ -76,11 +84,14 @@ class Toy:
         return ToyBatches(self, rank, of)
 
     def loss(self, model: nn.Module, batch: ToyBatch, step: int) -> dict[str, Tensor]:
+        if step == self.selfterm and dist.get_rank() == dist.get_world_size() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         logits = model(batch.images)
         return {"loss": F.cross_entropy(logits, batch.labels), "spread": logits.std()}
 
     def evaluate(self, model: nn.Module, device: torch.device, rank: int, of: int) -> dict[str, float]:
         images, labels = (t[rank::of].to(device) for t in stripes())
+        time.sleep(self.deaf)
         deadline = time.monotonic() + self.nap
         while time.monotonic() < deadline:
             model(images[:1])

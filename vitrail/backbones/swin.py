@@ -112,15 +112,22 @@ def _released(size: str, tag: str, *, image: int = 224, top1: float | None = Non
                     **seen))
 
 
-def _size(params: int, gflops: float, *weights: tuple[Weights, Weights], image: int = 224, **args: Any) -> Variant[Swin]:
-    return variant(Swin, Figures(params=params, gflops=gflops, image=image), *(w for pair in weights for w in pair), **args)
-
-
 def _in22k(size: str, top1: float, *, image: int = 224, release: str = "v1.0.0",
-           tuned: str = "_22kto1k") -> tuple[tuple[Weights, Weights], tuple[Weights, Weights]]:
+           tuned: str = "_22kto1k") -> tuple[Weights, ...]:
     """Trained on ImageNet-22k: fine-tuned on ImageNet-1k, and as it was before."""
-    return (_released(size, "in22k_ft_in1k", image=image, top1=top1, release=release, file=tuned),
-            _released(size, "in22k", image=image, release=release, file="_22k"))
+    return (*_released(size, "in22k_ft_in1k", image=image, top1=top1, release=release, file=tuned),
+            *_released(size, "in22k", image=image, release=release, file="_22k"))
+
+
+def _torchvision(size: str, digest: str, resize: int, top1: float) -> Weights:
+    """torchvision's own training."""
+    return Weights(name="tv_in1k", source=f"https://download.pytorch.org/models/swin_{size}-{digest}.pth",
+                   keys="torchvision", license="BSD-3-Clause", crop=224 / resize, reported={"top1": top1},
+                   where=f"torchvision.models.Swin_{size.upper()}_Weights")
+
+
+def _size(params: int, gflops: float, *weights: Weights, image: int = 224, **args: Any) -> Variant[Swin]:
+    return variant(Swin, Figures(params=params, gflops=gflops, image=image), *weights, **args)
 
 
 _LATER: dict[str, Any] = dict(release="v1.0.8", tuned="_22kto1k_finetune")
@@ -129,11 +136,14 @@ _S: dict[str, Any] = dict(dim=96, heads=(3, 6, 12, 24), depths=(2, 2, 18, 2))
 _B: dict[str, Any] = dict(dim=128, heads=(4, 8, 16, 32), depths=(2, 2, 18, 2))
 _L: dict[str, Any] = dict(dim=192, heads=(6, 12, 24, 48), depths=(2, 2, 18, 2))
 
-swin_t = _size(28_288_354, 4.491, _released("tiny", "in1k", top1=81.2), *_in22k("tiny", 80.9, **_LATER), **_T)
-swin_s = _size(49_606_258, 8.741, _released("small", "in1k", top1=83.2), *_in22k("small", 83.2, **_LATER), **_S)
-swin_b = _size(87_768_224, 15.431, _released("base", "in1k", top1=83.5), *_in22k("base", 85.2), **_B)
-swin_b_384 = _size(87_903_584, 47.083, _released("base", "in1k", image=384, top1=84.5), *_in22k("base", 86.4, image=384),
-                   image=384, window=12, **_B)
+swin_t = _size(28_288_354, 4.491, *_released("tiny", "in1k", top1=81.2), *_in22k("tiny", 80.9, **_LATER),
+               _torchvision("t", "704ceda3", 232, 81.474), **_T)
+swin_s = _size(49_606_258, 8.741, *_released("small", "in1k", top1=83.2), *_in22k("small", 83.2, **_LATER),
+               _torchvision("s", "5e29d889", 246, 83.196), **_S)
+swin_b = _size(87_768_224, 15.431, *_released("base", "in1k", top1=83.5), *_in22k("base", 85.2),
+               _torchvision("b", "68c6b09e", 238, 83.582), **_B)
+swin_b_384 = _size(87_903_584, 47.083, *_released("base", "in1k", image=384, top1=84.5),
+                   *_in22k("base", 86.4, image=384), image=384, window=12, **_B)
 swin_l = _size(196_532_476, 34.476, *_in22k("large", 86.3), **_L)
 swin_l_384 = _size(196_735_516, 103.919, *_in22k("large", 87.3, image=384), image=384, window=12, **_L)
 

@@ -56,9 +56,9 @@ class ClassAttention(nn.Module):
 class ClassBlock(nn.Module):
     """A layer of class attention as released, which is not the paper's picture of one.
 
-    Both residuals start after the norm, not before it, and reach the patch tokens too: the first adds their
-    scaled norm to them, the second adds them to themselves, so that they leave twice as large.
-    `norm_tokens` says whether the second norm is for all tokens or for the class token alone.
+    The patch tokens are not left alone: the first residual adds their own scaled norm to them, and the second adds
+    them to themselves, so that they leave twice as large. The second also starts after its norm, not before it.
+    `norm_tokens` says whether that norm is for all tokens or for the class token alone.
     """
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float, scale: float, norm_tokens: bool):

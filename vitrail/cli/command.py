@@ -2,7 +2,7 @@
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vitrail.core.errors import SettingsError, nearest
 
@@ -15,7 +15,7 @@ class Command:
     """
 
     about: str
-    run: Callable[[Namespace], int]
+    run: Callable[[Any], int]
     arguments: Callable[[ArgumentParser], None] = lambda parser: None
     parse: Callable[[str, Sequence[str]], Namespace | None] | None = None
 
@@ -24,7 +24,7 @@ class Parser(ArgumentParser):
     """argparse whose complaints are SettingsErrors, and which names the nearest option for an unknown one."""
 
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message}. See {self.prog} --help")
+        raise SettingsError(f"{message}{'' if message.endswith(('.', '?')) else '.'} See {self.prog} --help")
 
     def read(self, words: Sequence[str]) -> Namespace:
         """The arguments. Raises SettingsError for anything that is none of this command's."""
@@ -34,13 +34,14 @@ class Parser(ArgumentParser):
                 option = word.partition("=")[0]
                 hint = nearest(option, self._option_string_actions)
                 raise SettingsError(f"{self.prog} has no option {option!r}.{hint} See {self.prog} --help")
-            raise SettingsError(f"{self.prog} does not take {word!r}: it has its arguments already. See {self.prog} --help")
+            raise SettingsError(f"{self.prog} has its arguments already, and {word!r} is one more. "
+                                f"See {self.prog} --help")
         return known
 
 
 def parser_of(name: str, command: Command) -> Parser:
     """The parser of a command, with the options that every command has."""
-    parser = Parser(prog=f"vitrail {name}", description=command.about, allow_abbrev=False, 
+    parser = Parser(prog=f"vitrail {name}", description=command.about, allow_abbrev=False,
                     formatter_class=RawDescriptionHelpFormatter)
     command.arguments(parser)
     add_common(parser)
@@ -58,7 +59,7 @@ def one_of(choices: Iterable[str]) -> Callable[[str], str]:
 
     def check(text: str) -> str:
         if text not in allowed:
-            raise ArgumentTypeError(f"{text!r} is not one of {', '.join(allowed)}.{nearest(text, allowed)}".rstrip("."))
+            raise ArgumentTypeError(f"{text!r} is not one of {', '.join(allowed)}.{nearest(text, allowed)}")
         return text
     return check
 
@@ -85,11 +86,15 @@ def add_model(parser: ArgumentParser) -> None:
     parser.add_argument("--keys", default="", metavar="LAYOUT", help="the layout of a file: vitrail, timm, official")
 
 
-def add_running(parser: ArgumentParser, *, batch: int) -> None:
-    """How a model is run over images."""
-    parser.add_argument("--batch", type=whole(1), default=batch, metavar="N", help=f"images at a time ({batch})")
+def add_batch(parser: ArgumentParser, default: int) -> None:
+    parser.add_argument("--batch", type=whole(1), default=default, metavar="N", help=f"images at a time ({default})")
+
+
+def add_place(parser: ArgumentParser) -> None:
+    """Where a model is run."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
-    parser.add_argument("--threads", type=whole(0, 4096), default=0, metavar="N", help="of the processor; 0: torch's choice")
+    parser.add_argument("--threads", type=whole(0, 4096), default=0, metavar="N",
+                        help="of the processor; 0: torch's choice (0)")
 
 
 def add_on_error(parser: ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 0: done. 1: it failed. 2: it was asked wrongly. 70: a mistake of vitrail's own. 130, 143: stopped by Ctrl-C, SIGTERM.
 """
+import contextlib
 import importlib
 import io
 import os
@@ -20,9 +21,9 @@ COMMANDS = {
     "diff": ("catalogue", "what differs between two models"),
     "data": ("data", "check a data set: classes, sizes, broken files, a sheet of samples"),
     "train": ("train", "train a classifier on your images"),
-    "evaluate": ("evaluate", "score a model on labelled images, each number with its interval"),
-    "predict": ("predict", "answer for images that nobody labelled"),
-    "explain": ("explain", "show what in an image an answer rests on"),
+    "evaluate": ("use", "score a model on labelled images, each number with its interval"),
+    "predict": ("use", "answer for images that nobody labelled"),
+    "explain": ("use", "show what in an image an answer rests on"),
     "export": ("export", "write a model as ONNX or as a torch.export program, checked on real images"),
     "bench": ("bench", "time forward passes on this machine, beside timm's"),
     "doctor": ("doctor", "what of vitrail works on this machine, and what would unlock the rest"),
@@ -53,10 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VitrailError as e:
         return _fail(str(e), e.exit_code, debug)
     except OSError as e:
-        if e.filename is None and sys.stdout.closed is False:
-            _mute()
-        where = f"{os.fsdecode(e.filename)}: " if isinstance(e.filename, (str, bytes)) else ""
-        return _fail(f"{where}{e.strerror or e}", 1, debug)
+        where = os.fsdecode(e.filename) if isinstance(e.filename, (str, bytes)) else "input or output failed"
+        return _fail(f"{where}: {e.strerror or e}", 1, debug)
     except MemoryError:
         return _fail("not enough memory: try a smaller --batch, or a smaller model", 1, debug)
     except Exception as e:
@@ -104,7 +103,8 @@ def usage() -> str:
             "options:\n  -h, --help     this page; after a command: the command's\n  -V, --version  the version\n"
             "  --json         after a command: one JSON value for a program to read\n"
             "  --debug        the traceback of an error\n\n"
-            "the main job:\n  vitrail data check PHOTOS\n  vitrail train --model deit_ti16 --data PHOTOS --out runs/first\n"
+            "the main job:\n  vitrail data check PHOTOS\n"
+            "  vitrail train --model deit_ti16 --data PHOTOS --out runs/first\n"
             "  vitrail evaluate runs/first --held-out-of-run\n  vitrail explain runs/first PHOTO.jpg --out maps\n"
             "  vitrail export runs/first model.onnx --images PHOTOS")
 
@@ -132,7 +132,5 @@ def _first_line(e: BaseException) -> str:
 
 def _mute() -> None:
     """What is still to be printed goes nowhere: the other end of the pipe has gone, or its disk is full."""
-    try:
+    with contextlib.suppress(OSError, ValueError):              # a stream that is no file: nothing to silence
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):                               # a stream that is no file: nothing to silence
-        pass

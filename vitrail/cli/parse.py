@@ -24,19 +24,17 @@ def read(kind: type[S], words: Sequence[str]) -> tuple[S, Namespace]:
     """The settings that the words give, and the flags `json` and `debug`. Raises SettingsError on any other word."""
     values, common = _values(kind, words)
     given = toml.load(Path(common.settings)) if common.settings else {}
-    try:
-        kind.of({n: v for n, v in given.items() if n not in values} | values) if given else None
-        settings = kind.of(given | values)
-    except TypeError as e:                              # a field without a default
-        missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in given | values]
-        if not missing:
-            raise
+    named, needed = given | values, [f.name for f in fields(kind) if f.default is MISSING]
+    missing = [n for n in needed if n not in named] if set(named) <= set(_hints(kind)) else []
+    if missing:
         raise SettingsError(f"the setting {missing[0]!r} is needed: --{dashed(missing[0])} "
-                            f"{_metavar(_hints(kind)[missing[0]])}, {help_of(kind, missing[0])}") from e
+                            f"{_metavar(_hints(kind)[missing[0]])}, {_about(kind, missing[0])}")
+    try:
+        return kind.of(named), common
     except SettingsError as e:
-        wrong = next((n for n in given if n not in values and repr(n) in str(e)), "")
-        raise SettingsError(f"{common.settings}: {e}") from None if wrong else e
-    return settings, common
+        if any(n not in values and repr(n) in str(e) for n in given):
+            raise SettingsError(f"{common.settings}: {e}") from None
+        raise
 
 
 def _values(kind: type[Checked], words: Sequence[str]) -> tuple[dict[str, Any], Namespace]:
@@ -109,7 +107,8 @@ def _next(rest: list[str], flag: str, metavar: str) -> str:
 
 
 def _nearest(name: str, hints: dict[str, Any]) -> str:
-    return nearest(name, [*hints, *COMMON, *(f"no_{n}" for n, k in hints.items() if k is bool and name.startswith("no_"))])
+    off = [f"no_{n}" for n, kind in hints.items() if kind is bool and name.startswith("no_")]
+    return nearest(name, [*hints, *COMMON, *off])
 
 
 def _hints(kind: type[Checked]) -> dict[str, Any]:
@@ -124,13 +123,17 @@ def dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
-def help_of(kind: type[Checked], name: str) -> str:
+def _about(kind: type[Checked], name: str) -> str:
     return str(next(f for f in fields(kind) if f.name == name).metadata.get("help", ""))
 
 
 def page(kind: type[Checked], *, usage: str) -> str:
     """The page of help: each field with its kind, what it is, its default and its range, by the class that has it."""
     hints, lines = _hints(kind), [f"usage: {usage}", ""]
+    width = max(len(_flag(f.name, hints[f.name])) for f in fields(kind))
+    also = {"--settings FILE.toml": "settings from a file; flags win over it",
+            "--json": "print the run's paths and scores as JSON at the end",
+            "--debug": "show the traceback of an error"}
     seen: set[str] = set()
     groups = []
     for base in reversed(kind.__mro__):
@@ -140,19 +143,19 @@ def page(kind: type[Checked], *, usage: str) -> str:
             groups.append(((base.__doc__ or base.__name__).split(" Raises ")[0].splitlines()[0].rstrip("."), own))
     for title, own in reversed(groups):
         lines.append(f"{title}:")
-        lines += [_line(f, hints[f.name]) for f in own]
+        lines += [_line(f, hints[f.name], width) for f in own]
         lines.append("")
-    return "\n".join([*lines, "also:", "  --settings FILE.toml         settings from a file; flags win over it",
-                      "  --json                       print the run's paths and scores as JSON at the end",
-                      "  --debug                      show the traceback of an error"])
+    return "\n".join([*lines, "also:", *(f"  {flag.ljust(width)}  {about}" for flag, about in also.items())])
 
 
-def _line(f: "Field[Any]", kind: Any) -> str:
-    default = f.default
-    flag = f"--[no-]{dashed(f.name)}" if kind is bool else f"--{dashed(f.name)} {_metavar(kind)}"
+def _flag(name: str, kind: Any) -> str:
+    return f"--[no-]{dashed(name)}" if kind is bool else f"--{dashed(name)} {_metavar(kind)}"
+
+
+def _line(f: "Field[Any]", kind: Any, width: int) -> str:
     words = [str(f.metadata.get("help", "")), _range(f.metadata.get("limits", {})),
-             "" if default in (None, "", ()) else "needed" if default is MISSING else f"default {_text(default)}"]
-    return f"  {flag.ljust(28)} {'; '.join(w for w in words if w)}".rstrip()
+             "" if f.default in (None, "", ()) else "needed" if f.default is MISSING else f"default {_text(f.default)}"]
+    return f"  {_flag(f.name, kind).ljust(width)}  {'; '.join(w for w in words if w)}".rstrip()
 
 
 def _text(value: Any) -> str:
@@ -162,13 +165,14 @@ def _text(value: Any) -> str:
 
 
 def _range(limits: dict[str, float]) -> str:
-    """ "0 to 1", "more than 0, at most 100": what a number may be, where that says something. """
+    """What a number may be, as far as that says something: "0 to 1", "above 0, at most 100"."""
     inf = float("inf")
-    low, high, above, below = (limits.get(n, d) for n, d in (("low", -inf), ("high", inf), ("above", -inf), ("below", inf)))
-    if low > -inf and high < inf:
+    low, above = limits.get("low", -inf), limits.get("above", -inf)
+    high, below = (v if v < 10_000 else inf for v in (limits.get("high", inf), limits.get("below", inf)))
+    if low > -inf and high < inf:                       # beyond 10,000 it guards against slips, and is no choice
         return f"{low:g} to {high:g}"
-    parts = [f"at least {low:g}" * (low > -inf), f"above {above:g}" * (above > -inf), f"at most {high:g}" * (high < inf),
-             f"below {below:g}" * (below < inf)]
+    parts = [f"at least {low:g}" * (low > -inf), f"above {above:g}" * (above > -inf),
+             f"at most {high:g}" * (high < inf), f"below {below:g}" * (below < inf)]
     return ", ".join(p for p in parts if p)
 
 

@@ -29,8 +29,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Seque
         return
     widths = [max(len(r[i]) for r in [list(columns), *cells]) for i in range(len(columns))]
     for row in [list(columns), *cells]:
-        line = "  ".join(c.rjust(w) if name in right else c.ljust(w) for c, w, name in zip(row, widths, columns))
-        print(line.rstrip())
+        line = (c.rjust(w) if name in right else c.ljust(w) for c, w, name in zip(row, widths, columns, strict=True))
+        print("  ".join(line).rstrip())
 
 
 def _rich(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:

@@ -33,13 +33,14 @@ def download(url: str, folder: Path, *, sha256: str = "", offline: bool = False)
     """
     _check_address(url, sha256)
     parts = urlsplit(url)
-    name = re.sub(r"[^\w.-]", "_", parts.path.rpartition("/")[2]).lstrip(".") or "download"
+    name = re.sub(r"[^\w.-]", "_", parts.path.rpartition("/")[2]).lstrip(".")[-100:] or "download"
     target = folder / hashlib.sha256(url.encode()).hexdigest()[:16] / name
-    if not target.is_file():
-        if offline:
-            raise CheckpointError(f"{url}: it is not in the cache, and offline mode is on; "
-                                  f"download it once while online, {_BY_HAND}")
-        _get(url, target)
+    with _explained(url):
+        if not target.is_file():
+            if offline:
+                raise CheckpointError(f"{url}: it is not in the cache, and offline mode is on; "
+                                      f"download it once while online, {_BY_HAND}")
+            _get(url, target)
     if sha256:
         check_sha256(target, sha256, set_aside=True)
     return target
@@ -64,28 +65,28 @@ def _check_address(url: str, sha256: str) -> None:
 def _get(url: str, target: Path) -> None:
     from filelock import FileLock  # comes with torch
 
-    with _explained(url):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / ".lock"):
-            if target.is_file():        # another process brought it while this one waited
-                return
-            part = target.with_name(target.name + ".part")
-            for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    _attempt(url, part)
-                    break
-                except _Broken:
-                    if attempt == ATTEMPTS:
-                        raise
-            os.replace(part, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / ".lock"):
+        if target.is_file():        # another process brought it while this one waited
+            return
+        part = target.with_name(target.name + ".part")
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                _attempt(url, part)
+                break
+            except _Broken:
+                if attempt == ATTEMPTS:
+                    raise
+        os.replace(part, target)
 
 
 def _attempt(url: str, part: Path) -> None:
     """Brings `part` to its full length; goes on from what is there where the file at `url` is still the same."""
     note = part.with_name(part.name + ".etag")
-    have, etag = (part.stat().st_size, note.read_text()) if part.exists() and note.exists() else (0, "")
+    etag = _strong(note.read_text("latin-1")) if part.exists() and note.exists() else ""
+    have = part.stat().st_size if etag else 0
     headers = {"User-Agent": "vitrail", "Accept-Encoding": "identity"}
-    if have and etag:
+    if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": etag}
     try:
         answer = _opener().open(urllib.request.Request(url, headers=headers), timeout=_PATIENCE)
@@ -98,17 +99,17 @@ def _attempt(url: str, part: Path) -> None:
         if answer.headers.get_content_type() == "text/html":
             raise CheckpointError(f"{url}: the server answered with a web page, not with a file; open it in a browser, "
                                   "download the file by hand and pass its path")
-        resumed = answer.status == 206 and (answer.headers["Content-Range"] or "").startswith(f"bytes {have}-")
+        place = answer.headers["Content-Range"] or ""
+        resumed = have > 0 and answer.status == 206 and place.startswith(f"bytes {have}-")
         if answer.status != 200 and not resumed:
             raise _Broken(f"an answer {answer.status} to no question")
         have = have if resumed else 0
-        length = answer.headers["Content-Length"]
-        total = have + int(length) if length and length.isdigit() else None
+        length = re.fullmatch(r"[0-9]{1,18}", answer.headers["Content-Length"] or "")
+        total = have + int(length[0]) if length else None
         if (total or 0) > LARGEST:
             raise CheckpointError(f"{url}: it has {total} bytes, more than any file of weights ({LARGEST}); "
                                   "if it is right, download it by hand and pass its path")
-        tag = answer.headers["ETag"] or ""
-        note.write_text("" if tag.startswith("W/") else tag)
+        note.write_text(_strong(answer.headers["ETag"] or ""))
         with part.open("ab" if resumed else "wb") as f:
             try:
                 while data := answer.read(_CHUNK):
@@ -123,6 +124,11 @@ def _attempt(url: str, part: Path) -> None:
     if total is not None and have != total:
         raise _Broken(f"{have} of {total} bytes came")
     note.unlink()
+
+
+def _strong(etag: str) -> str:
+    """The mark of one exact content, or nothing where a server gives none that could be sent back."""
+    return etag if re.fullmatch(r'"[\x21\x23-\x7e]+"', etag) else ""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -167,6 +173,8 @@ def _explained(url: str) -> Iterator[None]:
                               "to go on from there") from e
     except http.client.HTTPException as e:
         raise CheckpointError(f"{url}: the server does not speak HTTP ({type(e).__name__}); check the address") from e
+    except ValueError as e:
+        raise CheckpointError(f"{url}: this is no address that can be asked for ({e}); check it") from e
     except OSError as e:
         raise CheckpointError(f"{url}: not downloaded: {e.strerror or e}; check the connection and the room on "
                               f"the disk, {_BY_HAND}") from e

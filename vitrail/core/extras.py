@@ -29,7 +29,7 @@ EXTRAS = (
     Extra(name="digits", packages={"sklearn": "scikit-learn"}, unlocks="the bundled data set 'digits' (make demo)"),
     Extra(name="onnx", packages={"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
           unlocks="vitrail export MODEL OUT.onnx"),
-    Extra(name="datasets", packages={"datasets": "datasets"}, unlocks="data sets of the Hugging Face hub, hf:owner/name"),
+    Extra(name="datasets", packages={"datasets": "datasets"}, unlocks="data of the Hugging Face hub, hf:owner/name"),
     Extra(name="webdataset", packages={"webdataset": "webdataset"}, unlocks="shards of webdataset, wds:..."),
     Extra(name="test", packages={"timm": "timm", "transformers": "transformers", "pytest": "pytest"},
           unlocks="make test, vitrail bench --against timm"),

@@ -22,7 +22,11 @@ def sha256(path: str | Path) -> str:
 
 def check_sha256(path: Path, expected: str, *, set_aside: bool) -> None:
     """Raises CheckpointError where the contents have another hash; `set_aside` renames the file to `*.refused`."""
-    if (found := sha256(path)) == expected.lower():
+    try:
+        found = sha256(path)
+    except OSError as e:
+        raise CheckpointError(f"{path}: it cannot be read to check its sha256: {e.strerror or e}") from e
+    if found == expected.lower():
         return
     where = ""
     if set_aside:
@@ -68,8 +72,11 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
         try:
-            temporary = folder / target.name
+            (folder / "new").mkdir()
+            temporary = folder / "new" / target.name
             yield temporary
+            (folder / "mode").touch()       # what a new file is allowed here; some writers make theirs private
+            os.chmod(temporary, (folder / "mode").stat().st_mode & 0o777)
             _flush(temporary)
             _refuse_existing(target, overwrite)
             os.replace(temporary, target)

@@ -39,12 +39,14 @@ def fetch(source: str | Path, *, sha256: str = "", revision: str | None = None, 
         raise CheckpointError(f"{text}: only hf:// sources have revisions")
     if isinstance(source, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         return download(text, cache_folder() / "downloads", sha256=sha256, offline=offline)
-    path = Path(source).expanduser()
-    if not path.exists():
+    path = Path(os.path.expanduser(text))
+    if not os.path.exists(path):
         like = re.fullmatch(r"[\w.-]+/[\w.-]+/.+", text)
         raise CheckpointError(f"{path}: {absent(path)}"
                               + (f" If it is on the Hugging Face hub, say hf://{text}." if like else ""))
     if sha256:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: only a file has a sha256, and this is none")
         check_sha256(path, sha256, set_aside=False)
     return path
 

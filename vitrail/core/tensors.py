@@ -69,7 +69,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     for name, t in tensors.items():
         if t.layout != torch.strided or t.is_quantized or t.is_meta:
             raise CheckpointError(f"the tensor {name!r} is sparse, quantised or without data: it cannot be saved so")
-        t = t.detach().cpu().contiguous()
+        t = t.detach().cpu().resolve_conj().resolve_neg().contiguous()
         where = t.untyped_storage().data_ptr()
         plain[name] = t.clone() if where in seen else t
         seen.add(where)

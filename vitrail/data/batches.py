@@ -13,7 +13,7 @@ from vitrail.core.errors import SettingsError, TrainingError, VitrailError
 from vitrail.core.seeds import mix
 from vitrail.data.settings import check_number
 from vitrail.data.source import Source
-from vitrail.data.workers import quiet_worker
+from vitrail.data.workers import quiet_worker, starting
 
 Transform = Callable[[Tensor], Tensor]
 Pick = tuple[int, int]                                      # epoch, index
@@ -107,11 +107,15 @@ class Batches:
 
     def close(self) -> None:
         """Let the worker processes go. They also end with this object."""
-        self.loader._iterator = None
+        iterator, self.loader._iterator = self.loader._iterator, None
+        if iterator is not None and self.workers:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
 
     def _loaded(self) -> Iterator[Loaded]:
         try:
-            yield from self.loader
+            with starting():
+                loading = iter(self.loader)
+            yield from loading
         except RuntimeError as e:
             lost = lost_worker(e, self.workers)
             if lost is None:

@@ -74,6 +74,18 @@ def open_image(source: Path | bytes, how: Decoding) -> Image.Image:
     return image
 
 
+def kind_of(source: Path | bytes, how: Decoding) -> str:
+    """What a readable file is, in a few words: "JPEG RGB", "GIF P, several frames", "JPEG RGB, turned (6)"."""
+    try:
+        with open_image(source, how) as image:
+            frames = int(getattr(image, "n_frames", 1))
+            turn = _orientation(image)
+            several = ", several frames" if frames > 1 and image.format != "MPO" else ""
+            return f"{image.format} {image.mode}{several}" + (f", turned ({turn})" if turn in UPRIGHT else "")
+    except Exception as e:
+        raise DataError(reason(e)) from None
+
+
 def _pixels(image: Image.Image, how: Decoding) -> Image.Image:
     """Any mode to RGB, upright."""
     negative = _white_is_zero(image)

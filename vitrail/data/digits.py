@@ -1,5 +1,4 @@
 """Scikit-learn's handwritten digits: 1797 real images of 8 x 8 pixels, bundled, no network."""
-import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -7,7 +6,7 @@ from torch import Tensor
 
 from vitrail.core.errors import MissingExtra
 from vitrail.data.settings import Opening
-from vitrail.data.source import Skipped, class_order, fingerprint
+from vitrail.data.source import Skipped, class_order, digest, fingerprint
 
 
 class Digits:
@@ -41,8 +40,11 @@ class Digits:
     def read(self, index: int) -> Tensor:
         return self.images[index].expand(3, -1, -1).clone()
 
+    def stored(self, index: int) -> bytes:
+        return b"P5 8 8 255\n" + self.images[index].numpy().tobytes()      # as a file of the PGM format
+
     def digest(self, index: int) -> str:
-        return hashlib.sha256(self.images[index].numpy().tobytes()).hexdigest()
+        return digest(self, index)
 
     def fingerprint(self) -> str:
         return fingerprint(self)

@@ -40,7 +40,11 @@ def open_folder(root: Path, opening: Opening | None = None, *, name: str = "") -
         _no_class_in_class({i.label for i in items}, name)
     _no_clash(items, root, parts, name)
     if opening.classes is None:
-        _no_empty_class(tree, parts, {i.label for i in items}, name)
+        empty = _empty_classes(tree, parts, {i.label for i in items})
+        if empty and opening.verify:
+            raise DataError(f"{name}: {empty[0].key}: {empty[0].why}"
+                            + (f" (and {len(empty) - 1} more like it)" if len(empty) > 1 else ""))
+        tree.problems.extend(empty)
     order = {label: n for n, label in enumerate(sorted({i.label for i in items}, key=natural))}
     items.sort(key=lambda i: (order[i.label], i.part))      # stable: natural order of the files within a class
     return files(name, items, opening, problems=tree.problems + outside, passed_over=tree.passed_over)
@@ -95,7 +99,8 @@ def _no_clash(items: Iterable[Item], root: Path, parts: dict[str, str], name: st
                             "ways (Unicode NFC and NFD). Rename or merge them")
 
 
-def _no_empty_class(tree: Tree, parts: dict[str, str], labels: set[str], name: str) -> None:
+def _empty_classes(tree: Tree, parts: dict[str, str], labels: set[str]) -> list[Skipped]:
+    """Folders without an image in them or below, which a class was meant to be. No setting makes them good."""
     full = {d for f in tree.images for d in f.parents}
     known = {p for label in labels for p in (PurePosixPath(label), *PurePosixPath(label).parents)}
     empty = []
@@ -104,11 +109,8 @@ def _no_empty_class(tree: Tree, parts: dict[str, str], labels: set[str], name: s
         stray = bool(parts) and folder.parts[0] not in parts        # beside train/ and val/, not a class
         if folder not in full and not stray and PurePosixPath(_class_of(below / "x", 0)) not in known:
             empty.append(folder)
-    if empty:
-        empty.sort(key=lambda d: natural(d.as_posix()))
-        more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
-        raise DataError(f"{name}: the class folder {printable(empty[0].as_posix())!r} holds no image{more}; "
-                        "fill it or remove it")
+    empty.sort(key=lambda d: natural(d.as_posix()))
+    return [Skipped(printable(d.as_posix()), "this class folder holds no image; fill it or remove it") for d in empty]
 
 
 def _nothing(tree: Tree, outside: list[Skipped], name: str) -> str:

@@ -21,7 +21,7 @@ def open_source(text: str | Path, *, on_error: str = "stop", classes: tuple[str,
     """
     opening = Opening(on_error=on_error, classes=classes, class_depth=class_depth, threads=threads,
                       decoding=decoding or Decoding())
-    source = _open(str(text), opening)
+    source = open_with(str(text), opening)
     return source if part is None else take_part(source, part)
 
 
@@ -36,7 +36,8 @@ def take_part(source: Source, part: str) -> Source:
     return Subset(source, source.parts[wanted])
 
 
-def _open(text: str, opening: Opening) -> Source:
+def open_with(text: str, opening: Opening) -> Source:
+    """open_source with its settings in one object."""
     if text == "digits":
         return Digits(opening)
     if text.startswith("hf:"):
@@ -58,9 +59,9 @@ def _open(text: str, opening: Opening) -> Source:
     if suffix in SUFFIX:
         return open_table(path, opening)
     if suffix == ".tar":
-        return _open("wds:" + text, opening)
+        return open_with("wds:" + text, opening)
     if suffix in (".parquet", ".arrow"):
-        return _open("hf:" + text, opening)
+        return open_with("hf:" + text, opening)
     if there:
         raise DataError(f"{printable(text)}: a data set is a folder of class folders, a .csv, a .tar of webdataset or "
                         "a .parquet, and this is none of them")

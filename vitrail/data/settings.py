@@ -89,6 +89,7 @@ class Opening:
     class_depth: int = 0                                    # folder levels that name a class; 0: down to the images
     decoding: Decoding = Decoding()
     threads: int = 0                                        # for the pass over all files; 0: as many as processors
+    verify: bool = True                                     # False: skip makes no such pass, for who reads all anyway
 
     def __post_init__(self) -> None:
         check_choice("on_error", self.on_error, ON_ERROR)

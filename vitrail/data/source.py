@@ -16,6 +16,7 @@ from vitrail.data.decode import decode
 from vitrail.data.settings import Decoding, Opening
 
 Out = TypeVar("Out")
+TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 SKIP_HINT = "; --on-error skip leaves such files out and lists them"
 
 
@@ -26,6 +27,7 @@ class Skipped:
     key: str
     why: str
     count: int = 1
+    error: bool = True                                      # whether on_error="stop" stops at it
 
 
 @runtime_checkable
@@ -43,6 +45,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
     def key(self, index: int) -> str: ...                   # stable: the path relative to the root, for instance
     def label(self, index: int) -> int: ...
+    def stored(self, index: int) -> bytes | Path: ...       # the image file, or what it holds; DataError
     def read(self, index: int) -> Tensor: ...               # uint8 (3, H, W), RGB, upright; DataError names the key
     def digest(self, index: int) -> str: ...                # sha256 of the sample's stored contents
     def fingerprint(self) -> str: ...                       # sha256 over keys, class names and contents
@@ -80,18 +83,14 @@ class Files:
     def label(self, index: int) -> int:
         return self.labels[index]
 
+    def stored(self, index: int) -> Path:
+        return Path(self.paths[index])
+
     def read(self, index: int) -> Tensor:
-        try:
-            return decode(Path(self.paths[index]), name=self.keys[index], how=self.decoding)
-        except DataError as e:
-            raise DataError(f"{e}{self.hint}") from None
+        return read(self, index, self.decoding, self.hint)
 
     def digest(self, index: int) -> str:
-        try:
-            with open(self.paths[index], "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as e:
-            raise DataError(f"{self.keys[index]}: cannot be read: {e.strerror}{self.hint}") from None
+        return digest(self, index)
 
     def fingerprint(self) -> str:
         return fingerprint(self)
@@ -116,6 +115,9 @@ class Subset:
     def label(self, index: int) -> int:
         return self.source.label(self.indices[index])
 
+    def stored(self, index: int) -> bytes | Path:
+        return self.source.stored(self.indices[index])
+
     def read(self, index: int) -> Tensor:
         return self.source.read(self.indices[index])
 
@@ -124,6 +126,26 @@ class Subset:
 
     def fingerprint(self) -> str:
         return fingerprint(self)
+
+
+def read(source: Source, index: int, how: Decoding, hint: str) -> Tensor:
+    """The picture in a stored file. Its DataError ends with the hint."""
+    try:
+        return decode(source.stored(index), name=source.key(index), how=how)
+    except DataError as e:
+        raise DataError(f"{e}{hint}") from None
+
+
+def digest(source: Source, index: int) -> str:
+    """sha256 of a stored file."""
+    stored = source.stored(index)
+    if isinstance(stored, bytes):
+        return hashlib.sha256(stored).hexdigest()
+    try:
+        with open(stored, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as e:
+        raise DataError(f"{source.key(index)}: the file cannot be read: {e.strerror}") from None
 
 
 def fingerprint(source: Source) -> str:
@@ -160,10 +182,11 @@ def natural(text: str) -> tuple[object, ...]:
 
 
 def printable(text: str | bytes) -> str:
-    """Text that any terminal, JSON file or page can hold: undecodable bytes and control characters are escaped."""
-    text = os.fsdecode(text)
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" else c for c in text)
+    """Text that any terminal, JSON file or page can hold: undecodable bytes, control characters and those that
+    turn the direction of writing are escaped."""
+    text = os.fsdecode(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in ("Cc", "Zl", "Zp") or c in TURNING else c
+                   for c in text)
 
 
 def class_order(found: Iterable[str], opening: Opening, where: str) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
 """Samples to train on and samples held out: by the data set's own division, or stratified and seeded."""
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +26,10 @@ def split(source: Source, *, fraction: float = 0.2, seed: int = 0) -> Splits:
     where a side would be empty or a class is never trained on, SettingsError where fraction is not in (0, 1).
     """
     check_number("fraction", fraction, 1e-6, 1 - 1e-6)
-    if source.parts:
+    if set(source.parts) - {"train"}:
         train, held, how = _own(source)
     else:
-        train, held = _stratified(source, fraction, seed)
+        train, held = _stratified(source, source.parts.get("train") or range(len(source)), fraction, seed)
         how = {"how": "stratified", "fraction": fraction, "seed": seed}
     if not held:
         raise DataError(f"{source.name}: no sample would be held out: {len(source)} images of {len(source.classes)} "
@@ -52,13 +53,13 @@ def _own(source: Source) -> tuple[list[int], list[int], dict[str, Any]]:
     return list(parts["train"]), list(parts[held]), {"how": "given", "held_out_part": held, "unseen": unseen}
 
 
-def _stratified(source: Source, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+def _stratified(source: Source, indices: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
     members: dict[int, list[int]] = {}
-    for index in range(len(source)):
+    for index in indices:
         members.setdefault(source.label(index), []).append(index)
     held: set[int] = set()
     for found in members.values():
         ranked = sorted(found, key=lambda i: (mix(seed, "split", source.key(i)), i))
         count = min(max(1, round(len(found) * fraction)), len(found) - 1)
         held.update(ranked[:count])
-    return [i for i in range(len(source)) if i not in held], sorted(held)
+    return [i for i in indices if i not in held], sorted(held)

@@ -1,45 +1,54 @@
 """The pass over all files that `--on-error skip` makes when a data set is opened."""
-from collections.abc import Callable, Sequence
-
-from torch import Tensor
+from collections.abc import Sequence
 
 from vitrail.core.errors import DataError
 from vitrail.data.settings import Opening
-from vitrail.data.source import Files, Item, Skipped, class_order, in_threads, settle
+from vitrail.data.source import Files, Item, Skipped, Source, class_order, in_threads, settle
 
 
-def verify(read: Callable[[int], Tensor], keys: Sequence[str], threads: int = 0) -> dict[int, Skipped]:
-    """Decode every image once, in threads (decoders let go of Python's lock): what cannot be read, by index."""
-    def why(index: int) -> Skipped | None:
+def readable(source: Source, keys: Sequence[str], opening: Opening) -> tuple[list[int], list[Skipped]]:
+    """Decode every image once, in threads (decoders let go of Python's lock): the indices of the good, and the bad.
+
+    Raises DataError where none is good, or a class is left without an image though the caller did not name the
+    classes.
+    """
+    def why(index: int) -> str:
         try:
-            read(index)
+            source.read(index)
         except DataError as e:
-            return Skipped(keys[index], str(e).removeprefix(f"{keys[index]}: "))
-        return None
+            return str(e).removeprefix(f"{keys[index]}: ")
+        return ""
 
-    return {i: bad for i, bad in enumerate(in_threads(why, len(keys), threads)) if bad is not None}
+    kept: list[int] = []
+    bad: list[Skipped] = []
+    first: dict[int, Skipped] = {}
+    for index, reason in enumerate(in_threads(why, len(source), opening.threads)):
+        if reason:
+            bad.append(Skipped(keys[index], reason))
+            first.setdefault(source.label(index), bad[-1])
+        else:
+            kept.append(index)
+    if not kept:
+        raise DataError(f"{source.name}: not one of the {len(source)} images can be read; {bad[0].key}: {bad[0].why}")
+    left = {source.label(i) for i in kept}
+    for number, label in enumerate(source.classes):
+        if number not in left and opening.classes is None:
+            raise DataError(f"{source.name}: no image of the class {label!r} can be read; {first[number].key}: "
+                            f"{first[number].why}")
+    return kept, bad
 
 
 def files(name: str, items: Sequence[Item], opening: Opening, *,
           problems: list[Skipped], passed_over: Sequence[Skipped] = ()) -> Files:
-    """A data set of the files that can be used; `problems` are errors met so far, `passed_over` never are.
-
-    Raises DataError where a class is left without an image, unless the caller named the classes.
-    """
+    """A data set of the files that can be used; `problems` are errors met so far, `passed_over` never are."""
     settle(problems, opening, name)
     classes = class_order((item.label for item in items), opening, name)
     strict = opening.on_error == "stop"
-    whole = Files(name, items, classes, decoding=opening.decoding, strict=strict)
+    whole = Files(name, items, classes, decoding=opening.decoding, skipped=passed_over, strict=strict)
     if strict:
-        return Files(name, items, classes, decoding=opening.decoding, skipped=passed_over)
-    bad = verify(whole.read, whole.keys, opening.threads)
-    kept = [item for i, item in enumerate(items) if i not in bad]
-    left = {item.label for item in kept}
-    for label in classes:
-        if label not in left and opening.classes is None:
-            first = next(bad[i] for i in bad if items[i].label == label)
-            raise DataError(f"{name}: no image of the class {label!r} can be read; {first.key}: {first.why}")
-    if not kept:
-        raise DataError(f"{name}: not one of the {len(items)} images can be read")
-    return Files(name, kept, classes, decoding=opening.decoding, strict=False,
-                 skipped=[*passed_over, *problems, *bad.values()])
+        return whole
+    if not opening.verify:
+        return Files(name, items, classes, decoding=opening.decoding, skipped=[*passed_over, *problems], strict=False)
+    kept, bad = readable(whole, whole.keys, opening)
+    return Files(name, [items[i] for i in kept], classes, decoding=opening.decoding, strict=False,
+                 skipped=[*passed_over, *problems, *bad])

@@ -40,14 +40,14 @@ def walk(root: Path, suffixes: frozenset[str] = SUFFIXES) -> Tree:
         found = _identity(os.stat(root / link))
         if found in seen:
             why = "a link to a folder that is read already, or to one above"
-            tree.passed_over.append(Skipped(printable(link.as_posix()), why))
+            tree.passed_over.append(Skipped(printable(link.as_posix()), why, error=False))
             continue
         seen.add(found)
         tree.folders.append(link)
         _descend(root, [link], tree, unknown, seen, links, suffixes)
     for suffix, count in sorted(unknown.items()):
         kind = f"the ending {suffix!r} is not one of an image" if suffix else "a name without an ending"
-        tree.passed_over.append(Skipped(f"*{suffix}", kind, count))
+        tree.passed_over.append(Skipped(f"*{suffix}", kind, count, error=False))
     return tree
 
 
@@ -65,7 +65,7 @@ def _descend(root: Path, todo: list[PurePosixPath], tree: Tree, unknown: Counter
             path = folder / name
             key = printable(path.as_posix())
             if name.startswith("."):
-                tree.passed_over.append(Skipped(key, "a hidden name"))
+                tree.passed_over.append(Skipped(key, "a hidden name", error=False))
                 continue
             try:
                 found = os.stat(root / path)
@@ -83,7 +83,7 @@ def _descend(root: Path, todo: list[PurePosixPath], tree: Tree, unknown: Counter
                     todo.append(path)
             elif not stat.S_ISREG(found.st_mode):
                 kind = SPECIAL.get(stat.S_IFMT(found.st_mode), "not a file")
-                tree.passed_over.append(Skipped(key, kind))
+                tree.passed_over.append(Skipped(key, kind, error=False))
             elif path.suffix.lower() in suffixes:
                 tree.images.append(path)
             else:

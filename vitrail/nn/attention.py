@@ -42,11 +42,15 @@ class Attend(nn.Module):
         if self.watched:
             with torch.no_grad():
                 self.weights(q, k, bias, scale)
+        if bias is not None and bias.ndim == 3:
+            bias = bias[None]                               # the fused CPU kernel takes a bias of two or four
         if q.ndim == 4:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
         groups = q.shape[:-3]                               # the fused CPU kernel takes four dimensions
         if bias is not None and bias.ndim > 3:
-            bias = bias.expand(*groups, *bias.shape[-3:]).flatten(0, -4)
+            if any(n != 1 for n in bias.shape[:-3]):        # else one for all, which the kernel need not see copied
+                bias = bias.expand(*groups, *bias.shape[-3:])
+            bias = bias.flatten(0, -4)
         q, k, v = (t.flatten(0, -4) for t in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale).unflatten(0, groups)
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.ops.windows import fold_windows, pad_to, shift_mask, unfold_windows
+from vitrail.ops.windows import fold_windows, pad_to, put_windows, shift_mask, take_windows, unfold_windows
 
 
 class Conv(nn.Conv2d):
@@ -38,7 +38,9 @@ class Patches(nn.Module):
 def pad_image(image: Tensor, patch: int) -> Tensor:
     """An image (B, 3, H, W) with zeros below and to the right, up to multiples of patch."""
     bottom, right = -image.shape[2] % patch, -image.shape[3] % patch
-    return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
+    # a program exported for open sizes pads by what it finds, which may be nothing
+    known = isinstance(bottom, int) and isinstance(right, int)
+    return F.pad(image, (0, right, 0, bottom)) if not known or bottom or right else image
 
 
 class Prefix(nn.Module):
@@ -69,7 +71,11 @@ class Windows:
         """(B, H, W, C) -> (B, G, n, C)"""
         dy, dx = self.shifts(*x.shape[1:3])
         x = pad_to(x, self.size)
-        return fold_windows(x.roll((-dy, -dx), (1, 2)) if dy or dx else x, self.size)
+        if not (dy or dx):
+            return fold_windows(x, self.size)
+        if _gathers(x):
+            return take_windows(x, self.size, (dy, dx))
+        return fold_windows(x.roll((-dy, -dx), (1, 2)), self.size)
 
     def mask(self, H: int, W: int, like: Tensor) -> Tensor | None:
         """(G, n, n) of 0 and -inf where a shift brought strangers together, or None."""
@@ -79,9 +85,16 @@ class Windows:
     def merge(self, x: Tensor, H: int, W: int) -> Tensor:
         """(B, G, n, C) -> (B, H, W, C)"""
         dy, dx = self.shifts(H, W)
+        if (dy or dx) and _gathers(x):
+            return put_windows(x, self.size, (dy, dx), H, W)
         x = unfold_windows(x, self.size, -(-H // self.size))
         x = x.roll((dy, dx), (1, 2)) if dy or dx else x
         return x[:, :H, :W]
+
+
+def _gathers(x: Tensor) -> bool:
+    """Whether to move tokens by an index: eagerly, and where no gradient comes back. A compiler fuses the rolls."""
+    return not torch.compiler.is_compiling() and not (x.requires_grad and torch.is_grad_enabled())
 
 
 class Channels:

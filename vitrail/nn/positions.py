@@ -45,7 +45,7 @@ class RelativeBias(nn.Module):
 
     def forward(self) -> Tensor:
         # an embedding, not table[index]: the gradient of the latter is not repeatable on two threads
-        return F.embedding(self.index, self.table).permute(2, 0, 1)
+        return F.embedding(self.index, self.table).permute(2, 0, 1).contiguous()
 
     def fit(self, table: Tensor) -> Tensor:
         """A table of another window, resampled for this one. Raises CheckpointError where it is none."""

@@ -9,7 +9,7 @@ from vitrail.core.errors import SettingsError
 from vitrail.core.files import write_file
 from vitrail.data.batches import Batches
 from vitrail.data.open import open_source
-from vitrail.data.settings import Augmentation, Opening
+from vitrail.data.settings import Augmentation
 from vitrail.data.source import Source
 from vitrail.data.split import Splits, split
 from vitrail.data.transforms import evaluation_transform, training_transform
@@ -26,10 +26,10 @@ from vitrail.train.run import Run
 
 def open_sides(settings: ClassifySettings) -> Splits:
     """The images to learn from and those held out, as the settings name them."""
-    source = open_source(settings.data, Opening(on_error=settings.on_error))
+    source = open_source(settings.data, on_error=settings.on_error)
     if not settings.held_out:
         return split(source, fraction=settings.fraction, seed=settings.seed)
-    held = open_source(settings.held_out, Opening(on_error=settings.on_error, classes=source.classes))
+    held = open_source(settings.held_out, on_error=settings.on_error, classes=source.classes)
     return Splits(train=source, held_out=held, record={"how": "named", "train": settings.data, "held_out": settings.held_out})
 
 
@@ -57,7 +57,7 @@ def make_task(settings: ClassifySettings, sides: Splits) -> ClassificationTask:
     return ClassificationTask(
         build=lambda: build_student(settings, sides.train.classes), train=sides.train, held_out=sides.held_out,
         training=training_transform(eyes, seen), evaluation=evaluation_transform(eyes), loader=Batches,
-        save=save_model, objective=objective, seed=settings.seed, batch=settings.batch, workers=settings.workers,
+        save=lambda model, folder: save_model(model, folder, overwrite=True), objective=objective, seed=settings.seed, batch=settings.batch, workers=settings.workers,
         accumulate=settings.accumulate, record=sides.record, on_error=settings.on_error,
         teacher=load_model(settings.teacher) if settings.teacher else None)
 

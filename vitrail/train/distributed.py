@@ -142,8 +142,8 @@ def pick_device(name: str, local: int = 0, world: int = 1) -> torch.device:
     if device.type == "cuda" and (device.index is None or world > 1):
         device = torch.device("cuda", local)
     if (device.index or 0) >= there.get(device.type, 0):
-        raise SettingsError(f"the device {name!r} is not here: there are {there['cuda']} of cuda, {there['mps']} of mps "
-                            "and the cpu")
+        raise SettingsError(f"the device {name!r} is not here: there are {there['cuda']} of cuda and {there['mps']} of "
+                            "mps, and the cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

@@ -65,8 +65,8 @@ class Engine:
         before the weights are touched."""
         settings, place = self.settings, self.place
         if len(batch) * place.world != settings.batch:
-            raise TrainingError(f"step {step}: a batch of {len(batch)} samples on each of {place.world} processes, and the "
-                                f"setting 'batch' is {settings.batch}: what is left of an epoch must be left out")
+            raise TrainingError(f"step {step}: a batch of {len(batch)} samples on each of {place.world} processes, and "
+                                f"the setting 'batch' is {settings.batch}: what is left of an epoch must be left out")
         self.model.train()
         self.adam.zero_grad(set_to_none=True)
         optim.set_rate(self.adam, lr)

@@ -248,7 +248,8 @@ class _Fit:
             aside.mkdir()
             self.task.save(model, aside)
             for file in aside.rglob("*"):
-                disk.flush_file(file) if file.is_file() else None
+                disk.flush_folder(file) if file.is_dir() else disk.flush_file(file)
+            disk.flush_folder(aside)
             if run.model.exists():              # of a start that was killed before it could note its end
                 disk.remove(old)
                 disk.rename(run.model, old)

@@ -140,8 +140,8 @@ class Run:
         if "settings.toml" in names:
             differing = settings.changed(type(settings).read(folder / "settings.toml"))
             if differing:
-                raise SettingsError(f"{folder} holds another run ({'; '.join(differing)}): give its settings to go on, or "
-                                    "another folder")
+                raise SettingsError(f"{folder} holds another run ({'; '.join(differing)}): give its settings to go on, "
+                                    "or another folder")
         return self._read() if "run.json" in names else None
 
     def _read(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 The tensors go through torch.distributed.checkpoint into safetensors, each shard with its place in its header;
 no `.metadata` (a pickle) is written, and none is read. Everything that is no tensor is in state.json.
 """
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,7 +66,9 @@ def read(folder: Path, groups: Groups, *, alone: bool) -> None:
     """
     _safe(folder)
     try:
-        dcp.load(dict(_flat(groups)), storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=alone)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")      # that is what `alone` says
+            dcp.load(dict(_flat(groups)), storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=alone)
     except (Exception, dcp.CheckpointException) as e:       # as above
         raise CheckpointError(f"{folder} cannot be read: {_short(e)}") from None
 

@@ -111,5 +111,5 @@ class State:
                 raise CheckpointError(f"{where} was written by a run with {why}: {theirs} there, {mine} here. "
                                       "Go on with what it was started with, or train into another folder.")
         if averaged != self.averaged:
-            raise CheckpointError(f"{where} was written {'with' if self.averaged else 'without'} an average of the weights. "
+            raise CheckpointError(f"{where} was written {'with' if self.averaged else 'without'} an average. "
                                   "Give the `ema` that the run was started with, or train into another folder.")

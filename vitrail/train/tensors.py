@@ -63,11 +63,16 @@ def encoded(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
         at = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
+    small = bytearray(len(text).to_bytes(8, "little") + text)        # gathers what is not worth a write of its own
     for t in tensors.values():
-        if t.numel():
-            raw = t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-            yield from (raw[i:i + _CHUNK] for i in range(0, len(raw), _CHUNK))
+        raw = t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        if len(small) + len(raw) <= _CHUNK:
+            small += raw
+            continue
+        yield bytes(small)
+        small.clear()
+        yield from (raw[i:i + _CHUNK] for i in range(0, len(raw), _CHUNK))
+    yield bytes(small)
 
 
 def decoded(path: Path) -> dict[str, Tensor]:

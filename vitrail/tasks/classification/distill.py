@@ -57,6 +57,7 @@ class Teacher:
     def __init__(self, model: Classifier, *, labels: tuple[str, ...], preprocessing: Preprocessing):
         self.order, self.classes = _order(model.identity.labels, labels), len(labels)
         self.model, self.identity = model.requires_grad_(False).eval(), model.identity
+        self.device: torch.device | None = None
         own, theirs = self.identity.preprocessing, preprocessing
         pairs = list(zip(own.mean, own.std, theirs.mean, theirs.std, strict=True))
         self.factor = [s / d for _, d, _, s in pairs]
@@ -66,7 +67,9 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """The student's normalised images (B, 3, H, W) to the teacher's logits (B, K)."""
-        self.model.to(images.device)
+        if self.device != images.device:
+            self.model.to(images.device)
+            self.device = images.device
         logits: Tensor = self.model(self.view(images))
         if logits.shape[-1] != self.classes:
             raise SettingsError(f"the teacher {self.identity.model!r} answers with {logits.shape[-1]} classes, "

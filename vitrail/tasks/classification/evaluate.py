@@ -9,11 +9,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitrail.core.errors import DataError, SettingsError, VitrailError
-from vitrail.data.batches import Batches, Transform
+from vitrail.data.batches import Batch, Batches, Transform
 from vitrail.data.settings import ON_ERROR, check_choice
 from vitrail.data.source import Source
 from vitrail.data.transforms import evaluation_transform
 from vitrail.tasks.classification.calibration import Bin, reliability
+from vitrail.tasks.classification.guarded import Blank, Guarded
 from vitrail.tasks.classification.intervals import Score
 from vitrail.tasks.classification.metrics import ClassScore, Ints, Outcomes, intervals, per_class
 from vitrail.tasks.classification.model import Classifier
@@ -105,7 +106,7 @@ def collect(model: Classifier, source: Source, *, transform: Transform, loader: 
     order = torch.tensor(class_order(source, model.identity.labels))
     height, width = model.identity.preprocessing.size
     if on_error == "skip":
-        source, transform = _Guarded(source), _Blank(transform)
+        source, transform = Guarded(source), Blank(transform)
     batches = loader(source, transform, batch=batch, seed=0, shuffle=False, workers=workers, rank=rank, of=of,
                      drop_last=False)
     parts, unread, failure, steps = [Outcomes.empty(len(order))], list[int](), None, 0
@@ -117,10 +118,12 @@ def collect(model: Classifier, source: Source, *, transform: Transform, loader: 
                     steps += 1
                     blank = b.images[:, 0, 0, 0].isnan().cpu()
                     unread += b.indices.cpu()[blank].tolist()
-                    parts.append(Outcomes.of(logits.cpu()[~blank], order[b.labels.cpu()][~blank],
-                                             b.indices.cpu()[~blank]))
+                    labels = _renamed(order, b, source)
+                    parts.append(Outcomes.of(logits.cpu()[~blank], labels[~blank], b.indices.cpu()[~blank]))
         except VitrailError as e:
             failure = e
+        finally:
+            batches.close()
         # A sharded model needs all processes at every step, so one that runs out of samples, or fails, keeps step.
         for _ in range(steps, len(batches) if of > 1 else 0):
             model(torch.zeros(1, 3, height, width, device=device))
@@ -154,6 +157,15 @@ def class_order(source: Source, labels: Sequence[str]) -> list[int]:
     return [places[name] for name in classes]
 
 
+def _renamed(order: Tensor, batch: Batch, source: Source) -> Tensor:
+    """The batch's labels (B,) as the model's classes. Raises DataError for a label that is no class of the source."""
+    labels = batch.labels.cpu()
+    for place in ((labels < 0) | (labels >= len(order))).nonzero()[:1, 0].tolist():
+        raise DataError(f"{source.key(int(batch.indices[place]))}: the label {int(labels[place])} is none of the "
+                        f"{len(order)} classes of {source.name}")
+    return order[labels]
+
+
 @contextmanager
 def answering(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; each part's own mode comes back afterwards."""
@@ -182,34 +194,3 @@ def _why(source: Source, index: int) -> Excluded:
     except DataError as e:
         why = str(e)
     return Excluded(source.key(index), why)
-
-
-class _Guarded:
-    """A source whose unreadable images are empty ones: only an image travels out of a loader's worker."""
-
-    def __init__(self, source: Source):
-        self.source = source
-        self.name, self.classes, self.skipped, self.parts = source.name, source.classes, source.skipped, source.parts
-        self.key, self.label, self.digest = source.key, source.label, source.digest
-        self.fingerprint = source.fingerprint
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def read(self, index: int) -> Tensor:
-        try:
-            return self.source.read(index)
-        except DataError:
-            return torch.zeros(3, 0, 0, dtype=torch.uint8)
-
-
-class _Blank:
-    """A transform that makes an empty image one of NaN, which no real image can become."""
-
-    def __init__(self, transform: Transform):
-        self.transform = transform
-
-    def __call__(self, image: Tensor) -> Tensor:
-        if image.numel():
-            return self.transform(image)
-        return torch.full_like(self.transform(torch.zeros(3, 8, 8, dtype=torch.uint8)), float("nan"))

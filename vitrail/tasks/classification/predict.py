@@ -96,7 +96,9 @@ def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
     one = isinstance(inputs, str | bytes | Path | Image.Image | np.ndarray | Tensor) or not isinstance(inputs, Iterable)
     for n, item in enumerate([inputs] if one else inputs):
         key = f"#{n}"
-        if isinstance(item, str | Path):
+        if isinstance(item, str) and not item:
+            yield key, DataError(f"input {key} is an empty name: give the path of a file or folder")
+        elif isinstance(item, str | Path):
             yield from _paths(Path(item))
         elif isinstance(item, np.ndarray | Tensor):
             yield from _arrays(item, key)

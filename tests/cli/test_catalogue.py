@@ -1,0 +1,64 @@
+"""list, show, tree, diff."""
+import pytest
+
+from tests.cli.conftest import Ask
+from vitrail.core.catalogue import entries, variant_of
+
+
+def test_list_shows_every_model_with_its_figures(ask: Ask) -> None:
+    lines = ask("list").out.splitlines()
+    assert lines[0].split() == ["name", "params", "GFLOPs", "size", "paper"]
+    assert [line.split()[0] for line in lines[1:]] == list(entries())
+    swin = next(line for line in lines if line.startswith("swin_t "))
+    assert "28.3 M" in swin and "4.49" in swin and " 224 " in swin and "arXiv:2103.14030" in swin
+
+
+@pytest.mark.parametrize(("words", "wanted"), [
+    (["swin_?"], ["swin_t", "swin_s", "swin_b", "swin_l"]), (["*_s32*"], ["vit_s32", "vit_s32_384"]),
+    (["vit_ti16_384"], ["vit_ti16_384"])])
+def test_list_takes_a_pattern_or_a_part_of_a_name(ask: Ask, words: list[str], wanted: list[str]) -> None:
+    assert {e["name"] for e in ask("list", *words, "--json").json} == set(wanted)
+
+
+def test_list_takes_a_task_and_a_kind(ask: Ask) -> None:
+    found = ask("list", "--task", "classification", "--kind", "backbone", "--json").json
+    assert [e["name"] for e in found] == list(entries())
+    assert found[0]["params"] == entries()[found[0]["name"]].params
+
+
+def test_show_tells_paper_arguments_and_releases_with_their_licences(ask: Ask) -> None:
+    said = ask("show", "swin_t").out
+    for part in ("28,288,354", "Liu et al. (2021)", "window", "depths", "(2, 2, 6, 2)", "ms_in1k", "MIT", "hf://timm/"):
+        assert part in said
+    found = ask("--json", "show", "swin_t").json
+    assert found["arguments"]["depths"] == [2, 2, 6, 2]
+    assert [w["name"] for w in found["weights"]] == [w.name for w in variant_of("swin_t").weights]
+    assert all(w["license"] and w["source"] for w in found["weights"])
+
+
+def test_tree_follows_the_papers_down(ask: Ask) -> None:
+    lines = ask("tree", "deit_s16_distilled").out.splitlines()
+    assert "2012.12877" in lines[0] and lines[1].startswith("└── backbones.vit") and "2010.11929" in lines[1]
+    found = ask("tree", "deit_s16_distilled", "--json").json
+    assert [t["module"] for t in found["builds_on"]] == ["backbones.vit"] and not found["builds_on"][0]["builds_on"]
+    assert "backbones.deit" in ask("tree", "vit_s16", "--json").json["built_on_by"]
+
+
+def test_diff_tells_what_differs_and_what_does_not(ask: Ask) -> None:
+    said = ask("diff", "swin_t", "swin_s").out
+    assert "(2, 2, 18, 2)" in said and "window=7" in said
+    found = ask("diff", "swin_t", "swin_s", "--json").json
+    assert found["arguments"] == {"depths": {"one": [2, 2, 6, 2], "two": [2, 2, 18, 2]}}
+    assert set(found["figures"]) == {"params", "gflops"} and "window" in found["same"]
+
+
+def test_diff_of_two_papers_names_arguments_that_one_lacks(ask: Ask) -> None:
+    found = ask("diff", "vit_s16", "swin_t", "--json").json
+    assert found["figures"]["paper"]["one"] != found["figures"]["paper"]["two"]
+    assert found["arguments"]["window"] == {"two": 7}
+    assert "(no such argument)" in ask("diff", "vit_s16", "swin_t").out
+
+
+def test_diff_of_a_model_with_itself_is_empty(ask: Ask) -> None:
+    assert "differ in nothing" in ask("diff", "swin_t", "swin_t").out
+    assert ask("diff", "swin_t", "swin_t", "--json").json["arguments"] == {}

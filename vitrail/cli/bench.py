@@ -1,0 +1,165 @@
+"""`vitrail bench`: forward passes on this machine; beside timm's, with the same weights, once the answers agree."""
+import json
+import platform
+import re
+from argparse import ArgumentParser, Namespace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import vitrail
+from vitrail.cli import show
+from vitrail.cli.command import Command, add_out, add_place, one_of, whole
+from vitrail.cli.opening import check_free, place
+from vitrail.core import catalogue
+from vitrail.core.card import Variant
+from vitrail.core.errors import ModelError, SettingsError
+from vitrail.core.extras import need, version
+from vitrail.core.files import write_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+MODELS = "vit_s16,swin_t"
+TOLERANCE = 1e-5        # of the deviation of timm's logits
+
+
+def counterpart(name: str, found: Variant[Any]) -> str:
+    """timm's name of a model, read off the releases that timm keeps for it. Raises ModelError where there is none."""
+    for release in found.weights:
+        if release.keys == "timm" and (match := re.fullmatch(r"hf://timm/(\w+)(?:\.\w+)?/.+", release.source)):
+            return match[1]
+    raise ModelError(f"{name} has no release of timm's to tell its name there by: leave out --against timm")
+
+
+def pair(name: str, size: int, device: "torch.device") -> "dict[str, nn.Module]":
+    """Ours and timm's, filled with the same seeded noise. Raises ModelError where their answers differ."""
+    import torch
+
+    from vitrail.testing.noise import fill_
+
+    timm = _timm()
+    theirs = timm.create_model(counterpart(name, catalogue.variant_of(name)), pretrained=False, num_classes=1000).eval()
+    fill_(theirs)
+    ours = vitrail.create_model(name, classes=1000)
+    vitrail.load_weights(ours, theirs.state_dict(), keys="timm")
+    image = images(2, size, torch.device("cpu"))
+    with torch.inference_mode():
+        there, here = theirs(image), ours(image)
+    apart = ((there - here).abs().max() / there.std()).item()
+    if not apart <= TOLERANCE:
+        raise ModelError(f"{name}: the answers differ from timm's by {apart:.2g} of their deviation: a time would "
+                         "compare two things. Please report it")
+    return {"vitrail": ours.to(device), "timm": theirs.to(device)}
+
+
+def _timm() -> Any:
+    from vitrail.core.torchvision_guard import import_torchvision
+    import_torchvision()
+    return need("timm")
+
+
+def images(batch: int, size: int, device: "torch.device") -> "Tensor":
+    import torch
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(batch)).to(device)
+
+
+def measure(name: str, batches: list[int], *, against: str, rounds: int, size: int,
+            device: "torch.device") -> list[dict[str, Any]]:
+    """A row a batch size: medians in milliseconds and, beside another side, the ratio with its quartiles."""
+    from vitrail.cli import timing
+
+    size = size or catalogue.find(name).image
+    sides = pair(name, size, device) if against else {"vitrail": vitrail.create_model(name).to(device)}
+    rows = []
+    for batch in batches:
+        x = images(batch, size, device)
+        things: dict[str, Any] = {side: partial(model, x) for side, model in sides.items()}
+        times = timing.interleaved({**things, "yardstick": timing.yardstick(device)}, rounds=rounds, device=device)
+        ours, product = times["vitrail"], times["yardstick"]
+        row = {"model": name, "batch": batch, "size": size, "rounds": rounds, "ms": 1e3 * ours.median,
+               "images_a_second": batch / ours.median, "products": ours.over(product)[0],
+               "yardstick_gflops": timing.gflops(product.median)}
+        if against:
+            middle, low, high = times[against].over(ours)
+            row |= {"against": against, "against_ms": 1e3 * times[against].median, "ratio": middle,
+                    "ratio_quartiles": [low, high]}
+        rows.append(row)
+    return rows
+
+
+def machine(device: "torch.device", against: str) -> dict[str, Any]:
+    """What the times are worth something on."""
+    import torch
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    packages = {n: version(n) for n in ("torch", *filter(None, (against,)))}
+    return {"device": str(device), "name": name, "threads": torch.get_num_threads(),
+            "capability": torch.backends.cpu.get_cpu_capability(), "python": platform.python_version(),
+            "vitrail": vitrail.__version__, **packages}
+
+
+def _processor() -> str:
+    """The processor's kind, as far as the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            found = re.search(r"^model name\s*:\s*(.+)$", file.read(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _bench(a: Namespace) -> int:
+    names = [n.strip() for n in a.models.split(",") if n.strip()]
+    if not names:
+        raise SettingsError("--models names no model: give names that `vitrail list` shows, with commas between")
+    for name in names:
+        catalogue.find(name)
+    check_free(a.out, overwrite=a.overwrite)
+    if a.against and a.size:
+        raise SettingsError("timm's networks are made for one size: leave out --size, or --against timm")
+    if a.against:
+        _timm()                                     # missing? then before any model is made
+    device, against = place(a), a.against or ""
+    found: dict[str, Any] = {"machine": machine(device, against), "rows": []}
+    for name in names:
+        found["rows"] += measure(name, a.batch, against=against, rounds=a.rounds, size=a.size, device=device)
+        if not a.json:
+            show.note(f"measured {name}")
+    if a.out:
+        write_file(a.out, json.dumps(found, indent=1) + "\n", overwrite=a.overwrite)
+    if a.json:
+        show.emit(found)
+    else:
+        _print(found, against)
+    return 0
+
+
+def _print(found: dict[str, Any], against: str) -> None:
+    show.say(", ".join(f"{k} {v}" for k, v in found["machine"].items()))
+    head = ["model", "batch", "size", "ms", "images/s", "products"]
+    rows = [[r["model"], r["batch"], r["size"], f"{r['ms']:.2f}", f"{r['images_a_second']:.1f}", f"{r['products']:.1f}"]
+            for r in found["rows"]]
+    if against:
+        head += [f"{against} ms", f"{against} / ours", "quartiles"]
+        for row, r in zip(rows, found["rows"], strict=True):
+            row += [f"{r['against_ms']:.2f}", f"{r['ratio']:.3f}", "{:.3f} to {:.3f}".format(*r["ratio_quartiles"])]
+    show.table(head, rows, right=head[1:])
+    reached = [r["yardstick_gflops"] for r in found["rows"]]
+    show.say(f"\nmedians of {found['rows'][0]['rounds']} rounds, everything in turn in one process; products: how many "
+             f"1024 x 1024 float32 products the time is worth, which reached {min(reached):.0f} to {max(reached):.0f} "
+             "1e9 multiply-adds a second" + ("; above 1 in the ratio, ours is faster" if against else ""))
+
+
+def _arguments(p: ArgumentParser) -> None:
+    p.add_argument("--models", default=MODELS, metavar="A,B", help=f"names that `vitrail list` shows ({MODELS})")
+    p.add_argument("--batch", type=whole(1, 4096), nargs="+", default=[1, 8], metavar="N", help="batch sizes (1 8)")
+    p.add_argument("--size", type=whole(0, 4096), default=0, metavar="N", help="pixels a side; 0: the model's own (0)")
+    p.add_argument("--rounds", type=whole(1, 100_000), default=15, metavar="N", help="how often each is timed (15)")
+    p.add_argument("--against", type=one_of(("timm",)), metavar="timm",
+                   help="time timm's network too, with the same weights, after checking that the answers are the same")
+    add_place(p)
+    add_out(p, "FILE.json", "write the numbers there")
+
+
+COMMANDS = {"bench": Command(about="Times forward passes on this machine, as ratios within one process.", run=_bench,
+                             arguments=_arguments)}

@@ -1,0 +1,73 @@
+"""A model as the command line names it, a place to run it, and files that may not be there yet. torch comes late."""
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitrail.core import catalogue
+from vitrail.core.errors import DataError, ModelError, SettingsError, VitrailError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+    from vitrail.tasks.classification.model import Classifier
+
+
+def check_model(text: str, weights: str) -> None:
+    """Raises ModelError for what is neither a folder nor a name with weights. Imports no torch."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if weights:
+            raise SettingsError(f"{text} is a folder, which holds its own weights: leave out --weights")
+        return
+    if path.exists():
+        raise ModelError(f"{text} is a file, and a model is the folder of a run or of a saved model, or a name of the "
+                         f"catalogue with --weights {text}")
+    if text not in catalogue.entries():
+        beside = sorted(os.listdir(path.parent)) if os.access(path.parent, os.R_OK) and path.parent.is_dir() else []
+        hint = nearest(path.name, [*beside, *catalogue.entries()])
+        raise ModelError(f"there is no folder {text!r}, and no model of that name.{hint} "
+                         "`vitrail list` shows the names.")
+    if not weights:
+        known = catalogue.find(text).weights
+        raise ModelError(f"{text} is a name, and needs weights: --weights {known[0] if known else 'FILE'}"
+                         f"{' (released: ' + ', '.join(known) + ')' if known else ''}. A folder brings its own.")
+
+
+def open_model(a: Namespace) -> "Classifier":
+    """The model that the arguments name, in evaluation mode, on the CPU."""
+    check_model(a.model, a.weights)
+    from vitrail.models import create_model, load_model
+    path = Path(a.model).expanduser()
+    return load_model(path) if path.is_dir() else create_model(a.model, weights=a.weights, keys=a.keys)
+
+
+def place(a: Namespace) -> "torch.device":
+    """The device asked for; the processor's threads are set on the way. Raises SettingsError where it is not here."""
+    import torch
+
+    from vitrail.train.distributed import pick_device
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    return pick_device(a.device)
+
+
+def check_free(path: str, *, overwrite: bool) -> None:
+    """Raises VitrailError where something stands that may not be replaced: before the work, not after it."""
+    if path and os.path.lexists(path) and not overwrite:
+        raise VitrailError(f"{path}: this exists already, and nothing is overwritten unless asked: "
+                           "name another place, or add --overwrite")
+
+
+def check_images(paths: list[str]) -> None:
+    """Raises DataError for the first that is not there, before torch is imported."""
+    for text in paths:
+        path = Path(text).expanduser()
+        try:
+            there = path.exists()
+        except (OSError, ValueError) as e:
+            raise DataError(f"{text!r}: {getattr(e, 'strerror', None) or e}") from None
+        if not there:
+            folder = path.parent
+            beside = sorted(os.listdir(folder))[:10_000] if folder.is_dir() and os.access(folder, os.R_OK) else []
+            raise DataError(f"there is no file {text}.{nearest(path.name, beside)}")

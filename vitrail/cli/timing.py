@@ -1,0 +1,68 @@
+"""Times that can be compared: everything is measured in one process, turn by turn, beside a yardstick."""
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+YARDSTICK = 1024        # the side of the square matrices whose product is the yardstick
+
+
+@dataclass(frozen=True)
+class Times:
+    """The seconds of one thing, a number a round."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def over(self, other: "Times") -> tuple[float, float, float]:
+        """How many times as long as `other` this takes: the median of the rounds' ratios, and its quartiles.
+
+        Both were measured in each round, one right after the other, so that what else the machine does falls on both.
+        """
+        ratios = [a / b for a, b in zip(self.seconds, other.seconds, strict=True)]
+        if len(ratios) < 2:
+            return ratios[0], ratios[0], ratios[0]
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return middle, low, high
+
+
+def interleaved(things: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device,
+                warm: int = 3) -> dict[str, Times]:
+    """Calls each thing once a round, the order turned by one place each round; the first `warm` rounds do not count."""
+    names = list(things)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    with torch.inference_mode():
+        for turn in range(-warm, rounds):
+            at = turn % len(names)
+            for name in names[at:] + names[:at]:
+                _wait(device)
+                start = time.perf_counter()
+                things[name]()
+                _wait(device)
+                if turn >= 0:
+                    found[name].append(time.perf_counter() - start)
+    return {name: Times(tuple(seconds)) for name, seconds in found.items()}
+
+
+def yardstick(device: torch.device) -> Callable[[], object]:
+    """A product of two square matrices of float32, as the machine's own measure."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(YARDSTICK, YARDSTICK, generator=generator).to(device) for _ in range(2))
+    return lambda: a @ b
+
+
+def gflops(seconds: float) -> float:
+    """1e9 multiply-adds a second that the yardstick reached."""
+    return float(YARDSTICK**3 / seconds / 1e9)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

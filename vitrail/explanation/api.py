@@ -1,0 +1,153 @@
+"""`vitrail.explain` and `vitrail.record`: what an answer rests on, in the frame of the picture."""
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from vitrail.core.errors import ExplainError, nearest
+from vitrail.core.files import atomic_file
+from vitrail.core.identity import Identity
+from vitrail.explanation import drawing, methods
+from vitrail.explanation.attention_grid import attention_grid
+from vitrail.explanation.picture import prepare
+from vitrail.explanation.record import Layer, Seen, record
+from vitrail.nn import Visible
+
+__all__ = ["METHODS", "Explanation", "Layer", "Seen", "attention_grid", "explain", "record"]
+
+METHODS = ("relevance", "rollout", "attention", "gradcam")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Explanation:
+    """One image's answer and what it rests on.
+
+    map:    float32 (h, w), a value for each image token, as the method defines it.
+    target: the class explained; label: its name; score: its probability.
+    box:    what of the picture the model saw: top, left, bottom, right, in the picture's pixels.
+    """
+
+    method: str
+    map: NDArray[np.float32] = field(repr=False)
+    target: int
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+    pixels: Tensor = field(repr=False)                      # uint8 (3, H, W), the picture itself
+    token: tuple[float, float] = field(repr=False)          # height and width of a token, in the picture's pixels
+
+    def heat(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+        """The map over the whole picture, at `size` (height, width) or the picture's own: float32, smooth.
+
+        What lies outside `box` the model never saw; it is nan.
+        """
+        H, W = self.pixels.shape[1:]
+        rows, columns = size or (H, W)
+        top, left, bottom, right = self.box
+        y = (torch.arange(rows, dtype=torch.float64) + 0.5) * H / rows
+        x = (torch.arange(columns, dtype=torch.float64) + 0.5) * W / columns
+        # the map may reach over the edge of what the model saw, where patches were padded
+        across = [2 * (at - start) / (tokens * side) - 1 for at, start, tokens, side
+                  in ((x, left, self.map.shape[1], self.token[1]), (y, top, self.map.shape[0], self.token[0]))]
+        at = torch.stack(torch.meshgrid(across[0], across[1], indexing="xy"), -1)[None].float()
+        smooth = F.grid_sample(torch.from_numpy(self.map)[None, None], at, padding_mode="border", align_corners=False)
+        inside = ((y >= top) & (y <= bottom))[:, None] & ((x >= left) & (x <= right))
+        return smooth[0, 0].where(inside, torch.nan).numpy()
+
+    def overlay(self, *, longest: int = 1024) -> Image.Image:
+        """The picture with the heat on it, RGB; its longer side `longest` pixels at most. Unseen borders are dark."""
+        H, W = self.pixels.shape[1:]
+        scale = min(1.0, longest / max(H, W))
+        if max(H, W) * scale < drawing.SMALL:               # an 8 x 8 digit would be a speck
+            scale = drawing.SMALL / max(H, W)
+        size = max(1, round(H * scale)), max(1, round(W * scale))
+        return drawing.overlay(self.pixels, self.heat(size))
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """The overlay as a picture, or the map as .npy, after the path's suffix. Raises ExplainError, VitrailError."""
+        suffix = Path(path).suffix.lower()
+        if suffix not in (".png", ".jpg", ".jpeg", ".webp", ".npy"):
+            raise ExplainError(f"{path}: an explanation is saved as .png, .jpg, .webp (the overlay) or .npy (the map)")
+        with atomic_file(path, overwrite=overwrite) as temporary:
+            if suffix == ".npy":
+                np.save(temporary, self.map)
+            else:
+                self.overlay().save(temporary)
+        return Path(path)
+
+
+def explain(model: nn.Module, image: Any, *, method: str = "relevance", target: int | str | None = None,
+            layer: int | str | None = None, head: int | None = None) -> Explanation:
+    """What in the image a classifier's answer rests on.
+
+    image:  a path, PIL image, array, uint8 tensor (3, H, W), or a prepared float tensor (3, h, w) or (1, 3, h, w).
+    method: "relevance" (arXiv:2103.15679), "rollout" (arXiv:2005.00928), "attention" (one layer's look, as it is) or
+            "gradcam" (arXiv:1610.02391).
+    target: the class, by number or label; the predicted one unless given. Rollout and attention are the same for all.
+    layer:  for attention and gradcam: a number or a name. head: for attention: one head, the mean unless given.
+
+    Raises ExplainError on an unknown method or target, on one that the model's form does not allow, and on a model
+    that is no classifier; DataError on what is no image.
+    """
+    if method not in METHODS:
+        raise ExplainError(f"there is no method {method!r}.{nearest(method, METHODS)} There are: {', '.join(METHODS)}.")
+    identity = getattr(model, "identity", None)
+    if not isinstance(identity, Identity) or not hasattr(model, "backbone") or not hasattr(model, "head"):
+        raise ExplainError(f"explain takes a classifier of vitrail (create_model, load_model), not a "
+                           f"{type(model).__name__}; record(model) shows the attention of any module")
+    if method != "gradcam" and not any(isinstance(part, Visible) for part in model.modules()):
+        raise ExplainError(f"{identity.model} has no attention, so {method!r} does not apply; method='gradcam' does")
+    if layer is not None and method not in ("attention", "gradcam"):
+        raise ExplainError(f"{method!r} goes through all layers: layer= is for 'attention' and 'gradcam'")
+    if head is not None and method != "attention":
+        raise ExplainError(f"{method!r} goes through all heads: head= is for 'attention'")
+    wanted = _target(target, identity)
+    picture = prepare(image, identity.preprocessing)
+    first = next(model.parameters())
+    given = picture.input.to(first.device, first.dtype)
+    if method == "attention":
+        found = methods.attention(model, given, wanted, layer=layer, head=head)
+    elif method == "gradcam":
+        found = methods.gradcam(model, given, wanted, layer=layer)
+    else:
+        found = (methods.relevance if method == "relevance" else methods.rollout)(model, given, wanted)
+    if not (found.map.isfinite().all() and found.logits.isfinite().all()):
+        raise ExplainError(f"{identity.model} answers this image with values that are not finite: "
+                           "its weights are damaged")
+    answer = int(found.target[0])
+    top, left, bottom, right = picture.box
+    h, w = picture.input.shape[-2:]
+    unit = (bottom - top) / h, (right - left) / w
+    sides = [side * one for side, one in zip(_token(model.backbone, found.map, (h, w)), unit, strict=True)]
+    return Explanation(method=method, map=found.map[0].float().cpu().numpy(), target=answer,
+                       label=identity.labels[answer] if answer < len(identity.labels) else str(answer),
+                       score=float(found.logits[0].double().softmax(-1)[answer]), box=picture.box,
+                       pixels=picture.pixels, token=(sides[0], sides[1]))
+
+
+def _target(target: int | str | None, identity: Identity) -> int | None:
+    labels = identity.labels
+    if target is None:
+        return None
+    if isinstance(target, str):
+        if target not in labels:
+            raise ExplainError(f"{identity.model} knows no class {target!r}.{nearest(target, labels)}")
+        return labels.index(target)
+    if not 0 <= target < len(labels):
+        raise ExplainError(f"{identity.model} has {len(labels)} classes, 0 to {len(labels) - 1}, and {target} is none")
+    return int(target)
+
+
+def _token(backbone: Any, found: Tensor, size: tuple[int, int]) -> tuple[float, float]:
+    """Height and width of a token, in pixels of the model's input: a stride of the backbone, where one fits."""
+    grid = tuple(found.shape[1:])
+    for stride in backbone.strides:
+        if tuple(-(-side // stride) for side in size) == grid:
+            return stride, stride
+    return size[0] / grid[0], size[1] / grid[1]

@@ -1,0 +1,219 @@
+"""Every attention map of a model, seen while it runs; the answers stay as they are, bit for bit."""
+import fnmatch
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.core.errors import ExplainError, nearest
+from vitrail.nn import Attend, Features, Shown, Visible, Within
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layer:
+    """What one Visible leaf showed in one call.
+
+    weights: (B, H, N, M) over all tokens, or (B, G, H, n, n) in G groups.
+    groups:  the mixer's partition (Windows, Channels, Within), or None where all tokens are attended.
+    grid:    height and width of the map of tokens; None where it is not known. Other tokens come before it.
+    """
+
+    name: str                       # the leaf's path in the model
+    mixer: str                      # the path of the module that attends
+    call: int                       # which call of a mixer this belongs to, counted over the run
+    weights: Tensor
+    groups: Any
+    grid: tuple[int, int] | None
+    shown: bool                     # weights a mechanism made in its own way, which stand over its softmaxes
+    probe: bool                     # asked by a token of the readout's own
+
+
+class Seen:
+    """The maps of the model's latest run, by the path of the leaf that showed them, in order of execution.
+
+    A leaf that ran twice in one run gives its last map by name, and both in `layers`.
+    """
+
+    def __init__(self, limit: int):
+        self._layers: list[Layer] = []
+        self._limit, self._bytes = limit, 0
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return tuple(self._layers)
+
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(layer.name for layer in self._layers))
+
+    def items(self) -> list[tuple[str, Tensor]]:
+        return [(name, self[name]) for name in self.names()]
+
+    def __getitem__(self, name: str) -> Tensor:
+        for layer in reversed(self._layers):
+            if layer.name == name:
+                return layer.weights
+        if not self._layers:
+            raise ExplainError("nothing was recorded: run the model inside the block, in the thread that opened it")
+        raise ExplainError(f"no map was recorded under {name!r}.{nearest(name, self.names())} "
+                           f"There are {len(self.names())}: `names()` lists them.")
+
+    def __contains__(self, name: object) -> bool:
+        return any(layer.name == name for layer in self._layers)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __len__(self) -> int:
+        return len(self.names())
+
+    def _clear(self) -> None:
+        self._layers.clear()
+        self._bytes = 0
+
+    def _add(self, layer: Layer) -> None:
+        self._bytes += layer.weights.numel() * layer.weights.element_size()
+        if self._bytes > self._limit:
+            self._clear()
+            raise ExplainError(f"the attention maps of this run take more than {self._limit / 2**30:g} GiB (reached at "
+                               f"{layer.name}): record fewer layers (layers='...'), in half precision "
+                               "(dtype=torch.float16), a smaller batch, or raise limit_gb")
+        self._layers.append(layer)
+
+    def _place(self, features: Features) -> None:
+        """Gives layers that saw a sequence the grid of the map that it became."""
+        prefix = 0 if features.prefix is None else features.prefix.shape[1]
+        for i, layer in enumerate(self._layers):
+            if layer.grid is None and layer.groups is None:
+                keys = layer.weights.shape[-1]
+                grid = next(((m.shape[1], m.shape[2]) for m in features.maps
+                             if keys - m.shape[1] * m.shape[2] in (0, prefix)), None)
+                self._layers[i] = replace(layer, grid=grid)
+
+
+@contextmanager
+def record(model: nn.Module, *, gradients: bool = False, layers: str = "*", device: torch.device | str | None = None,
+           dtype: torch.dtype | None = None, limit_gb: float = 4.0) -> Iterator[Seen]:
+    """Within: each run of `model` in this thread fills `Seen` anew; afterwards the model is as it was.
+
+    The maps are computed beside the fused kernels, so that the answers stay bit-identical, and are detached. With
+    `gradients` they stand in the path of the gradient instead: the kernels are then not used.
+
+    layers: only leaves whose path matches this pattern ("*blocks.11*"). device, dtype: where and how maps are kept.
+    limit_gb: how much they may take, in GiB.
+
+    Raises ExplainError for a model without attention, a compiled one, a pattern that fits nothing, and too many maps.
+    """
+    leaves = _leaves(model, layers)
+    if gradients and (device is not None or dtype is not None):
+        raise ExplainError("maps recorded with gradients stay where and as they are: leave out device and dtype")
+    seen, thread = Seen(int(limit_gb * 2**30)), threading.get_ident()
+    inputs: dict[str, tuple[int, Any]] = {}             # mixer -> (number of its call, its input's kind)
+    calls = 0
+
+    def here(act: Callable[..., None]) -> Callable[..., None]:
+        return lambda *args: act(*args) if threading.get_ident() == thread else None
+
+    def entering(mixer: str) -> Callable[..., None]:
+        def act(module: nn.Module, args: tuple[Any, ...]) -> None:
+            nonlocal calls
+            calls += 1
+            inputs[mixer] = calls, _grid(args[0] if args else None, getattr(module, "groups", None))
+        return here(act)
+
+    def showing(name: str, mixer: str, groups: Any) -> Callable[..., None]:
+        def act(leaf: nn.Module, args: tuple[Any, ...], weights: Tensor) -> None:
+            call, (grid, probe) = inputs.get(mixer, (0, (None, False)))
+            if not gradients:
+                weights = weights.detach().to(device=device, dtype=dtype)
+            seen._add(Layer(name=name, mixer=mixer, call=call, weights=weights, groups=groups, grid=grid,
+                            shown=isinstance(leaf, Shown), probe=probe))
+        return here(act)
+
+    def leaving(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        if isinstance(out, Features):
+            seen._place(out)
+
+    with ExitStack() as stack:
+        def hook(handle: Any) -> None:
+            stack.callback(handle.remove)
+        hook(model.register_forward_pre_hook(here(lambda *_: seen._clear())))
+        for mixer in dict.fromkeys(owner for _, owner in leaves.values()):
+            hook(model.get_submodule(mixer).register_forward_pre_hook(entering(mixer)))
+        for name, (leaf, mixer) in leaves.items():
+            hook(leaf.register_forward_hook(showing(name, mixer, getattr(model.get_submodule(mixer), "groups", None))))
+        for module in model.modules():
+            if hasattr(module, "widths") and hasattr(module, "strides"):
+                hook(module.register_forward_hook(here(leaving)))
+        for name in leaves:
+            parent = model.get_submodule(name.rpartition(".")[0])
+            if isinstance(parent, Attend):
+                stack.enter_context(_switched(parent, gradients))
+        yield seen
+
+
+def _leaves(model: nn.Module, pattern: str) -> dict[str, tuple[nn.Module, str]]:
+    """Every Visible leaf that matches: its path -> itself and the path of its mixer."""
+    if hasattr(model, "_orig_mod"):
+        raise ExplainError("a compiled model cannot be recorded: the compiler leaves out what is watched. Record the "
+                           "model it was compiled from")
+    every = {name: part for name, part in model.named_modules() if isinstance(part, Visible)}
+    if not every:
+        raise ExplainError(f"{type(model).__name__} has no attention to record. Grad-CAM explains it all the same: "
+                           "explain(model, image, method='gradcam')")
+    chosen = {name: part for name, part in every.items() if fnmatch.fnmatchcase(name, pattern)}
+    if not chosen:
+        raise ExplainError(f"no attention of this model matches {pattern!r}.{nearest(pattern, every)} "
+                           f"The first is {next(iter(every))!r}.")
+    found: dict[str, tuple[nn.Module, str]] = {}
+    for name, part in chosen.items():
+        mixer = name.rpartition(".")[0]
+        if mixer and isinstance(model.get_submodule(mixer), Attend):
+            mixer = mixer.rpartition(".")[0]
+        found[name] = part, mixer
+    return found
+
+
+def _grid(entered: Any, groups: Any) -> tuple[tuple[int, int] | None, bool]:
+    """The grid that a mixer's input tells of, and whether it is a readout's probe that asks."""
+    if isinstance(entered, Features):
+        h, w = entered.maps[-1].shape[1:3]
+        return (h, w), True
+    if isinstance(entered, Tensor) and entered.ndim == 4 and not isinstance(groups, Within):
+        return (entered.shape[1], entered.shape[2]), False
+    return None, False
+
+
+@dataclass
+class _Switch:
+    fused: bool
+    watched: bool
+    watchers: int = 0
+    gradients: int = 0
+
+
+_SWITCHES: WeakKeyDictionary[Attend, _Switch] = WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+@contextmanager
+def _switched(attend: Attend, gradients: bool) -> Iterator[None]:
+    """Shows an Attend's weights while anybody looks, and leaves it as the first one found it when the last one goes."""
+    def turn(by: int) -> None:
+        with _LOCK:
+            switch = _SWITCHES.setdefault(attend, _Switch(attend.fused, attend.watched))
+            switch.watchers += by
+            switch.gradients += by * gradients
+            attend.watched = switch.watched or switch.watchers > 0
+            attend.fused = switch.fused and not switch.gradients
+            if not switch.watchers:
+                del _SWITCHES[attend]
+    turn(1)
+    try:
+        yield
+    finally:
+        turn(-1)
