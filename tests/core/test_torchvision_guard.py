@@ -17,7 +17,8 @@ print(out.shape)
 
 
 def run(before: str) -> str:
-    done = subprocess.run([sys.executable, "-c", CODE.format(before=before)], capture_output=True, text=True, check=False)
+    code = CODE.format(before=before)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

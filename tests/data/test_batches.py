@@ -138,7 +138,8 @@ def test_numbers_that_do_not_fit(source: Source) -> None:
             make(**bad)
     with pytest.raises(SettingsError, match="no sample"):
         Batches(Subset(source, []), evaluation_transform(SIZE), batch=1)
-    assert [len(make(batch=b, drop_last=d)) for b, d in ((8, True), (8, False), (43, True), (43, False))] == [5, 6, 1, 1]
+    cases = {(8, True): 5, (8, False): 6, (43, True): 1, (43, False): 1}
+    assert {(b, d): len(make(batch=b, drop_last=d)) for b, d in cases} == cases
 
 
 class Breaking(Subset):

@@ -401,7 +401,8 @@ def test_hugging_face_sets_on_this_machine(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("x")
-    for text, why in ((tmp_path / "gone", "no such folder or file"), (tmp_path / "letter.txt", "none of them"), ("", "no name"),
+    for text, why in ((tmp_path / "gone", "no such folder or file"), (tmp_path / "letter.txt", "none of them"),
+                      ("", "no name"),
                       ("digitz", "Did you mean 'digits'"), ("wds:/nowhere-*.tar", "no tar file"), ("\0", "no name"),
                       (tmp_path, "no image in this folder"), ("x" * 5000, "name")):
         with pytest.raises(DataError, match=why):

@@ -46,6 +46,13 @@ def test_it_is_a_function_of_seed_epoch_and_pair_alone() -> None:
     assert not any(torch.equal(mixed(**other), first) for other in ({"seed": 1}, {"epoch": 1}, {"shift": 1}))
 
 
+def test_both_samples_of_a_pair_and_their_order_count() -> None:
+    def plan(*pair: int) -> list[float]:
+        return draw(pair, mixing=Mixing(mixup=1.0), seed=0, epoch=0, size=(8, 8))[0].tolist()
+
+    assert plan(1, 2) == plan(1, 2) and len({tuple(plan(*p)) for p in ((1, 2), (1, 3), (2, 1), (3, 2))}) == 4
+
+
 @pytest.mark.parametrize("mixing", [Mixing(), Mixing(mixup=0.8, cutmix=1.0, probability=0.0)])
 def test_off_is_the_identity(mixing: Mixing) -> None:
     images, targets, indices = batch(5)                     # odd: nothing is paired

@@ -49,9 +49,9 @@ def open_zip(file: BufferedReader, size: int) -> zipfile.ZipFile:
     file.seek(max(0, size - 65557))
     tail = file.read()
     at = tail.rfind(b"PK\5\6")
-    directory = struct.unpack_from("<I", tail, at + 12)[0] if 0 <= at <= len(tail) - 22 else 0
-    if directory == 0xFFFFFFFF and (at := tail.rfind(b"PK\6\6", 0, at)) >= 0:
-        directory = struct.unpack_from("<Q", tail, at + 40)[0]
+    directory = int.from_bytes(tail[at + 12:at + 16], "little") if at >= 0 else 0
+    if directory == 0xFFFFFFFF and (at := tail.rfind(b"PK\6\6", 0, at)) >= 0:     # the larger form says it there
+        directory = int.from_bytes(tail[at + 40:at + 48], "little")
     if directory > MOST_DIRECTORY:
         raise Refused(f"its archive lists its members in {directory} bytes, too many for weights. Do not use it.")
     try:

@@ -26,6 +26,7 @@ class Training:
 
     def __init__(self, preprocessing: Preprocessing, augmentation: Augmentation) -> None:
         _check(preprocessing)
+        import_torchvision()                                # here, so that forked workers have it already
         self.preprocessing, self.augmentation = preprocessing, augmentation
         self.pipeline: Callable[[Tensor], Tensor] | None = None
 
@@ -69,6 +70,7 @@ class Evaluation:
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         _check(preprocessing)
+        import_torchvision()
         self.preprocessing = preprocessing
         self.normalise = _Normalise(preprocessing)
 

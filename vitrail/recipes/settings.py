@@ -37,7 +37,7 @@ class ClassifySettings(TrainSettings):
     teacher: str = field(default="", metadata={"help": "a saved model, or a run, that the student learns from"})
     distillation: Literal["none", "soft", "hard"] = field(default="none", metadata={"help": "how it learns from the teacher"})
     alpha: float = setting(0.5, low=0, high=1, help="weight of the teacher's term")
-    temperature: float = setting(3.0, above=0, high=1000, help="of soft distillation")
+    temperature: float = setting(3.0, low=0.01, high=1000, help="of soft distillation")
 
     def __post_init__(self) -> None:
         super().__post_init__()
