@@ -59,8 +59,8 @@ def card(name: str) -> Card:
     return Card(catalogue.find(name), module.PAPER, catalogue.variant_of(name), papers)
 
 
-def create_model(name: str, *, classes: int | None = None, labels: Sequence[str] = (), weights: str | Path | None = None,
-                 keys: str = "", resize: bool = False, **changes: Any) -> "Classifier":
+def create_model(name: str, *, classes: int | None = None, labels: Sequence[str] = (),
+                 weights: str | Path | None = None, keys: str = "", resize: bool = False, **changes: Any) -> "Classifier":
     """A classifier by name, on the CPU, in evaluation mode.
 
     classes: how many; or `labels`, their names. 1,000 where neither is said.
@@ -192,7 +192,7 @@ def _resized(model: "nn.Module", name: str, value: "Tensor", resize: bool, where
 
 
 def save_weights(model: "Classifier", path: str | Path, *, keys: str = "vitrail", overwrite: bool = False) -> Path:
-    """The tensors alone, as safetensors, in a layout's own names. Raises CheckpointError where a file stands there."""
+    """The tensors alone, as safetensors, in a layout's own names. Raises VitrailError where a file stands there."""
     from vitrail.core.tensors import write_tensors
 
     table = keys_of(model, keys)

@@ -11,7 +11,8 @@ from vitrail.core.catalogue import variant_of
 from vitrail.core.errors import MissingExtra, ModelError
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [("vit_s16", "vit_small_patch16_224"), ("swin_t", "swin_tiny_patch4_window7_224"),
+@pytest.mark.parametrize(("ours", "theirs"), [("vit_s16", "vit_small_patch16_224"),
+("swin_t", "swin_tiny_patch4_window7_224"),
                                               ("resnet18", "resnet18"), ("deit_ti16", "deit_tiny_patch16_224")])
 def test_the_counterpart_is_read_off_the_releases(ours: str, theirs: str) -> None:
     assert bench.counterpart(ours, variant_of(ours)) == theirs
@@ -65,7 +66,8 @@ def test_doctor_tells_what_is_there(ask: Ask) -> None:
     assert torch.__version__ in said and all(x.unlocks in said for x in extras.EXTRAS)
 
 
-def test_doctor_tells_of_a_cache_that_cannot_be_written(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_tells_of_a_cache_that_cannot_be_written(ask: Ask, tmp_path: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "new" / "deep"))
     assert ask("doctor", "--json").json["cache"]["writable"] and not (tmp_path / "new").exists()

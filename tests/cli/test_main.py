@@ -52,15 +52,18 @@ def test_an_unknown_command_is_met_with_the_nearest(ask: Ask, typed: str, meant:
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    ("list --tsk x", "'--task'"), ("list --task clasification", "'classification'"), ("list --kind backbon", "'backbone'"),
+    ("list --tsk x", "'--task'"), ("list --task clasification", "'classification'"),
+    ("list --kind backbon", "'backbone'"),
     ("list a b", "'b' is one more"), ("list swim_t", "'swin_t'"), ("show", "NAME"), ("show swin_tt", "'swin_t'"),
-    ("show vit_s61", "'vit_s16'"), ("tree resnet5O", "'resnet50'"), ("diff swin_t", "B"), ("diff swin_t swin_ss", "'swin_s'"),
+    ("show vit_s61", "'vit_s16'"), ("tree resnet5O", "'resnet50'"), ("diff swin_t", "B"),
+    ("diff swin_t swin_ss", "'swin_s'"),
     ("data chek x", "'check'"), ("data check", "PATH"), ("evaluate vit_s16 digits", "--weights"),
     ("evaluate nowhere digits", "'nowhere'"), ("evaluate", "MODEL"), ("predict vit_s16", "FILE"),
     ("predict vit_ti61 x.png", "'vit_ti16'"), ("explain vit_s16 x.png --out f --method rollot", "'rollout'"),
     ("explain vit_s16 x.png", "--out"), ("bench --models vit_s61", "'vit_s16'"), ("bench --models ,", "names no model"),
     ("bench --batch 0", "1 to 4096"), ("bench --batch one", "whole number"), ("bench --against tim", "'timm'"),
-    ("bench --against timm --size 64", "one size"), ("train --modle x", "'model'"), ("train --out r --model vit_s61", "'vit_s16'"),
+    ("bench --against timm --size 64", "one size"), ("train --modle x", "'model'"),
+    ("train --out r --model vit_s61", "'vit_s16'"),
     ("train --out r stray", "'stray'"), ("train --lr 1", "'out' is needed"), ("export vit_s16 x.onnx", "--images"),
     ("doctor now", "'now' is one more"), ("doctor --jsn", "'--json'")])
 def test_what_is_asked_wrongly_is_answered_at_once_with_what_is_right(ask: Ask, words: str, said: str) -> None:
@@ -72,9 +75,9 @@ def test_what_is_asked_wrongly_is_answered_at_once_with_what_is_right(ask: Ask, 
 
 def test_help_lists_and_wrong_words_import_neither_torch_nor_rich() -> None:
     lines = ["--help", "list", "list swin* --json", "tree deit_s16", "lsit", "show swin_tt", "diff swin_t swin_q",
-             "train --help", "train --lrr 1", "train --out r --lr nought", "train --out r --model vit_s61", "explain --help",
-             "evaluate nowhere digits", "predict vit_s16 x.png", "export vit_s61 o.onnx --images f", "bench --models x",
-             "data --help", "data chek x", "doctor --help"]
+             "train --help", "train --lrr 1", "train --out r --lr nought", "train --out r --model vit_s61",
+             "explain --help", "evaluate nowhere digits", "predict vit_s16 x.png", "export vit_s61 o.onnx --images f",
+             "bench --models x", "data --help", "data chek x", "doctor --help"]
     code = ("import sys\nfrom vitrail.cli.main import main\nfor line in sys.argv[1:]:\n    main(line.split())\n"
             "    heavy = {'torch', 'numpy', 'rich', 'PIL'} & set(sys.modules)\n    assert not heavy, (line, heavy)\n")
     done = subprocess.run([sys.executable, "-c", code, *lines], cwd=ROOT, capture_output=True, text=True)
@@ -115,7 +118,8 @@ def test_python_dash_m_gives_the_exit_code() -> None:
     (OSError(errno.ENOSPC, "No space left"), 1, "No space left"),
     (type("OutOfMemoryError", (RuntimeError,), {})("9 GiB\nmore"), 1, "(9 GiB)"),
     (ValueError("odd\nlines"), BUG, "ValueError: odd\n"), (RecursionError(), BUG, "RecursionError")])
-def test_every_failure_has_its_line_and_its_code(ask: Ask, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int,
+def test_every_failure_has_its_line_and_its_code(ask: Ask, monkeypatch: pytest.MonkeyPatch, error: BaseException,
+                                                 code: int,
                                                  said: str) -> None:
     def fail(arguments: object) -> int:
         raise error

@@ -43,8 +43,8 @@ def test_a_setting_is_written_in_any_of_these_ways(words: list[str]) -> None:
 
 
 def test_values_are_read_by_the_kind_of_their_setting() -> None:
-    found = read("--lr", "1e-3", "--epochs", "7", "--betas", "0.8", "0.99", "--model", "vit_s16", "--data", "1e-3", "--compile",
-                 "--no-deterministic", "--precision", "bf16", "--warmup", "2", "--seed", "12")
+    found = read("--lr", "1e-3", "--epochs", "7", "--betas", "0.8", "0.99", "--model", "vit_s16", "--data", "1e-3",
+                 "--compile", "--no-deterministic", "--precision", "bf16", "--warmup", "2", "--seed", "12")
     assert (found.lr, found.epochs, found.betas, found.warmup, found.seed) == (0.001, 7, (0.8, 0.99), 2.0, 12)
     assert (found.model, found.data, found.precision) == ("vit_s16", "1e-3", "bf16")
     assert found.compile is True and found.deterministic is False
@@ -78,7 +78,8 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
 
 
 def test_the_resolved_settings_of_a_run_read_back_the_same(tmp_path: Path) -> None:
-    first = read("--lr", "3e-4", "--change", "depth=2", 'dim=64', "--data", 'a "quoted" \\ name', "--betas", "0.1", "0.2")
+    first = read("--lr", "3e-4", "--change", "depth=2", "dim=64", "--data", 'a "quoted" \\ name', "--betas", "0.1",
+                 "0.2")
     (tmp_path / "s.toml").write_text(first.to_toml())
     assert parse.read(ClassifySettings, ["--settings", str(tmp_path / "s.toml")])[0] == first
 
@@ -110,23 +111,31 @@ def test_a_typo_in_a_file_is_refused_with_the_right_name_and_the_file(tmp_path: 
 
 
 HOSTILE = [
-    (["--lr"], "--lr needs a value"), (["--lr", "--epochs", "3"], "--lr needs a value"), (["--betas", "0.9"], "2 values"),
+    (["--lr"], "--lr needs a value"), (["--lr", "--epochs", "3"], "--lr needs a value"),
+    (["--betas", "0.9"], "2 values"),
     (["--betas=0.9"], "'betas'"), (["--betas", "0.9", "1.0"], "less than 1"), (["--betas", "a", "b"], "'betas'"),
-    (["--change"], "--change needs"), (["--change", "depth"], "takes name=value"), (["--change", "depth=1", "depth=2"], "twice"),
+    (["--change"], "--change needs"), (["--change", "depth"], "takes name=value"),
+    (["--change", "depth=1", "depth=2"], "twice"),
     (["--change", "1x=2"], "takes name=value"), (["--lr", "0"], "more than 0"), (["--lr", "-1"], "more than 0"),
-    (["--lr", "nan"], "'lr'"), (["--lr", "inf"], "'lr'"), (["--lr", "fast"], "must be a number"), (["--lr", ""], "'lr'"),
-    (["--lr", "1,5"], "'lr'"), (["--lr", "[1]"], "'lr'"), (["--lr", "true"], "'lr'"), (["--lr", "1", "--lr", "2"], "twice"),
+    (["--lr", "nan"], "'lr'"), (["--lr", "inf"], "'lr'"), (["--lr", "fast"], "must be a number"),
+    (["--lr", ""], "'lr'"),
+    (["--lr", "1,5"], "'lr'"), (["--lr", "[1]"], "'lr'"), (["--lr", "true"], "'lr'"),
+    (["--lr", "1", "--lr", "2"], "twice"),
     (["lr=1", "--lr", "1"], "twice"), (["--lr=1e999"], "'lr'"), (["--epochs", "1.5"], "a whole number"),
     (["--epochs", "0"], "at least 1"), (["--epochs", "1e3"], "a whole number"), (["--epochs", "ten"], "a whole number"),
     (["--epochs", "9" * 40], "at most"), (["--epochs", "9" * 5000], "'epochs'"), (["--batch", "0"], "at least 1"),
-    (["--batch", "-4"], "at least 1"), (["--batch", "8", "--accumulate", "3"], "divide"), (["--seed", "-1"], "at least 0"),
-    (["--seed", str(2**63)], "'seed'"), (["--min-lr", "1", "--lr", "0.1"], "'min_lr'"), (["--warmup", "200"], "'warmup'"),
+    (["--batch", "-4"], "at least 1"), (["--batch", "8", "--accumulate", "3"], "divide"),
+    (["--seed", "-1"], "at least 0"),
+    (["--seed", str(2**63)], "'seed'"), (["--min-lr", "1", "--lr", "0.1"], "'min_lr'"),
+    (["--warmup", "200"], "'warmup'"),
     (["--precision", "fp16"], "bf16"), (["--precision", "BF16"], "'bf16'"), (["--strategy", "dpp"], "'ddp'"),
     (["--resume", "yes"], "'auto'"), (["--on-error", "skipp"], "'skip'"), (["--distillation", "hrad"], "'hard'"),
     (["--distillation", "hard"], "teacher"), (["--teacher", "x"], "teacher"), (["--compile", "maybe"], "'maybe'"),
-    (["--compile=maybe"], "true or false"), (["--compile=1"], "true or false"), (["--no-compile=true"], "takes no value"),
+    (["--compile=maybe"], "true or false"), (["--compile=1"], "true or false"),
+    (["--no-compile=true"], "takes no value"),
     (["--no-lr"], "'no_lr'"), (["--no-compil"], "'no_compile'"), (["--compile", "--no-compile"], "twice"),
-    (["--out", "s"], "twice"), (["-lr", "1"], "two dashes"), (["lr"], "--name value"), (["--"], "--name value"), (["="], "''"),
+    (["--out", "s"], "twice"), (["-lr", "1"], "two dashes"), (["lr"], "--name value"), (["--"], "--name value"),
+    (["="], "''"),
     (["--=1"], "''"), (["--LR", "1"], "'LR'"), (["--flip", "1.5"], "at most 1"), (["--smoothing", "1"], "less than 1"),
     (["--crop-scale", "0"], "more than 0"), (["--size", "-16"], "at least 0"), (["--size", "16x16"], "a whole number"),
     (["--fraction", "1"], "less than 1"), (["--ema", "1"], "less than 1"), (["--layer-decay", "0"], "more than 0"),
@@ -151,11 +160,15 @@ def test_an_impossible_folder_is_refused(ask: Ask, out: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    ("lr = 1\nlr = 2", "TOML"), ("lr", "TOML"), ("lr = fast", "TOML"), ("lr = 'fast'", "must be a number"), ("[lr]\na = 1", "'lr'"),
+    ("lr = 1\nlr = 2", "TOML"), ("lr", "TOML"), ("lr = fast", "TOML"), ("lr = 'fast'", "must be a number"),
+    ("[lr]\na = 1", "'lr'"),
     ("[training]\nlr = 1", "'training'"), ("epochs = 1.0", "a whole number"), ("betas = [0.9]", "'betas'"),
-    ("betas = 0.9", "'betas'"), ("model = 5", "a text"), ("compile = 'yes'", "true or false"), ("compile = 1", "true or false"),
-    ("lr = nan", "'lr'"), ("change = 'depth=1'", "'change'"), ("change = [1]", "'change'"), ("weight-decay = 1", "'weight_decay'"),
-    ("out = ''", "'out'"), ("lr = 1979-05-27", "'lr'"), ("\0", "TOML"), ("lr = " + "[" * 3000, "TOML"), ("json = true", "'json'")])
+    ("betas = 0.9", "'betas'"), ("model = 5", "a text"), ("compile = 'yes'", "true or false"),
+    ("compile = 1", "true or false"),
+    ("lr = nan", "'lr'"), ("change = 'depth=1'", "'change'"), ("change = [1]", "'change'"),
+    ("weight-decay = 1", "'weight_decay'"),
+    ("out = ''", "'out'"), ("lr = 1979-05-27", "'lr'"), ("\0", "TOML"), ("lr = " + "[" * 3000, "TOML"),
+    ("json = true", "'json'")])
 def test_what_cannot_stand_in_a_file_is_refused_by_the_files_name(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "s.toml"
     file.write_text(("" if "out" in text else "out = 'r'\n") + text + "\n")

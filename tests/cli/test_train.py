@@ -34,14 +34,16 @@ def test_another_run_does_not_go_into_the_same_folder(ask: Ask, run: Path) -> No
 
 
 @pytest.mark.parametrize(("words", "code", "said"), [
-    (["--data", "nowhere"], 1, "nowhere"), (["--model", "vit_s61"], 2, "'vit_s16'"), (["--change", "dpth=1"], 2, "'depth'"),
-    (["--change", "heads=5", "dim=32"], 2, "cannot be built"), (["--change", "depth=[1]"], 2, ""), (["--batch", "4096"], 2, "4096"),
+    (["--data", "nowhere"], 1, "nowhere"), (["--model", "vit_s61"], 2, "'vit_s16'"),
+    (["--change", "dpth=1"], 2, "'depth'"),
+    (["--change", "heads=5", "dim=32"], 2, "cannot be built"), (["--change", "depth=[1]"], 2, ""),
+    (["--batch", "4096"], 2, "4096"),
     (["--weights", "nope"], 2, "release"), (["--teacher", "nope", "--distillation", "hard"], 2, "'nope'"),
     (["--device", "tpu"], 2, "'tpu'"), (["--resume", "must"], 2, "resume")])
 def test_what_cannot_be_trained_is_said_before_anything_is_written(
         ask: Ask, photos: Path, tmp_path: Path, words: list[str], code: int, said: str) -> None:
-    found = ask("train", "--data", photos, "--out", tmp_path / "r", "--epochs", "1", "--size", "16", *(
-        ["--batch", "8"] if "--batch" not in words else []), *words)
+    given = [w for name, value in (("--data", photos), ("--batch", 8)) if name not in words for w in (name, value)]
+    found = ask("train", "--out", tmp_path / "r", "--epochs", "1", "--size", "16", *given, *words)
     assert found.code == code and said in found.err and found.err.splitlines()[-1].startswith("error: ")
     assert not (tmp_path / "r" / "run.json").exists()
 

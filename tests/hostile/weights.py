@@ -141,7 +141,8 @@ ZIPS = {
     "cut in the middle": lambda: f.zipped(GOOD)[:200], "end only": lambda: b"PK\3\4" + f.zipped(GOOD)[-22:],
     "offsets beyond the end": lambda: f.zipped(GOOD)[:-6] + b"\xff\xff\xff\x7f\0\0",
     "counts that lie": lambda: f.zipped(GOOD)[:-12] + b"\xff" * 10 + b"\0\0",
-    "zip64 record cut short": lambda: f.zipped(GOOD)[:-22] + b"PK\6\6" + f.zipped(GOOD)[-22:-10] + b"\xff" * 8 + b"\0\0",
+    "zip64 record cut short": lambda: (
+        f.zipped(GOOD)[:-22] + b"PK\6\6" + f.zipped(GOOD)[-22:-10] + b"\xff" * 8 + b"\0\0"),
     "zip64 without its record": lambda: f.zipped(GOOD)[:-14] + b"\xff" * 12 + b"\0\0",
     "a second archive behind": lambda: f.zipped(GOOD) + f.zipped(f.pickled(RUN)),
     "legacy: cut short": lambda: f.legacy(GOOD)[:-3], "legacy: more behind": lambda: f.legacy(GOOD) + b"x",

@@ -1,10 +1,13 @@
 """ViT, DeiT and Scaling ViT against timm."""
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from tests.parity.case import Case, timm_model
 
 SIZES = ((224, 224), (160, 160), (128, 272), (250, 131))        # training, square, wide, odd
 
 
-def _case(name: str, reference: str, *, sizes: tuple[tuple[int, int], ...] = SIZES, changes: dict[str, int] = {},
+def _case(name: str, reference: str, *, sizes: tuple[tuple[int, int], ...] = SIZES, changes: Mapping[str, int] = MappingProxyType({}),
           **theirs: object) -> Case:
     def build(height: int, width: int):
         return timm_model(reference, dynamic_img_size=True, dynamic_img_pad=True, **changes, **theirs)
@@ -20,7 +23,8 @@ CASES = [
     _case("vit_h14", "vit_huge_patch14_224", sizes=((224, 224), (130, 97)), changes={"depth": 2}, num_classes=1000),
     _case("deit_ti16", "deit_tiny_patch16_224", sizes=((224, 224), (130, 200))),
     _case("deit_ti16_distilled", "deit_tiny_distilled_patch16_224"),
-    _case("deit_b16_384_distilled", "deit_base_distilled_patch16_384", sizes=((384, 384), (130, 97)), changes={"depth": 2}),
+    _case("deit_b16_384_distilled", "deit_base_distilled_patch16_384", sizes=((384, 384), (130, 97)),
+          changes={"depth": 2}),
     _case("vit_giant14", "vit_giant_patch14_224", sizes=((224, 224), (99, 150)), changes={"depth": 1},
           class_token=False, global_pool="map"),
     _case("vit_gigantic14", "vit_gigantic_patch14_224", sizes=((224, 224), (99, 150)), changes={"depth": 1},

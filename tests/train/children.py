@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from tests.train.toys import Toy
 from vitrail.core.errors import VitrailError
-from vitrail.train import facts
+from vitrail.train import facts, sharded
 from vitrail.train.loop import fit
 from vitrail.train.run import Run
 from vitrail.train.settings import TrainSettings
@@ -27,8 +28,8 @@ _DISK = ("open", "write", "fsync", "rename", "replace", "mkdir", "unlink", "rmdi
 
 def settings(out: Path, **changes: Any) -> TrainSettings:
     """Three epochs of five steps, everything that has a state switched on."""
-    usual: dict[str, Any] = dict(epochs=3, batch=8, lr=3e-3, ema=0.9, accumulate=2, layer_decay=0.8, log_every=2,
-                                 save_every=2, device="cpu", threads=1)
+    usual: dict[str, Any] = {"epochs": 3, "batch": 8, "lr": 3e-3, "ema": 0.9, "accumulate": 2, "layer_decay": 0.8,
+                             "log_every": 2, "save_every": 2, "device": "cpu", "threads": 1}
     return TrainSettings(out=str(out), **{**usual, **changes})
 
 
@@ -75,12 +76,23 @@ def said(out: Path, rank: int = 0) -> str:
 def bits(out: Path) -> dict[str, Any]:
     """All that must be the same however often a run was stopped: tensors, state, scores, log, finished model."""
     newest = max((out / "checkpoints").glob("step-*"))
-    tensors = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in newest.glob("*.safetensors")}
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return {"step": newest.name, "tensors": tensors, "state": json.loads((newest / "state.json").read_text()),
+    return {"step": newest.name, "tensors": hashes(newest), "state": json.loads((newest / "state.json").read_text()),
             "model": hashlib.sha256((out / "model" / "model.safetensors").read_bytes()).hexdigest(),
             "best": json.loads((out / "checkpoints" / "best.json").read_text()),
             "log": [{k: v for k, v in line.items() if k not in ("rate", "seconds")} for line in lines]}
+
+
+def hashes(checkpoint: Path) -> dict[str, str]:
+    """sha256 of the bits of each tensor, put together where it was sharded."""
+    if (checkpoint / "model.safetensors").exists():
+        groups = {p.stem: load_file(p) for p in checkpoint.glob("*.safetensors")}
+    else:
+        listed = sharded.listed(checkpoint)
+        groups = {g: {n: torch.zeros(s, dtype=d) for n, (s, d) in found.items()} for g, found in listed.items()}
+        sharded.read(checkpoint, groups, alone=True)
+    return {f"{group}.{name}": hashlib.sha256(t.numpy().tobytes()).hexdigest()
+            for group, tensors in groups.items() for name, t in tensors.items()}
 
 
 def _work(out: Path, toy: dict[str, Any] | None, changes: dict[str, Any], die: int, quota: int,

@@ -54,8 +54,8 @@ def test_write_then_file_then_folder_then_rename_then_parent(tmp_path: Path, mon
     events = recorder.events
     renamed = events.index(("rename", aside))
     files = {path for name, path in events if path.startswith(aside + "/")}
-    assert {Path(f).name for f in files} == {"model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json",
-                                             "manifest.json"}
+    assert {Path(f).name for f in files} == {"model.safetensors", "optimizer.safetensors", "ema.safetensors",
+                                             "state.json", "manifest.json"}
     folder = max(i for i, e in enumerate(events[:renamed]) if e == ("fsync", aside))
     for file in files:
         writes = [i for i, e in enumerate(events) if e == ("write", file)]

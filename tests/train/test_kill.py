@@ -21,7 +21,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_twenty_kills_at_random_instants(whole: Path, tmp_path: Path) -> None:
-    assert end(start(tmp_path / "first", TOY, save_every=1)) == 0           # which also starts the process they fork from
+    assert end(start(tmp_path / "first", TOY, save_every=1)) == 0       # starts the process they fork from, too
     began = time.monotonic()
     assert end(start(tmp_path / "timed", TOY, save_every=1)) == 0
     lasts = time.monotonic() - began

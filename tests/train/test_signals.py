@@ -4,10 +4,12 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.train.children import bits, end, said, start, together, train
+
 
 def wait_for(path: Path, lines: int) -> None:
     """Until a log has that many lines."""
@@ -17,9 +19,10 @@ def wait_for(path: Path, lines: int) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize(("number", "code", "kind"), [(signal.SIGTERM, 143, "Stopped"), (signal.SIGINT, 130, "Interrupted")])
+@pytest.mark.parametrize(("number", "code", "kind"), [(signal.SIGTERM, 143, "Stopped"),
+                                                      (signal.SIGINT, 130, "Interrupted")])
 def test_a_signal_saves_and_the_run_goes_on(tmp_path: Path, number: int, code: int, kind: str) -> None:
-    far = {"epochs": 25, "save_every": 10**6, "evaluate_every": 99}         # nothing but the signal would save
+    far: dict[str, Any] = {"epochs": 25, "save_every": 10**6, "evaluate_every": 99}         # nothing but the signal would save
     train(tmp_path / "whole", **far)
     out, stops = tmp_path / "run", 0
     for lines in (4, 20, 40):

@@ -61,7 +61,7 @@ class Toy:
     """What can go wrong on request.
 
     poison: a sample that is not a number from its second epoch on. nap: seconds each evaluation takes; deaf: the same
-    without a forward pass. selfterm: the step in which the last of several processes sends itself a SIGTERM.
+    without a forward pass. selfterm, selfkill: the step in which the last process sends itself a signal.
     """
 
     seed: int = 0
@@ -72,6 +72,7 @@ class Toy:
     nap: float = 0.0
     deaf: float = 0.0
     selfterm: int = -1
+    selfkill: int = -1
     data: str = "stripes"
     headline: str = "accuracy"
     larger_is_better: bool = True
@@ -84,8 +85,9 @@ class Toy:
         return ToyBatches(self, rank, of)
 
     def loss(self, model: nn.Module, batch: ToyBatch, step: int) -> dict[str, Tensor]:
-        if step == self.selfterm and dist.get_rank() == dist.get_world_size() - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        last = int(os.environ.get("RANK", 0)) == int(os.environ.get("WORLD_SIZE", 1)) - 1
+        if last and step in (self.selfterm, self.selfkill):
+            os.kill(os.getpid(), signal.SIGTERM if step == self.selfterm else signal.SIGKILL)
         logits = model(batch.images)
         return {"loss": F.cross_entropy(logits, batch.labels), "spread": logits.std()}
 

@@ -71,7 +71,8 @@ class DeiT(nn.Module):
         return head
 
 
-def _size(params: int, gflops: float, file: str, digest: str, top1: float, *, image: int = 224, **args: Any) -> Variant[DeiT]:
+def _size(params: int, gflops: float, file: str, digest: str, top1: float, *, image: int = 224,
+          **args: Any) -> Variant[DeiT]:
     """A size with its two releases: timm's copy, and the authors' file (whose name ends in its hash's first digits)."""
     seen: dict[str, Any] = dict(image=image, crop=0.9 if image == 224 else 1.0, license="Apache-2.0",
                                 reported={"top1": top1}, where="README of facebookresearch/deit")

@@ -63,7 +63,8 @@ class ViT(nn.Module):
         return head
 
 
-def released(file: str, name: str, *, image: int = 224, crop: float = 0.9, classes: int = 1000, **top1: float) -> Weights:
+def released(file: str, name: str, *, image: int = 224, crop: float = 0.9, classes: int = 1000,
+             **top1: float) -> Weights:
     """Tensors of the paper's authors, as converted by timm."""
     return Weights(name=name, source=f"hf://timm/{file}.{name}/model.safetensors", keys="timm", license="Apache-2.0",
                    classes=classes, image=image, mean=HALF_MEAN, std=HALF_STD, crop=crop, reported=top1,
@@ -138,7 +139,7 @@ def flax_rows(heads: int, *, attention: str, norms: tuple[str, str], mlp: str) -
     table = {"embedding/bias": "backbone.tokenize.proj.bias", at + "out/bias": here + "mix.fn.out.proj.bias",
              "Transformer/encoder_norm/scale": "backbone.norm.weight",
              "Transformer/encoder_norm/bias": "backbone.norm.bias", "head/bias": "head.linear.bias"}
-    for norm, part in zip(norms, ("mix", "mlp")):
+    for norm, part in zip(norms, ("mix", "mlp"), strict=True):
         table |= {f"{there}{norm}/scale": f"{here}{part}.norm.weight", f"{there}{norm}/bias": f"{here}{part}.norm.bias"}
     for i in (0, 1):
         table |= {f"{there}{mlp}/Dense_{i}/bias": f"{here}mlp.fn.fc{i + 1}.bias"}

@@ -39,8 +39,8 @@ def _whole(word: str, option: str) -> int:
 def _export(a: Namespace) -> int:
     out, size, batch = Path(a.out).expanduser(), parse_size(a.size), parse_batch(a.batch)
     if out.suffix.lower() not in FORMATS:
-        raise SettingsError(f"{a.out}: the file's ending says what it will be: .onnx, or .pt2 for a torch.export program."
-                            f"{nearest(out.suffix.lower(), FORMATS)}")
+        raise SettingsError(f"{a.out}: the file's ending says what it will be: .onnx, or .pt2 for a torch.export "
+                            f"program.{nearest(out.suffix.lower(), FORMATS)}")
     check_model(a.model, a.weights)
     check_images([a.images])
     check_free(str(out), overwrite=a.overwrite)
@@ -59,7 +59,8 @@ def _arguments(p: ArgumentParser) -> None:
     add_model(p)
     p.add_argument("out", metavar="OUT", help="FILE.onnx, or FILE.pt2 for a torch.export program")
     p.add_argument("--images", required=True, metavar="FOLDER", help="real images to compare the answers on")
-    p.add_argument("--size", nargs="+", metavar="H W", help="height and width in pixels, or dynamic; left out: the model's")
+    p.add_argument("--size", nargs="+", metavar="H W",
+                   help="height and width in pixels, or dynamic; left out: the model's own")
     p.add_argument("--batch", default="dynamic", metavar="N", help="images at a time, or dynamic (dynamic)")
     p.add_argument("--overwrite", action="store_true", help="replace what is there")
 

@@ -22,29 +22,37 @@ def note(text: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-    """Rows under headings; `right` names the columns of numbers. Whole lines in a pipe, fitted on a terminal."""
+    """Rows under headings; `right` names the columns of numbers.
+
+    On a terminal the headings are bold, and a last column of text is cut to fit. In a pipe lines are whole.
+    """
     cells = [[str(c) for c in row] for row in rows]
-    if sys.stdout.isatty():
-        _rich(columns, cells, right)
-        return
     widths = [max(len(r[i]) for r in [list(columns), *cells]) for i in range(len(columns))]
+    if sys.stdout.isatty() and _rich(columns, cells, right, widths):
+        return
     for row in [list(columns), *cells]:
         line = (c.rjust(w) if name in right else c.ljust(w) for c, w, name in zip(row, widths, columns, strict=True))
         print("  ".join(line).rstrip())
 
 
-def _rich(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:
+def _rich(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str], widths: Sequence[int]) -> bool:
+    """The table in colour; False where it does not fit the terminal and should be printed whole."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for at, name in enumerate(columns):
-        shown.add_column(name, justify="right" if name in right else "left", no_wrap=True,
-                         overflow="ellipsis" if at == len(columns) - 1 else "fold")
+    console = Console(file=sys.stdout)
+    last = widths[-1] if columns[-1] in right else min(widths[-1], 20)
+    if sum(widths[:-1]) + 2 * len(widths) + last > console.width:
+        return False
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name, width in zip(columns, [*widths[:-1], last], strict=True):
+        shown.add_column(name, justify="right" if name in right else "left", no_wrap=True, min_width=width,
+                         overflow="ellipsis")
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))            # Text: a class called [red] is a name, not a colour
-    Console(file=sys.stdout).print(shown)
+    console.print(shown)
+    return True
 
 
 def pairs(values: Mapping[str, Any], *, indent: str = "") -> None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from vitrail.tasks.classification.predict import Prediction
 
 SCORES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "balanced": "balanced accuracy",
-          "f1": "F1, mean of classes", "ece": "calibration error", "brier": "Brier score", "nll": "negative log-likelihood"}
+          "f1": "F1, mean of classes", "ece": "calibration error", "brier": "Brier score",
+          "nll": "negative log-likelihood"}
 SHARES = ("top1", "top5", "balanced", "f1", "ece")
 
 

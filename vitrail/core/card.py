@@ -27,7 +27,8 @@ class Paper:
 
     def cite(self) -> str:
         """One line: authors, year, title, and where to find it."""
-        return f"{self.authors} ({self.year}). {self.title}. {self.venue + ', ' if self.venue else ''}arXiv:{self.arxiv}"
+        where = f"{self.venue}, " if self.venue else ""
+        return f"{self.authors} ({self.year}). {self.title}. {where}arXiv:{self.arxiv}"
 
 
 @dataclass(frozen=True, kw_only=True)

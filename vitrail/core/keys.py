@@ -70,14 +70,14 @@ class Keys:
         """(our name, row, which piece of the row, number of pieces)"""
         if any(d.match(key) is not None for d in self._drop):
             return None
-        for at, (row, patterns, ours) in enumerate(zip(self.rows, self._theirs, self._ours)):
+        for at, (row, patterns, ours) in enumerate(zip(self.rows, self._theirs, self._ours, strict=True)):
             for piece, pattern in enumerate(patterns):
                 if (groups := pattern.match(key)) is not None:
                     return ours.fill(groups), at, piece, len(row.theirs)
         raise CheckpointError(f"no rule of this layout knows the key {key!r}: is it another layout, or another model?")
 
     def translate(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Their tensors under our names. Raises CheckpointError on an unknown key, a collision or a missing piece."""
+        """Their tensors under our names. Raises CheckpointError on unknown keys, collisions, missing pieces."""
         pieces: dict[str, tuple[int, list[Tensor | None], str]] = {}
         for key, value in state.items():
             if (found := self._find(key)) is None:
@@ -99,11 +99,14 @@ class Keys:
         """Our tensors under their names: the inverse of `translate`, without what was dropped."""
         out: dict[str, Tensor] = {}
         for name, value in state.items():
-            for row, patterns, ours in zip(self.rows, self._theirs, self._ours):
+            for row, patterns, ours in zip(self.rows, self._theirs, self._ours, strict=True):
                 if (groups := ours.match(name)) is None:
                     continue
                 values = row.fold.theirs(value) if row.fold else value
-                for pattern, part in zip(patterns, values if len(patterns) > 1 else (values,)):
+                parts = tuple(values) if len(patterns) > 1 else (values,)
+                if len(parts) != len(patterns):
+                    raise CheckpointError(f"{name!r} makes {len(parts)} tensors, and this layout wants {len(patterns)}")
+                for pattern, part in zip(patterns, parts, strict=True):
                     if (key := pattern.fill(groups)) in out:
                         raise CheckpointError(f"two tensors of the model land on {key!r} of this layout")
                     out[key] = part

@@ -107,7 +107,8 @@ def _pixels(image: Image.Image, how: Decoding) -> Image.Image:
 
 def _grey(image: Image.Image, how: Decoding, negative: bool) -> Image.Image:
     """Images of one wide channel: 16-bit integers, 32-bit integers, floats."""
-    values = np.asarray(image).astype(np.float64)
+    with np.errstate(invalid="ignore"):                     # what is not a number is looked for below
+        values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         raise DataError("the image holds values that are not numbers")
     if how.value_range is not None:

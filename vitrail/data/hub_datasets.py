@@ -1,4 +1,5 @@
 """Hugging Face `datasets`: a set on the hub, or parquet, arrow and saved sets on this machine. Never its scripts."""
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def _tables(text: str, name: str) -> dict[str, Any]:
 
 
 def _load(datasets: Any, text: str, name: str) -> Any:
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if not text or "\0" in text:
         raise DataError(f"{name}: the data set has no name")
     if path.is_file():

@@ -96,7 +96,7 @@ def open_shards(text: str, opening: Opening | None = None, *, name: str = "") ->
 
 
 def _shards(text: str, name: str) -> list[str]:
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     try:
         if text and path.is_dir():
             found = [str(p) for p in path.iterdir() if p.suffix.lower() == ".tar" and not p.name.startswith(".")]

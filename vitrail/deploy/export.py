@@ -16,7 +16,7 @@ from vitrail.core.files import atomic_file, sha256
 from vitrail.core.identity import Identity
 from vitrail.deploy.formats import FORMATS, Format
 from vitrail.deploy.trace import still
-from vitrail.deploy.verify import Compared, Images, compare
+from vitrail.deploy.verify import Images, compare
 
 VERSION = "vitrail-export-1"
 Size = tuple[int, int]
@@ -68,14 +68,16 @@ def export(model: nn.Module, path: str | Path, *, images: Any = None, format: st
     then put in place; PATH.json beside it holds its description, as it does itself. Larger than 2 GB, its weights
     stand in a file beside it.
 
-    Raises ExportError where anything of this fails (`path` is then as it was), MissingExtra where ONNX is not installed.
+    Raises ExportError where anything of this fails (`path` is then as it was), MissingExtra where the packages for
+    ONNX are not installed, DataError on what is no image.
     """
     start = time.perf_counter()
     target = Path(path)
     kind = _kind(target, format)
     identity = getattr(model, "identity", None)
     if not isinstance(identity, Identity):
-        raise ExportError(f"export takes a classifier of vitrail (create_model, load_model), not a {type(model).__name__}")
+        raise ExportError(f"export takes a classifier of vitrail (create_model, load_model), not a "
+                          f"{type(model).__name__}")
     fixed = _size(size, identity.preprocessing.size)
     if batch != "dynamic" and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
         raise ExportError(f"batch is {batch!r}, and must be 'dynamic' or a number from 1")
@@ -95,10 +97,10 @@ def export(model: nn.Module, path: str | Path, *, images: Any = None, format: st
     seen = native if fixed else (native[0] + 5, native[1] + 19)
     example = torch.zeros(2 if isinstance(batch, str) else batch, 3, *seen)
     note = {"format": VERSION, "kind": kind.name, **identity.to_json(), "size": fixed or "dynamic", "batch": batch,
-            "input": "image: float32 (batch, 3, height, width), RGB, normalised", "output": "logits: float32 (batch, classes)",
+            "input": "image: float32 (batch, 3, height, width), RGB, normalised",
+            "output": "logits: float32 (batch, classes)",
             "torch": torch.__version__, **kind.facts()}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
+    folder = _aside(target)
     try:
         made = folder / target.name
         kind.write(ready, example, made, batch=isinstance(batch, str), size=fixed is None,
@@ -108,15 +110,17 @@ def export(model: nn.Module, path: str | Path, *, images: Any = None, format: st
         except VitrailError:
             raise
         except Exception as e:
-            raise ExportError(f"the artefact does not load: {' '.join(str(e).split())[:300]}. Nothing was written") from e
+            raise ExportError(f"the artefact does not load: {' '.join(str(e).split())[:300]}. Nothing was "
+                              "written") from e
         found = compare(ready, run, real, batches=batches, sizes=sizes, tolerance=tolerance)
-        files, total = _put(made, target, {**note, **_checked(found, tolerance)}, overwrite=overwrite)
+        note["checked"] = {**asdict(found), "tolerance": tolerance}
+        files, total = _put(made, target, note, overwrite=overwrite)
     except OSError as e:
-        raise ExportError(f"{target}: not written: {e.strerror or e}") from e
+        raise ExportError(f"{target}: not written: {e.strerror or e}; check the place and its permissions") from e
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return Exported(path=target, format=kind.name, model=identity.model, files=files, size=fixed or "dynamic", batch=batch,
-                    tolerance=tolerance, seconds=time.perf_counter() - start, bytes=total, **asdict(found))
+    return Exported(path=target, format=kind.name, model=identity.model, files=files, size=fixed or "dynamic",
+                    batch=batch, tolerance=tolerance, seconds=time.perf_counter() - start, bytes=total, **asdict(found))
 
 
 def others(size: Size) -> tuple[Size, ...]:
@@ -125,17 +129,14 @@ def others(size: Size) -> tuple[Size, ...]:
     return size, (h, w + w // 2), (h + h // 2, w), (h * 3 // 4 + 1, w * 7 // 8 + 3), (h * 9 // 8 + 1, w * 5 // 4 + 5)
 
 
-def _checked(found: Compared, tolerance: float) -> dict[str, Any]:
-    return {"checked": {**asdict(found), "tolerance": tolerance}}
-
-
 def _put(made: Path, target: Path, note: dict[str, Any], *, overwrite: bool) -> tuple[tuple[str, ...], int]:
     """Moves the artefact, whatever stands beside it, and its description into place; the artefact itself last."""
     extra = sorted(p for p in made.parent.iterdir() if p != made)
     total = sum(p.stat().st_size for p in (made, *extra))
     beside = _beside(target)
     description = made.parent / beside.name
-    description.write_text(json.dumps({**note, "sha256": sha256(made)}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    note = {**note, "sha256": {p.name: sha256(p) for p in (made, *extra)}}
+    description.write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n", "utf-8")
     placed: list[Path] = []
     try:
         for source in (*extra, description, made):
@@ -147,6 +148,15 @@ def _put(made: Path, target: Path, note: dict[str, Any], *, overwrite: bool) -> 
             path.unlink(missing_ok=True)
         raise
     return tuple(p.name for p in (target, beside, *extra)), total
+
+
+def _aside(target: Path) -> Path:
+    """A new folder beside the target, to work in."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
+    except OSError as e:
+        raise ExportError(f"{target}: cannot be written there: {e.strerror or e}") from e
 
 
 def _beside(target: Path) -> Path:

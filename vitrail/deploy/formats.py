@@ -11,6 +11,7 @@ from vitrail.core.errors import ExportError, MissingExtra
 from vitrail.deploy.trace import in_the_open, quiet, trace
 
 OPSET = 20              # the newest that the exporter writes directly; antialiased resizing needs 18
+LARGE = 1_900_000_000   # bytes of weights; one file of ONNX holds less than 2 GiB
 NOTE = "vitrail"        # the key under which an artefact carries its description
 
 
@@ -56,7 +57,7 @@ class Onnx:
                 _name_sizes(image, shapes)
                 _name_sizes(logits, {axis: name for axis, name in shapes.items() if axis == 0})
                 made.model.metadata_props[NOTE] = note
-                made.save(path)
+                made.save(path, external_data=sum(t.nbytes for t in model.state_dict().values()) > LARGE)
         except Exception as e:                                  # as with the tracer
             text = " ".join(str(e).split())[:300]
             raise ExportError(f"the ONNX exporter failed on this model: {text or type(e).__name__}") from e
@@ -72,8 +73,8 @@ class Onnx:
 
     def note(self, path: Path) -> str:
         import onnx
-        props: Mapping[str, str] = {p.key: p.value for p in onnx.load(str(path), load_external_data=False).metadata_props}
-        return props[NOTE]
+        model = onnx.load(str(path), load_external_data=False)
+        return {prop.key: prop.value for prop in model.metadata_props}[NOTE]
 
 
 class Program:
@@ -89,15 +90,18 @@ class Program:
 
     def write(self, model: nn.Module, example: Tensor, path: Path, *, batch: bool, size: bool, note: str) -> None:
         program = trace(model, example, batch=batch, size=size)
-        with quiet():
-            torch.export.save(program, path, extra_files={NOTE: note})
+        try:
+            with quiet():
+                torch.export.save(program, path, extra_files={NOTE: note})
+        except Exception as e:                                  # a full disk is a RuntimeError here
+            raise ExportError(f"the program could not be saved: {' '.join(str(e).split())[:300]}") from e
 
     def runner(self, path: Path) -> Callable[[Tensor], Tensor]:
         with quiet():
             program = torch.export.load(path).module()
 
         def run(image: Tensor) -> Tensor:
-            with torch.no_grad(), quiet():
+            with torch.no_grad():
                 out = program(image)
             assert isinstance(out, Tensor)
             return out

@@ -33,7 +33,7 @@ def quiet() -> Iterator[None]:
 
 
 def still(model: nn.Module) -> nn.Module:
-    """The model in evaluation mode on the CPU; a copy where it is not so already. Raises ExportError on half precision."""
+    """The model in evaluation mode on the CPU; a copy where it is not so. Raises ExportError where it is not float32."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ExportError(f"{name} is {str(tensor.dtype).removeprefix('torch.')}: export a float32 model, "
@@ -64,8 +64,8 @@ def trace(model: nn.Module, example: Tensor, *, batch: bool, size: bool) -> Expo
     Raises ExportError where the form does not allow it.
     """
     if size and any(isinstance(getattr(part, "groups", None), Windows) for part in model.modules()):
-        raise ExportError("windows are laid out for one size of image, and which ones are shifted and padded depends on "
-                          "it: this model cannot be exported for every size. Export one file a size, size=(h, w)")
+        raise ExportError("windows are laid out for one size of image, and which ones are shifted and padded depends "
+                          "on it: this model cannot be exported for every size. Export one file a size, size=(h, w)")
     open_ = {axis: Dim.DYNAMIC for axis, wanted in ((0, batch), (2, size), (3, size)) if wanted}
     try:
         with quiet(), torch.no_grad():

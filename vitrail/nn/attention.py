@@ -65,6 +65,8 @@ class Split(nn.Module):
 
     def __init__(self, dim: int, heads: int, parts: int, *, bias: bool = True):
         super().__init__()
+        if heads < 1 or dim % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {dim}")
         self.heads, self.parts = heads, parts
         self.proj = nn.Linear(dim, parts * dim, bias=bias)
 

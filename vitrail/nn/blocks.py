@@ -25,6 +25,25 @@ def share(rank: int, of: int) -> Iterator[None]:
         _SHARE = before
 
 
+@contextlib.contextmanager
+def _once(part: nn.Module) -> Iterator[None]:
+    """Within: what batch norms below `part` add to their running statistics is forgotten afterwards."""
+    norms = [m for m in part.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [dict(m._buffers) for m in norms]
+    for norm in norms:
+        norm._buffers.update({k: None if b is None else b.clone() for k, b in norm._buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
+
+
+def _contexts(part: nn.Module) -> tuple[contextlib.AbstractContextManager[None], ...]:
+    """Around a part's forward pass, and around the second one that the backward pass makes."""
+    return contextlib.nullcontext(), _once(part)
+
+
 class Chain(nn.Sequential):
     """Parts in order, by name."""
 
@@ -43,7 +62,7 @@ class Stack(nn.ModuleList):
     def forward(self, x: Tensor, *context: object) -> Tensor:
         for part in self:
             if self.checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpoint(part, x, *context, use_reentrant=False)
+                x = checkpoint(part, x, *context, use_reentrant=False, context_fn=partial(_contexts, part))
             else:
                 x = part(x, *context)
         return x
@@ -97,7 +116,8 @@ class DropPath(nn.Module):
 class Residual(nn.Module):
     """x + drop(scale · fn(norm(x))): the pre-norm residual, with what may weigh or drop the branch."""
 
-    def __init__(self, fn: nn.Module, norm: nn.Module, *, scale: nn.Module | None = None, drop: nn.Module | None = None):
+    def __init__(self, fn: nn.Module, norm: nn.Module, *, scale: nn.Module | None = None,
+                 drop: nn.Module | None = None):
         super().__init__()
         self.norm, self.fn = norm, fn
         self.scale, self.drop = scale or nn.Identity(), drop or nn.Identity()

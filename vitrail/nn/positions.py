@@ -28,8 +28,9 @@ class PositionTable(nn.Module):
         """A table of another (square) grid, resampled for this one. Raises CheckpointError where it is none."""
         side = math.isqrt(max(table.shape[1] - self.prefix, 0)) if table.ndim == 3 else 0
         if not side or side * side != table.shape[1] - self.prefix or table.shape[2] != self.table.shape[2]:
+            h, w = self.grid
             raise CheckpointError(f"a table of positions of shape {tuple(table.shape)} does not fit a model with "
-                                  f"{self.prefix} + {self.grid[0]} x {self.grid[1]} places of width {self.table.shape[2]}")
+                                  f"{self.prefix} + {h} x {w} places of width {self.table.shape[2]}")
         return resample_positions(table, self.grid, old=(side, side), prefix=self.prefix)
 
 

@@ -30,7 +30,8 @@ def open_sides(settings: ClassifySettings) -> Splits:
     if not settings.held_out:
         return split(source, fraction=settings.fraction, seed=settings.seed)
     held = open_source(settings.held_out, on_error=settings.on_error, classes=source.classes)
-    return Splits(train=source, held_out=held, record={"how": "named", "train": settings.data, "held_out": settings.held_out})
+    record = {"how": "named", "train": settings.data, "held_out": settings.held_out}
+    return Splits(train=source, held_out=held, record=record)
 
 
 def build_student(settings: ClassifySettings, classes: tuple[str, ...]) -> Classifier:
@@ -57,8 +58,8 @@ def make_task(settings: ClassifySettings, sides: Splits) -> ClassificationTask:
     return ClassificationTask(
         build=lambda: build_student(settings, sides.train.classes), train=sides.train, held_out=sides.held_out,
         training=training_transform(eyes, seen), evaluation=evaluation_transform(eyes), loader=Batches,
-        save=lambda model, folder: save_model(model, folder, overwrite=True), objective=objective, seed=settings.seed, batch=settings.batch, workers=settings.workers,
-        accumulate=settings.accumulate, record=sides.record, on_error=settings.on_error,
+        save=lambda model, folder: save_model(model, folder, overwrite=True), objective=objective, seed=settings.seed,
+        batch=settings.batch, workers=settings.workers, accumulate=settings.accumulate, record=sides.record, on_error=settings.on_error,
         teacher=load_model(settings.teacher) if settings.teacher else None)
 
 
@@ -69,7 +70,8 @@ def run(settings: ClassifySettings) -> Path:
     """
     find(settings.model)                            # a wrong name is found before any image is read
     if settings.teacher and not Path(settings.teacher).is_dir():
-        raise SettingsError(f"the setting 'teacher' is {settings.teacher!r}, and must be the folder of a model or a run")
+        raise SettingsError(f"the setting 'teacher' is {settings.teacher!r}, and there is no such folder: "
+                            "give that of a saved model or of a run")
     sides = open_sides(settings)
     task = make_task(settings, sides)
     with Run.open(settings) as opened:

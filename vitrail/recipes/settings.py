@@ -16,7 +16,7 @@ class ClassifySettings(TrainSettings):
     """
 
     model: str = field(default="deit_ti16", metadata={"help": "a name that `vitrail list` shows"})
-    change: tuple[str, ...] = field(default=(), metadata={"help": "arguments of the model, such as depth=6 drop_path=0.1"})
+    change: tuple[str, ...] = field(default=(), metadata={"help": "arguments of the model: depth=6 ..."})
     weights: str = field(default="", metadata={"help": "start from a release, an address or a file"})
     keys: str = field(default="vitrail", metadata={"help": "the layout of such a file: vitrail, timm, official"})
     data: str = field(default="digits", metadata={"help": "digits, a folder of class folders, a .csv, hf:..., wds:..."})
@@ -35,7 +35,7 @@ class ClassifySettings(TrainSettings):
     mixup: float = setting(0.0, low=0, high=1000, help="alpha of mixup; 0: none")
     cutmix: float = setting(0.0, low=0, high=1000, help="alpha of cutmix; 0: none")
     teacher: str = field(default="", metadata={"help": "a saved model, or a run, that the student learns from"})
-    distillation: Literal["none", "soft", "hard"] = field(default="none", metadata={"help": "how it learns from the teacher"})
+    distillation: Literal["none", "soft", "hard"] = field(default="none", metadata={"help": "how it learns from it"})
     alpha: float = setting(0.5, low=0, high=1, help="weight of the teacher's term")
     temperature: float = setting(3.0, low=0.01, high=1000, help="of soft distillation")
 

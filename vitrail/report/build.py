@@ -23,13 +23,14 @@ from vitrail.tasks.classification.evaluate import Evaluation, Judged
 from vitrail.tasks.classification.intervals import Score
 from vitrail.tasks.classification.model import Classifier
 
-NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "balanced": "balanced accuracy", "f1": "F1, mean over classes",
-         "ece": "expected calibration error", "brier": "Brier score", "nll": "negative log-likelihood"}
+NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "balanced": "balanced accuracy",
+         "f1": "F1, mean over classes", "ece": "expected calibration error", "brier": "Brier score", "nll": "negative log-likelihood"}
 SHARES = ("top1", "top5", "balanced", "f1", "ece")
 MISTAKES = 12
 
 
-def write_report(run: Path, model: Classifier, evaluation: Evaluation, source: Source, *, name: str = "report.html") -> Path:
+def write_report(run: Path, model: Classifier, evaluation: Evaluation, source: Source, *,
+                 name: str = "report.html") -> Path:
     """Writes RUN/report.html from the run's folder, its finished model and an evaluation on `source`.
 
     Everything is inside the page: figures as SVG, pictures as data. Text of the user's (class names, paths) is escaped.
@@ -55,7 +56,8 @@ def write_report(run: Path, model: Classifier, evaluation: Evaluation, source: S
         calibration=Markup(plots.calibration(evaluation.reliability)),
         confusion=Markup(plots.confusion(evaluation.confusion, evaluation.labels)),
         per_class=[{"label": c.name, "precision": _percent_of(c.precision), "recall": _percent_of(c.recall),
-                    "f1": "–" if c.f1 is None else f"{100 * c.f1:.1f}", "support": c.support} for c in evaluation.per_class],
+                    "f1": "–" if c.f1 is None else f"{100 * c.f1:.1f}", "images": c.support}
+                   for c in evaluation.per_class],
         mistakes=mistakes, method=method, **_attention(model, evaluation, source), cost=cost,
         exports=[_exported(e) for e in _json(run / "exports.json").get("exports", [])],
         settings=sorted(_settings(facts).items()), facts=list(_facts(facts)), excluded=evaluation.excluded)
@@ -65,8 +67,8 @@ def write_report(run: Path, model: Classifier, evaluation: Evaluation, source: S
 
 
 def _template() -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template("page.html")
+    pages = jinja2.FileSystemLoader(Path(__file__).parent)
+    return jinja2.Environment(loader=pages, autoescape=True, undefined=jinja2.StrictUndefined).get_template("page.html")
 
 
 def _log(path: Path) -> Iterator[dict[str, Any]]:
@@ -145,7 +147,8 @@ def _cost(model: Classifier) -> list[dict[str, str]]:
                 start = time.perf_counter()
                 model(images)
                 times.append(time.perf_counter() - start)
-        rows.append({"name": f"forward pass, batch {batch}", "value": f"{1e3 * statistics.median(times[2:]) / batch:.2f} ms",
+        each = 1e3 * statistics.median(times[2:]) / batch
+        rows.append({"name": f"forward pass, batch {batch}", "value": f"{each:.2f} ms",
                      "note": f"an image; median of 7, {torch.get_num_threads()} threads"})
     return rows
 

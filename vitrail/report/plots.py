@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 INK, GLASS, EMBER, LEAF = "#22303c", "#2b6cb0", "#c05621", "#2f855a"
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.edgecolor": "#94a3b8",
     "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": "#e2e8f0", "figure.facecolor": "none",
@@ -42,7 +42,7 @@ def curves(train: Sequence[Mapping[str, Any]], evaluation: Sequence[Mapping[str,
         loss.plot(*zip(*held, strict=True), color=EMBER, lw=1.4, marker=".", label="held out (NLL)")
     loss.set(xlabel="epoch", title="loss")
     loss.legend(frameon=False)
-    score.plot([r["epoch"] for r in evaluation], [100 * r[headline] for r in evaluation], color=LEAF, lw=1.4, marker=".")
+    score.plot([r["epoch"] for r in evaluation], [100 * r[headline] for r in evaluation], color=LEAF, marker=".")
     score.set(xlabel="epoch", ylabel="%", title=f"held-out {headline}")
     rate.plot(at, [r.get("lr", float("nan")) for r in train], color=INK, lw=1)
     rate.set(xlabel="epoch", title="learning rate")
@@ -74,9 +74,9 @@ def calibration(bins: Sequence[Any]) -> str:
     """Accuracy against confidence, bin by bin, over the line where they agree."""
     figure, (axes,) = _axes(3.6, 3.2)
     axes.plot([0, 1], [0, 1], color="#94a3b8", lw=1, ls="--")
-    full = [b for b in bins if b.count]
-    most = max((b.count for b in full), default=1)
+    full = [b for b in bins if b.samples]
+    most = max((b.samples for b in full), default=1)
     axes.scatter([b.confidence for b in full], [b.accuracy for b in full], color=GLASS, zorder=3,
-                 s=[20 + 180 * b.count / most for b in full], alpha=0.8)
+                 s=[20 + 180 * b.samples / most for b in full], alpha=0.8)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
     return _svg(figure)
