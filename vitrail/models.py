@@ -60,7 +60,8 @@ def card(name: str) -> Card:
 
 
 def create_model(name: str, *, classes: int | None = None, labels: Sequence[str] = (),
-                 weights: str | Path | None = None, keys: str = "", resize: bool = False, **changes: Any) -> "Classifier":
+                 weights: str | Path | None = None, keys: str = "", resize: bool = False,
+                 **changes: Any) -> "Classifier":
     """A classifier by name, on the CPU, in evaluation mode.
 
     classes: how many; or `labels`, their names. 1,000 where neither is said.

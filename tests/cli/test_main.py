@@ -1,6 +1,7 @@
 """Dispatch, exit codes, and that no failure of a user's shows a traceback."""
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import vitrail
 from tests.cli.conftest import Ask
 from vitrail.cli import main as module
+from vitrail.cli import show
 from vitrail.cli.command import Command
 from vitrail.cli.main import BROKEN_PIPE, BUG, COMMANDS, find, main
 from vitrail.core.errors import CheckpointError, DataError, SettingsError, VitrailError
@@ -143,3 +145,16 @@ def test_another_process_of_torchrun_says_which_it_is(ask: Ask, monkeypatch: pyt
 
 def test_exit_codes_of_the_errors_are_the_ones_of_the_house() -> None:
     assert (VitrailError.exit_code, SettingsError.exit_code, CheckpointError.exit_code) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("width", [60, 90, 400])
+def test_a_terminal_gets_whole_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+                                       width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show.table(("name", "size", "paper"), [("[red]a", 224, "p" * 300), ("b", 7, "q")], right=("size",))
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert [line.split()[:2] for line in lines[:3]] == [["name", "size"], ["[red]a", "224"], ["b", "7"]]
+    assert len(lines) == 3 and max(map(len, lines)) <= width
+    assert ("p" * 300 in lines[1]) == (width == 400)

@@ -100,10 +100,11 @@ def test_predict_goes_on_after_what_is_no_image_where_that_is_asked(ask: Ask, ru
 
 
 @pytest.mark.parametrize(("words", "code", "said"), [
-    (["{run}", "{photos}/dark/0.pn"], 1, "'0.png'"), (["{run}", ""], 1, ""), (["{run}", "a\0b"], 1, ""),
+    (["{run}", "{photos}/dark/0.pn"], 1, "'0.png'"), (["{run}", ""], 1, "no file ''"), (["{run}", "a\0b"], 1, ""),
     (["{run}", "{photos}", "--json", "--csv"], 2, "not both"), (["{run}", "{photos}", "--top", "0"], 2, "--top"),
     (["{run}", "{photos}", "--batch", "x"], 2, "whole number"), (["{run}", "x" * 5000], 1, ""),
-    (["a\0b", "{photos}"], 2, "")])
+    (["a\0b", "{photos}"], 2, "no folder"), (["", "{photos}"], 2, "''"), (["x" * 5000, "{photos}"], 2, "neither"),
+    (["{run}", "~nobody-of-that-name/x.png"], 1, "nobody")])
 def test_predict_asked_wrongly(ask: Ask, run: Path, photos: Path, words: list[str], code: int, said: str) -> None:
     found = ask("predict", *(w.format(run=run, photos=photos) for w in words))
     assert found.code == code and said in found.err and found.err.startswith("error: ")

@@ -17,11 +17,11 @@ from vitrail.data.split import split
 
 pytestmark = [pytest.mark.skipif(os.name == "nt", reason="POSIX file kinds"),
               pytest.mark.filterwarnings("ignore::UserWarning")]
-NAMES = ("cat", "Cat", "DOG", "dog", "1", "2", "10", "caf\u00e9", "cafe\u0301", "猫", " ", "a b", "-rf", "train",
-    "val", "valid",
-         "test", "..x", ".hidden", "$(id)", "`id`", "'", '"', "a,b", "%00", "\\", "\n", "\x1b[31m", "\u202e",
-         "x" * 200, "__pycache__",
-         "con", "<b>", "[/red]", "{}", "%s", "\ufeff", "İ", "ß", "ſ", "Ａ", "\udcff", "🐈", "0" * 60, "9" * 60)
+NAMES = (
+    "cat", "Cat", "DOG", "dog", "1", "2", "10", "caf\u00e9", "cafe\u0301", "猫", " ", "a b", "-rf", "train", "val",
+    "valid", "test", "..x", ".hidden", "$(id)", "`id`", "'", '"', "a,b", "%00", "\\", "\n", "\x1b[31m", "\u202e",
+    "x" * 200, "__pycache__", "con", "<b>", "[/red]", "{}", "%s", "\ufeff", "İ", "ß", "ſ", "Ａ", "\udcff", "🐈",
+    "0" * 60, "9" * 60)
 PICTURE = io.BytesIO()
 Image.new("RGB", (4, 3), (200, 10, 10)).save(PICTURE, "PNG")
 PNG = PICTURE.getvalue()
@@ -100,8 +100,8 @@ TREES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a loop": (lambda r: (two_classes(r), linked(r, "a/loop", r)), "read"),
     "a loop of two": (lambda r: (two_classes(r), linked(r, "a/x", r / "b"), linked(r, "b/y", r / "a")), "read"),
     "a link to itself": (lambda r: (two_classes(r), linked(r, "a/me.png", "me.png")), "read"),
-    "links in a ring": (lambda r: (two_classes(r), linked(r, "a/p.png", "q.png"), linked(r, "a/q.png", "p.png")),
-    "read"),
+    "links in a ring": (
+        lambda r: (two_classes(r), linked(r, "a/p.png", "q.png"), linked(r, "a/q.png", "p.png")), "read"),
     "a dangling link": (lambda r: (two_classes(r), linked(r, "a/gone.png", "nowhere.png")), "read"),
     "a link to the root of all": (lambda r: (two_classes(r), linked(r, "a/up", "/")), "read"),
     "a class that is a link upwards": (lambda r: (two_classes(r), linked(r, "c", "..")), "read"),
@@ -164,17 +164,15 @@ def test_trees_at_random(tmp_path: Path, seed: int) -> None:
     survives(root, root)
 
 
-ROWS = ("one.png,a", "two.png,b", "two.png,B", "sub/3.png,c", "gone.png,a", ",a", "one.png,", ",", "", "one.png",
-    "a,b,c,d", '"one.png","x',
-        '"two.png","a ""quoted"" word"', "../outside.png,a", "/etc/passwd,a", "~root/x.png,a", "one.png,\u202e",
-        "path,label", "\x1b[31m,a",
-        "one.png,a\r", "=cmd|' /C calc'!A0,a", "sub,a", "pipe.png,a", "loop.png,a", "one.png;a", "one.png\ta",
-        "x" * 5000 + ",a",
-        "one.png," + "y" * 5000, "one.png,é", "one.png,e\u0301", "\ufeffone.png,a", "./one.png,b", "one.png/,a",
-        "one.png\u2028,a", "nul\0,a")
-HEADS = ("path,label", "label,path", "path,label,split", "file;class", "a,b", "path,label,label", "\ufeffpath,label",
-    "path\tlabel", "",
-         "PATH,Label", "label", "image,class,path", "path,,label")
+ROWS = (
+    "one.png,a", "two.png,b", "two.png,B", "sub/3.png,c", "gone.png,a", ",a", "one.png,", ",", "", "one.png",
+    "a,b,c,d", '"one.png","x', '"two.png","a ""quoted"" word"', "../outside.png,a", "/etc/passwd,a", "~root/x.png,a",
+    "one.png,\u202e", "path,label", "\x1b[31m,a", "one.png,a\r", "=cmd|' /C calc'!A0,a", "sub,a", "pipe.png,a",
+    "loop.png,a", "one.png;a", "one.png\ta", "x" * 5000 + ",a", "one.png," + "y" * 5000, "one.png,é",
+    "one.png,e\u0301", "\ufeffone.png,a", "./one.png,b", "one.png/,a", "one.png\u2028,a", "nul\0,a")
+HEADS = (
+    "path,label", "label,path", "path,label,split", "file;class", "a,b", "path,label,label", "\ufeffpath,label",
+    "path\tlabel", "", "PATH,Label", "label", "image,class,path", "path,,label")
 
 
 def table_at(root: Path) -> Path:
@@ -189,8 +187,8 @@ def test_tables_at_random(tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
     path = table_at(tmp_path)
     lines = [dice.choice(HEADS), *(dice.choice(ROWS) for _ in range(dice.randrange(8)))]
-    raw = dice.choice(("\n", "\r\n", "\r", "\n\n")).join(lines).encode(dice.choice(("utf-8",) * 6 + ("utf-16",
-        "latin-1")), "replace")
+    text = dice.choice(("\n", "\r\n", "\r", "\n\n")).join(lines)
+    raw = text.encode(dice.choice(("utf-8",) * 6 + ("utf-16", "latin-1")), "replace")
     if dice.random() < 0.3:
         at = dice.randrange(len(raw) + 1)
         raw = raw[:at] + dice.choice((b"\xff", b"\0", b'"', b"\n", b",", bytes(50))) + raw[at:]
@@ -226,26 +224,29 @@ def member(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, target: 
 GOOD = [member("1.png", PNG), member("1.cls", b"a"), member("2.png", PNG), member("2.cls", b"b")]
 SHARDS = {
     "outside": [member("../../escape.png", PNG), member("../../escape.cls", b"a"), member("/tmp/abs.png", PNG),
-    member("/tmp/abs.cls", b"b")],
-    "links": [*GOOD, member("x.png", kind=tarfile.SYMTYPE, target="/etc/passwd"), member("y.png",
-    kind=tarfile.LNKTYPE, target="1.png")],
+        member("/tmp/abs.cls", b"b")],
+    "links": [*GOOD, member("x.png", kind=tarfile.SYMTYPE, target="/etc/passwd"),
+        member("y.png", kind=tarfile.LNKTYPE, target="1.png")],
     "devices": [*GOOD, member("z.png", kind=tarfile.CHRTYPE), member("p.png", kind=tarfile.FIFOTYPE)],
-    "twice": [*GOOD, member("1.png", PNG)], "two images": [*GOOD, member("1.jpg", PNG)],
-    "no label": [member("1.png", PNG)], "no image": [member("1.cls", b"a")], "folders": [member("d",
-    kind=tarfile.DIRTYPE), *GOOD],
-    "hidden": [*GOOD, member(".1.png", PNG), member("d/.x", b"")], "binary label": [*GOOD, member("3.png", PNG),
-    member("3.cls", b"\xff\xfe")],
-    "long label": [*GOOD, member("3.png", PNG), member("3.cls", b"x" * 100_000)], "line break": [member("3.png",
-    PNG), member("3.cls", b"a\nb")],
-    "deep json": [*GOOD, member("3.png", PNG), member("3.json", b"[" * 60_000)], "json list": [member("3.png", PNG),
-    member("3.json", b"[]")],
-    "json NaN": [*GOOD, member("3.png", PNG), member("3.json", b'{"label": NaN}')], "case": [*GOOD, member("3.png",
-    PNG), member("3.cls", b"A")],
-    "huge number": [*GOOD, member("3.png", PNG), member("3.cls", b"9" * 6000)], "true": [member("3.png", PNG),
-    member("3.json", b'{"label": true}')],
+    "twice": [*GOOD, member("1.png", PNG)],
+    "two images": [*GOOD, member("1.jpg", PNG)],
+    "no label": [member("1.png", PNG)],
+    "no image": [member("1.cls", b"a")],
+    "folders": [member("d", kind=tarfile.DIRTYPE), *GOOD],
+    "hidden": [*GOOD, member(".1.png", PNG), member("d/.x", b"")],
+    "binary label": [*GOOD, member("3.png", PNG), member("3.cls", b"\xff\xfe")],
+    "long label": [*GOOD, member("3.png", PNG), member("3.cls", b"x" * 100_000)],
+    "line break": [member("3.png", PNG), member("3.cls", b"a\nb")],
+    "deep json": [*GOOD, member("3.png", PNG), member("3.json", b"[" * 60_000)],
+    "json list": [member("3.png", PNG), member("3.json", b"[]")],
+    "json NaN": [*GOOD, member("3.png", PNG), member("3.json", b'{"label": NaN}')],
+    "case": [*GOOD, member("3.png", PNG), member("3.cls", b"A")],
+    "huge number": [*GOOD, member("3.png", PNG), member("3.cls", b"9" * 6000)],
+    "true": [member("3.png", PNG), member("3.json", b'{"label": true}')],
     "odd names": [member("\x1b[31m\n.png", PNG), member("\x1b[31m\n.cls", b"a"), member("é.png", PNG),
-    member("é.cls", b"b")],
-    "damaged image": [*GOOD, member("3.png", b"x"), member("3.cls", b"a")], "empty name": [*GOOD, member("", b"x")],
+        member("é.cls", b"b")],
+    "damaged image": [*GOOD, member("3.png", b"x"), member("3.cls", b"a")],
+    "empty name": [*GOOD, member("", b"x")],
 }
 
 
@@ -276,11 +277,10 @@ def test_damaged_shards(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "", " ", "\0", "/dev/null", "/dev/zero", "~nobody-at-all", "x" * 5000, "hf:", "hf:\0", "hf:a/b/c/d", "hf:../..",
-    "wds:", "wds:\0",
-    "wds:{0..99999999}.tar", "wds:{9..1}.tar", "wds:{0..5", "wds:{a..b}.tar", "wds:/dev/zero", "wds:[", "Digits",
-    "http://example.org/x.zip",
-    "-", "digits/", "file:///etc", "\udcff", "data:image/png;base64,AAAA"])
+    "", " ", "\0", "/dev/null", "/dev/zero", "~nobody-at-all", "x" * 5000, "hf:", "hf:\0", "hf:a/b/c/d", "hf:../none",
+    "wds:", "wds:\0", "wds:{0..99999999}.tar", "wds:{9..1}.tar", "wds:{0..5", "wds:{a..b}.tar", "wds:/dev/zero",
+    "wds:[", "Digits", "http://example.org/x.zip", "-", "digits/", "file:///etc", "\udcff",
+    "data:image/png;base64,AAAA"])
 def test_names_of_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

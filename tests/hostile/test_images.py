@@ -150,8 +150,8 @@ def bombs() -> dict[str, bytes]:
     zeros = zlib.compress(bytes(20_000_000), 9)
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
     huge = {
-        "square.png": png(20000, 20000, zeros), "line.png": png(2**31 - 1, 1, zeros), "most.png": png(13000, 13000,
-        zeros),
+        "square.png": png(20000, 20000, zeros), "line.png": png(2**31 - 1, 1, zeros),
+        "most.png": png(13000, 13000, zeros),
         "text.png": png(1, 1, zlib.compress(b"\0\0"), before=text),
         "profile.png": png(1, 1, zlib.compress(b"\0\0"), before=chunk(b"iCCP", b"p\0\0" + text[20:])),
         "grey.pgm": b"P5 60000 60000 255\n" + bytes(100), "plain.ppm": b"P3 60000 60000 255\n1 2 3",
@@ -208,7 +208,7 @@ def test_the_ending_says_nothing(tmp_path: Path, ending: str) -> None:
 @pytest.mark.parametrize("data", [
     b"\0", b"\xff\xd8\xff", b"GIF89a", b"RIFF\0\0\0\0WEBP", b"II*\0\x08\0\0\0", b"BM", b"\x89PNG\r\n\x1a\n", b"P6",
     b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"%PDF-1.7\n",
-        b"PK\x03\x04" + bytes(50),
+    b"PK\x03\x04" + bytes(50),
     b"\x80\x02}q\0.", b"\x7fELF" + bytes(100), b"<html></html>", b"version https://git-lfs.github.com/spec/v1\noid x\n",
     bytes(10_000), b"\xff" * 10_000, "картина".encode("utf-16"), b"#define x_width 9\n"], ids=lambda d: repr(d[:8]))
 def test_what_is_no_image(data: bytes) -> None:

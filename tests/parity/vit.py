@@ -7,8 +7,8 @@ from tests.parity.case import Case, timm_model
 SIZES = ((224, 224), (160, 160), (128, 272), (250, 131))        # training, square, wide, odd
 
 
-def _case(name: str, reference: str, *, sizes: tuple[tuple[int, int], ...] = SIZES, changes: Mapping[str, int] = MappingProxyType({}),
-          **theirs: object) -> Case:
+def _case(name: str, reference: str, *, sizes: tuple[tuple[int, int], ...] = SIZES,
+          changes: Mapping[str, int] = MappingProxyType({}), **theirs: object) -> Case:
     def build(height: int, width: int):
         return timm_model(reference, dynamic_img_size=True, dynamic_img_pad=True, **changes, **theirs)
     return Case(name=name, reference=build, sizes=sizes, changes=changes)

@@ -29,6 +29,20 @@ def test_a_sample_that_is_not_a_number_is_named(tmp_path: Path) -> None:
     assert bits(out) == bits(tmp_path / "whole")
 
 
+class Vague(Toy):
+    """A part that is only logged, and that is not a number."""
+
+    def loss(self, model: nn.Module, batch: ToyBatch, step: int) -> dict[str, Tensor]:
+        return {**super().loss(model, batch, step), "vague": torch.tensor(float("nan"))}
+
+
+def test_a_part_that_is_only_logged_may_be_no_number(tmp_path: Path) -> None:
+    chosen = settings(tmp_path / "run", log_every=4)            # saved between two lines of the log
+    with Run.open(chosen) as run:
+        fit(Vague(), chosen, run)
+    assert {line["vague"] for line in bits(run.folder)["log"] if line["kind"] == "train"} == {None}
+
+
 class Sharp(Toy):
     """A finite loss with an infinite gradient, at one step."""
 

@@ -22,7 +22,7 @@ def wait_for(path: Path, lines: int) -> None:
 @pytest.mark.parametrize(("number", "code", "kind"), [(signal.SIGTERM, 143, "Stopped"),
                                                       (signal.SIGINT, 130, "Interrupted")])
 def test_a_signal_saves_and_the_run_goes_on(tmp_path: Path, number: int, code: int, kind: str) -> None:
-    far: dict[str, Any] = {"epochs": 25, "save_every": 10**6, "evaluate_every": 99}         # nothing but the signal would save
+    far: dict[str, Any] = {"epochs": 25, "save_every": 10**6, "evaluate_every": 99}     # only a signal saves
     train(tmp_path / "whole", **far)
     out, stops = tmp_path / "run", 0
     for lines in (4, 20, 40):

@@ -33,7 +33,7 @@ BUG = 70                # EX_SOFTWARE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; its exit code. No exception leaves it but SystemExit from Python itself."""
+    """Runs one command; its exit code. No exception leaves it."""
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 def check_model(text: str, weights: str) -> None:
     """Raises ModelError for what is neither a folder nor a name with weights. Imports no torch."""
-    path = Path(text).expanduser()
-    if path.is_dir():
+    path = _path(text)
+    if text and path.is_dir():
         if weights:
             raise SettingsError(f"{text} is a folder, which holds its own weights: leave out --weights")
         return
-    if path.exists():
+    if text and path.exists():
         raise ModelError(f"{text} is a file, and a model is the folder of a run or of a saved model, or a name of the "
                          f"catalogue with --weights {text}")
     if text not in catalogue.entries():
@@ -32,6 +32,16 @@ def check_model(text: str, weights: str) -> None:
         known = catalogue.find(text).weights
         raise ModelError(f"{text} is a name, and needs weights: --weights {known[0] if known else 'FILE'}"
                          f"{' (released: ' + ', '.join(known) + ')' if known else ''}. A folder brings its own.")
+
+
+def _path(text: str) -> Path:
+    """Raises ModelError for what no file system would take as a name."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as e:        # too long, a null byte, a home that is not known
+        raise ModelError(f"{text[:80]!r} is neither a folder nor a model's name: {e}") from None
+    return path
 
 
 def open_model(a: Namespace) -> "Classifier":
@@ -62,12 +72,12 @@ def check_free(path: str, *, overwrite: bool) -> None:
 def check_images(paths: list[str]) -> None:
     """Raises DataError for the first that is not there, before torch is imported."""
     for text in paths:
-        path = Path(text).expanduser()
         try:
+            path = Path(text).expanduser()
             there = path.exists()
-        except (OSError, ValueError) as e:
-            raise DataError(f"{text!r}: {getattr(e, 'strerror', None) or e}") from None
-        if not there:
+        except (OSError, ValueError, RuntimeError) as e:
+            raise DataError(f"{text[:80]!r}: {getattr(e, 'strerror', None) or e}") from None
+        if not there or not text:               # Path("") would be this folder
             folder = path.parent
             beside = sorted(os.listdir(folder))[:10_000] if folder.is_dir() and os.access(folder, os.R_OK) else []
-            raise DataError(f"there is no file {text}.{nearest(path.name, beside)}")
+            raise DataError(f"there is no file {text!r}.{nearest(path.name, beside)}")

@@ -42,12 +42,12 @@ def _rich(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
     from rich.text import Text
 
     console = Console(file=sys.stdout)
-    last = widths[-1] if columns[-1] in right else min(widths[-1], 20)
-    if sum(widths[:-1]) + 2 * len(widths) + last > console.width:
+    room = console.width - sum(widths[:-1]) - 2 * len(widths)
+    if room < (widths[-1] if columns[-1] in right else min(widths[-1], 20)):
         return False
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name, width in zip(columns, [*widths[:-1], last], strict=True):
-        shown.add_column(name, justify="right" if name in right else "left", no_wrap=True, min_width=width,
+    for name, width in zip(columns, [*widths[:-1], min(widths[-1], room)], strict=True):
+        shown.add_column(name, justify="right" if name in right else "left", no_wrap=True, width=width,
                          overflow="ellipsis")
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))            # Text: a class called [red] is a name, not a colour

@@ -28,7 +28,7 @@ def _evaluate(a: Namespace) -> int:
     check_model(a.model, a.weights)
     if bool(a.data) == a.held_out_of_run:
         raise SettingsError("evaluate takes either DATA, or --held-out-of-run for the images that a run held out")
-    if a.data and a.data != "digits" and ":" not in a.data:
+    if a.data and a.data != "digits" and not a.data.startswith(("hf:", "wds:")):
         check_images([a.data])
     for target in (a.out, a.html):
         check_free(target, overwrite=a.overwrite)

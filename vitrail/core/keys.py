@@ -90,7 +90,8 @@ class Keys:
         out: dict[str, Tensor] = {}
         for name, (row, slots, first) in pieces.items():
             if any(s is None for s in slots):
-                raise CheckpointError(f"{name!r} needs {len(slots)} tensors of the checkpoint, and {first!r} stands alone")
+                raise CheckpointError(f"{name!r} needs {len(slots)} tensors of the checkpoint, and not all of them "
+                                      f"stand beside {first!r}")
             fold = self.rows[row].fold
             out[name] = fold.ours(*slots) if fold else slots[0]
         return out

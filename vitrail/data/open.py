@@ -49,7 +49,7 @@ def open_with(text: str, opening: Opening) -> Source:
         return open_shards(text.removeprefix("wds:"), opening, name=text)
     if not text or "\0" in text:
         raise DataError("the data set has no name; give a folder, a CSV, 'digits', 'hf:...' or 'wds:...'")
-    path = Path(os.path.expanduser(text))              # unlike Path.expanduser, it never raises
+    path = Path(os.path.expanduser(text))                  # unlike Path.expanduser, it never raises
     try:
         is_folder, there = path.is_dir(), path.exists()
     except OSError as e:

@@ -8,8 +8,8 @@ from vitrail.nn.positions import PositionTable, RelativeBias, grid_of
 from vitrail.nn.readout import AttentionPool, Readout, class_token, mean_map
 
 __all__ = [
-    "Attend", "AttentionPool", "BatchNorm", "Block", "Chain", "Channels", "Conv", "DropPath", "Features", "LayerNorm",
-    "Merge", "Mlp", "Patches", "PositionTable", "Prefix", "Readout", "RelativeBias", "Residual", "Scale", "SelfAttention", "Shown", "Softmax",
-    "Split", "Stack", "Visible", "Windows", "Within", "class_token", "from_tokens", "grid_of", "mean_map", "pad_image", "ramp",
-    "share", "transformer_block",
+    "Attend", "AttentionPool", "BatchNorm", "Block", "Chain", "Channels", "Conv", "DropPath", "Features",
+    "LayerNorm", "Merge", "Mlp", "Patches", "PositionTable", "Prefix", "Readout", "RelativeBias", "Residual",
+    "Scale", "SelfAttention", "Shown", "Softmax", "Split", "Stack", "Visible", "Windows", "Within", "class_token",
+    "from_tokens", "grid_of", "mean_map", "pad_image", "ramp", "share", "transformer_block",
 ]

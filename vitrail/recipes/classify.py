@@ -59,8 +59,8 @@ def make_task(settings: ClassifySettings, sides: Splits) -> ClassificationTask:
         build=lambda: build_student(settings, sides.train.classes), train=sides.train, held_out=sides.held_out,
         training=training_transform(eyes, seen), evaluation=evaluation_transform(eyes), loader=Batches,
         save=lambda model, folder: save_model(model, folder, overwrite=True), objective=objective, seed=settings.seed,
-        batch=settings.batch, workers=settings.workers, accumulate=settings.accumulate, record=sides.record, on_error=settings.on_error,
-        teacher=load_model(settings.teacher) if settings.teacher else None)
+        batch=settings.batch, workers=settings.workers, accumulate=settings.accumulate, record=sides.record,
+        on_error=settings.on_error, teacher=load_model(settings.teacher) if settings.teacher else None)
 
 
 def run(settings: ClassifySettings) -> Path:

@@ -18,9 +18,10 @@ SIZE = 32       # the 8 x 8 digits are enlarged: a stride-32 network needs that 
 # digits are not mirror-symmetric, and their edges matter: no flips, mild crops
 SEEN: dict[str, Any] = dict(data="digits", size=SIZE, crop=1.0, crop_scale=0.7, flip=0.0, randaugment=1, magnitude=5,
                             erase=0.0, batch=64, log_every=5)
-TEACHER: dict[str, Any] = dict(model="resnet18", change=("dim=16", "depths=[1, 1, 1, 1]"), epochs=12, lr=3e-3, weight_decay=0.05, **SEEN)
-STUDENT: dict[str, Any] = dict(model="deit_ti16_distilled", change=("patch=4", "dim=96", "depth=4", "heads=3", "drop_path=0.05"),
-               epochs=40, lr=1.5e-3, weight_decay=0.05, ema=0.995, distillation="hard", **SEEN)
+TEACHER: dict[str, Any] = dict(model="resnet18", change=("dim=16", "depths=[1, 1, 1, 1]"), epochs=12, lr=3e-3, **SEEN)
+STUDENT: dict[str, Any] = dict(
+    model="deit_ti16_distilled", change=("patch=8", "dim=96", "depth=4", "heads=3", "drop_path=0.05"), epochs=60, lr=2e-3,
+    ema=0.98, distillation="hard", **SEEN)
 
 
 def teacher(out: Path, seed: int) -> ClassifySettings:

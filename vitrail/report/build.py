@@ -24,7 +24,8 @@ from vitrail.tasks.classification.intervals import Score
 from vitrail.tasks.classification.model import Classifier
 
 NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "balanced": "balanced accuracy",
-         "f1": "F1, mean over classes", "ece": "expected calibration error", "brier": "Brier score", "nll": "negative log-likelihood"}
+         "f1": "F1, mean over classes", "ece": "expected calibration error", "brier": "Brier score",
+         "nll": "negative log-likelihood"}
 SHARES = ("top1", "top5", "balanced", "f1", "ece")
 MISTAKES = 12
 
@@ -42,12 +43,13 @@ def write_report(run: Path, model: Classifier, evaluation: Evaluation, source: S
     paper = paper_of(model.identity.model)
     method, mistakes = _mistakes(model, evaluation, source)
     top1 = evaluation.scores["top1"]
-    cost = _cost(model)
+    cost, params = _cost(model), sum(p.numel() for p in model.parameters())
     page = _template().render(
         title=f"{model.identity.model} on {evaluation.source}", subtitle=paper.cite(), run=str(run),
         tiles=[{"name": "held-out top-1", "value": _percent(top1.value), "note": f"{_interval('top1', top1)}, 95 %"},
-               {"name": "images held out", "value": f"{evaluation.samples:,}", "note": f"{len(evaluation.labels)} classes"},
-               {"name": "parameters", "value": f"{sum(p.numel() for p in model.parameters()):,}", "note": cost[1]["value"]},
+               {"name": "images held out", "value": f"{evaluation.samples:,}",
+                "note": f"{len(evaluation.labels)} classes"},
+               {"name": "parameters", "value": f"{params:,}", "note": f"{cost[1]['value']} multiply-adds"},
                {"name": "one image", "value": cost[2]["value"], "note": "batch 1, this machine"}],
         curves=Markup(plots.curves(train, held, "top1")) if train and held else Markup("<p>No log was kept.</p>"),
         scores=[{"name": NAMES.get(k, k), "value": _value(k, s), "interval": _interval(k, s)}

@@ -5,7 +5,7 @@ Imports no torch, so that the command line can refuse a wrong setting at once.
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
@@ -40,10 +40,13 @@ class Checked:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Settings from names and values. Raises SettingsError for an unknown name, with the nearest right one."""
-        known = {f.name for f in fields(cls)}
+        known = {f.name: f for f in fields(cls) if f.init}
         for name in values:
             if name not in known:
                 raise SettingsError(f"there is no setting {name!r}.{nearest(str(name), known)}")
+        for name, f in known.items():
+            if name not in values and f.default is MISSING and f.default_factory is MISSING:
+                raise SettingsError(f"the setting {name!r} is missing")
         return cls(**values)
 
     @classmethod
@@ -92,7 +95,7 @@ def _fit(name: str, value: Any, kind: Any) -> Any:
         if len(parts) == len(value):
             return tuple(_fit(name, v, p) for v, p in zip(value, parts, strict=True))
     elif kind is float and type(value) in (int, float):
-        return float(value) if abs(value) < 1e308 else math.inf
+        return math.inf if type(value) is int and abs(value) > 1e300 else float(value)
     elif isinstance(kind, type) and origin is None and type(value) is kind:
         return value
     raise SettingsError(f"the setting {name!r} is {value!r}, and must be {_words(kind)}")

@@ -17,7 +17,8 @@ def session(*, step: int, world: int, strategy: str, device: torch.device) -> di
     """One start of a run, as run.json keeps it."""
     return {"started": datetime.now(UTC).isoformat(timespec="seconds"), "from_step": step,
             "command": sys.argv, "world": world, "strategy": strategy, "versions": versions(),
-            "git": git(Path(__file__).resolve().parent), "machine": machine(device)}
+            "git": {"vitrail": git(Path(__file__).resolve().parents[1]), "here": git(Path.cwd())},
+            "machine": machine(device)}
 
 
 def versions() -> dict[str, str]:
@@ -31,12 +32,14 @@ def versions() -> dict[str, str]:
 
 
 def git(folder: Path) -> dict[str, Any] | None:
-    """The commit of the sources and whether they differ from it; None outside a repository."""
+    """The commit that a folder is at and whether it differs from it; None where no repository tracks it."""
     def ask(*words: str) -> str:
         done = subprocess.run(["git", "--no-optional-locks", "-C", str(folder), *words], capture_output=True, text=True,
                               timeout=20, check=True, stdin=subprocess.DEVNULL)
         return done.stdout.strip()
     try:
+        if not ask("ls-files", "."):            # a library installed below somebody's project, say
+            return None
         return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None

@@ -1,22 +1,19 @@
 """The training loop: any Task, from its first step to its finished model, however often it is stopped on the way."""
-import contextlib
 import math
-import os
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from vitrail.core.errors import CheckpointError, SettingsError, TrainingError, VitrailError
-from vitrail.core.seeds import mix
-from vitrail.train import disk, facts, restore, sharded
+from vitrail.core.errors import SettingsError, TrainingError, VitrailError
+from vitrail.train import facts, restore, sharded
 from vitrail.train.checkpoint import Checkpoints, state_of
 from vitrail.train.distributed import Place, joined
 from vitrail.train.engine import Engine
+from vitrail.train.handover import hand_over
 from vitrail.train.health import explained
+from vitrail.train.numerics import numerics
 from vitrail.train.progress import Reporter
 from vitrail.train.run import Run
 from vitrail.train.schedule import learning_rate
@@ -25,8 +22,6 @@ from vitrail.train.signals import Flag, listening
 from vitrail.train.state import Best, Origin, State
 from vitrail.train.task import Task
 from vitrail.train.tensors import size_of
-
-_deterministic: Any = torch.utils.deterministic      # a module that is its own settings, which its types do not show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,30 +42,9 @@ def fit(task: Task, settings: TrainSettings, run: Run) -> Result:
     run in the folder is another one. In each case the newest checkpoint is whole.
     """
     if (end := run.finished) is None:
-        with listening() as flag, joined(settings) as place, numerics(settings, place):
+        with listening() as flag, joined(settings) as place, numerics(settings):
             end = _Fit(task, settings, run, place, flag).to_the_end()
     return Result(folder=run.folder, model=run.model, **{k: end[k] for k in ("steps", "chosen", "score")})
-
-
-@contextlib.contextmanager
-def numerics(settings: TrainSettings, place: Place) -> Iterator[None]:
-    """Within: the threads and the repeatability that the settings ask for; after: what was before."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    filled, tuned = _deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    if settings.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(settings.deterministic)
-    _deterministic.fill_uninitialized_memory = False         # guards against bugs of ours, and costs time
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(strict)
-        _deterministic.fill_uninitialized_memory = filled
-        torch.backends.cudnn.benchmark = tuned
 
 
 class _Fit:
@@ -131,6 +105,8 @@ class _Fit:
                 raise SettingsError(f"resume = 'must', and {self.store.folder} holds no whole checkpoint")
             if found is not None:
                 found[1].refuse(self.origin, fresh.averaged, found[0])
+            elif self.run.record is not None:
+                self.report.say("there is no whole checkpoint to go on from: starting at the first step")
             state = found[1] if found else fresh
             session = facts.session(step=state.step, world=self.place.world, strategy=self.place.strategy,
                                     device=self.place.device)
@@ -226,39 +202,14 @@ class _Fit:
     def _finish(self) -> dict[str, Any]:
         """Hands over the best weights, or the last where no score was a number."""
         state = self.state
-        chosen = self.place.first(self._hand_over, "saving the finished model")
+
+        def save() -> int:
+            return hand_over(self.task, state, self.store, self.run, self.settings.seed)
+        chosen = self.place.first(save, "saving the finished model")
         score = state.best.score if state.best and chosen == state.best.step else state.scores.get(self.task.headline)
         end = {"steps": state.step, "chosen": chosen, "score": score, "scores": state.scores}
         self.run.finish(end)
         return end
-
-    def _hand_over(self) -> int:
-        state, run = self.state, self.run
-        path = self.store.whole(state.best.step) if state.best else None
-        if state.best and path is None:
-            self.report.say("the best weights are lost: the finished model gets the last ones")
-        if (path := path or self.store.whole(state.step)) is None:
-            raise CheckpointError(f"{self.store.folder} holds no whole checkpoint of the end: run the command again")
-        torch.manual_seed(mix(self.settings.seed, "model"))
-        there = state_of(path)
-        model = restore.finished(self.task.model(), path, there)
-        aside, old = run.folder / ".model.new", run.folder / ".model.old"
-        try:
-            disk.remove(aside)
-            aside.mkdir()
-            self.task.save(model, aside)
-            for file in aside.rglob("*"):
-                disk.flush_folder(file) if file.is_dir() else disk.flush_file(file)
-            disk.flush_folder(aside)
-            if run.model.exists():              # of a start that was killed before it could note its end
-                disk.remove(old)
-                disk.rename(run.model, old)
-            disk.rename(aside, run.model)
-            disk.remove(old)
-        except OSError as e:
-            disk.remove(aside)
-            raise TrainingError(f"the finished model cannot be written into {run.model}: {e.strerror or e}") from e
-        return there.step
 
 
 def _close(batches: Iterator[Any] | None) -> None:

@@ -51,7 +51,8 @@ class State:
     origin: Origin
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """A part of the loss that is no number (the loss itself always is one) becomes null."""
+        return {**asdict(self), "sums": {k: v if math.isfinite(v) else None for k, v in self.sums.items()}}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: Path) -> Self:
@@ -93,7 +94,8 @@ class State:
                 evaluated=whole(top, "evaluated"), world=whole(top, "world"), layout=text(top, "layout"),
                 best=None if best is None else Best(step=whole(best, "step"), score=number(best["score"], "the best")),
                 scores={k: None if v is None else number(v, k) for k, v in top["scores"].items()},
-                sums={k: number(v, k) for k, v in top["sums"].items()}, averaged=top["averaged"], origin=origin)
+                sums={k: math.nan if v is None else number(v, k) for k, v in top["sums"].items()},
+                averaged=top["averaged"], origin=origin)
         except ValueError as e:         # a whole number of more digits than Python prints
             raise fail(str(e)) from None
         if not isinstance(state.averaged, bool) or state.layout not in ("plain", "sharded") \
