@@ -27,7 +27,8 @@ def test_every_method_explains_every_form(name: str) -> None:
         assert found.heat().shape == image.shape[:2]
     seen = evaluation_transform(model.identity.preprocessing)(torch.from_numpy(image).permute(2, 0, 1))
     logits = model(seen[None]).detach()
-    assert found.target == int(logits.argmax()) and found.score == pytest.approx(float(logits.softmax(-1).max()), rel=1e-4)
+    assert found.target == int(logits.argmax())
+    assert found.score == pytest.approx(float(logits.softmax(-1).max()), rel=1e-4)
 
 
 def test_an_image_of_every_kind_is_the_same_image(tmp_path: Path) -> None:
@@ -76,7 +77,8 @@ def test_the_box_is_what_the_transform_keeps(size: tuple[int, int], eyes: Prepro
         step = float(line[-5] - line[4]) / (len(line) - 9)          # away from the ends, where the ramp is cut
         ends.append((float(line[4]) - 4.5 * step, float(line[-5]) + 4.5 * step))
     tolerance = max(2.5, max(size) / 64)                            # grey levels are whole numbers
-    assert (top, bottom) == pytest.approx(ends[0], abs=tolerance) and (left, right) == pytest.approx(ends[1], abs=tolerance)
+    assert (top, bottom) == pytest.approx(ends[0], abs=tolerance)
+    assert (left, right) == pytest.approx(ends[1], abs=tolerance)
 
 
 def test_heat_lies_over_the_pixels_that_made_it() -> None:
@@ -90,8 +92,7 @@ def test_heat_lies_over_the_pixels_that_made_it() -> None:
         spot[y, x] = 1
         heat = replace(found, map=spot).heat()
         row, column = np.argwhere(heat == np.nanmax(heat)).mean(0)
-        inside = lambda at, start, end, cell: start + (end - start) * cell / 4 <= at <= start + (end - start) * (cell + 1) / 4  # noqa: E731
-        assert inside(row, top, bottom, y) and inside(column, left, right, x)
+        assert y <= 4 * (row - top) / (bottom - top) <= y + 1 and x <= 4 * (column - left) / (right - left) <= x + 1
         assert np.isnan(heat[:, :int(left)]).all() and np.isnan(heat[:, int(right) + 1:]).all()
         assert not np.isnan(heat[int(top) + 1:int(bottom), int(left) + 1:int(right)]).any()
 

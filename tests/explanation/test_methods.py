@@ -105,6 +105,13 @@ def test_gradcam_at_another_layer() -> None:
     assert gradcam(model, image, 0, layer=-1).map.equal(gradcam(model, image, 0).map)
     with pytest.raises(ExplainError, match="backbone.blocks.2"):
         gradcam(model, image, layer="backbone.block.2")
+    for early in ("backbone.tokenize", "backbone.tokenize.proj"):
+        with pytest.raises(ExplainError, match="takes images"):
+            gradcam(model, image, layer=early)
+    with pytest.raises(ExplainError, match="too late to matter"):
+        gradcam(model, image, layer="backbone.blocks.2.mlp.fn.act")
+    with pytest.raises(ExplainError, match="no map"):
+        gradcam(model, image, layer="head")
     with pytest.raises(ExplainError, match="there is no layer 3: 3 layers"):
         gradcam(model, image, layer=3)
 
@@ -128,7 +135,7 @@ def test_a_new_head_has_nothing_to_explain() -> None:
 
 def test_layers_and_heads_that_are_not_there() -> None:
     model, image = tiny("xcit_nano_12_p16"), noise(1, 3, 64, 64)
-    with pytest.raises(ExplainError, match="does not attend between image tokens. These do: backbone.class_blocks.0.mix"):
+    with pytest.raises(ExplainError, match="does not attend between image tokens. These do: backbone.class"):
         attention(model, image, layer="backbone.blocks.0.xca.fn")
     with pytest.raises(ExplainError, match="Did you mean 'backbone.class_blocks.1.mix'"):
         attention(model, image, layer="class_blocks.1.mix")

@@ -150,12 +150,34 @@ def test_a_full_disk_stops_the_log_with_the_checkpoints_intact(tmp_path: Path, m
         with pytest.raises(TrainingError, match=r"step 8: .*metrics.jsonl cannot be written"):
             fit(Toy(), chosen, run)
     monkeypatch.undo()
-    found = Checkpoints(chosen_folder(chosen.out), keep=2, say=print).newest()
+    found = Checkpoints(run.checkpoints, keep=2, say=print).newest()
     assert found is not None and found[1].step == 6
 
 
-def chosen_folder(out: str) -> Path:
-    return Path(out) / "checkpoints"
+def test_a_log_that_cannot_be_flushed_stops_the_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = settings(tmp_path / "run")
+    real = os.fsync
+    with Run.open(chosen) as run:
+        def refused(handle: int) -> None:
+            if handle == run._log:
+                raise OSError(errno.EIO, "Input/output error")
+            real(handle)
+        monkeypatch.setattr(os, "fsync", refused)
+        with pytest.raises(TrainingError, match=r"metrics.jsonl cannot be written \(Input/output error\)"):
+            fit(Toy(), chosen, run)
+    assert not list(run.checkpoints.glob("*step*"))
+
+
+def test_checkpoints_that_may_not_be_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    run_until(out, 7, {})
+    (out / "checkpoints" / "step-00000006" / "state.json").write_text("{}")
+
+    def refused(old: object, new: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(os, "rename", refused)
+    with pytest.raises(TrainingError, match=r"cannot be used: Permission denied"):
+        train(out)
 
 
 def test_leftovers_of_killed_saves_go(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("changes", [{"strategy": "ddp"}, {"strategy": "ddp", "accumulate": 2}, {"strategy": "fsdp"},
+@pytest.mark.parametrize("changes", [{"strategy": "ddp"}, {"strategy": "ddp", "accumulate": 2, "checkpointing": True},
+                                     {"strategy": "fsdp"},
                                      {"strategy": "fsdp", "accumulate": 4}],
                          ids=lambda c: "-".join(map(str, c.values())))
 def test_two_processes_learn_what_one_learns(alone: Path, tmp_path: Path, changes: dict[str, Any]) -> None:

@@ -39,7 +39,8 @@ def run_until(out: Path, step: int, toy: dict[str, Any], **changes: Any) -> None
 
 @pytest.mark.parametrize("norm", [False, True], ids=["layernorm", "batchnorm"])
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 1, "ema": 0.0}, {"precision": "bf16"}, {"checkpointing": True},
-                                     {"save_every": 0, "log_every": 4}, {"deterministic": False, "keep": 1}],
+                                     {"save_every": 0, "log_every": 4}, {"log_every": 3},
+                                     {"deterministic": False, "keep": 1}],
                          ids=lambda c: "-".join(c) or "all")
 def test_resume_is_exact(tmp_path: Path, changes: dict[str, Any], norm: bool) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"

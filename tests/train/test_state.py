@@ -13,8 +13,8 @@ from vitrail.train.state import Best, Origin, State
 
 WHERE = Path("state.json")
 ORIGIN = Origin(seed=3, batch=8, steps_per_epoch=5, model="m", data="d")
-GOOD = State(step=8, epoch=1, at=3, evaluated=5, best=Best(step=5, score=0.1 + 0.2), scores={"top1": 1 / 3, "nll": None},
-             sums={"loss": 1e-17, "part": math.nan}, count=2, averaged=True, origin=ORIGIN)
+GOOD = State(step=8, epoch=1, at=3, evaluated=5, best=Best(step=5, score=0.1 + 0.2), averaged=True,
+             scores={"top1": 1 / 3, "nll": None}, sums={"loss": 1e-17, "part": math.nan}, count=2, origin=ORIGIN)
 
 
 def plain() -> dict[str, object]:
@@ -67,7 +67,8 @@ def test_any_json_in_any_place_of_the_state(value: object, at: int) -> None:
     assert json.loads(json.dumps(state.to_json(), allow_nan=False)) == json.loads(json.dumps(base))
 
 
-@pytest.mark.parametrize(("changes", "word"), [({"seed": 4}, "another seed: 3 there, 4 here"), ({"batch": 16}, "global batch"),
+@pytest.mark.parametrize(("changes", "word"), [({"seed": 4}, "another seed: 3 there, 4 here"),
+                                               ({"batch": 16}, "global batch"),
                                                ({"model": "x"}, "another network"), ({"data": "x"}, "other data"),
                                                ({"steps_per_epoch": 6}, "another number of steps")])
 def test_another_origin_is_refused_with_the_reason(changes: dict[str, int], word: str) -> None:

@@ -137,14 +137,16 @@ def _put(made: Path, target: Path, note: dict[str, Any], *, overwrite: bool) -> 
     description = made.parent / beside.name
     note = {**note, "sha256": {p.name: sha256(p) for p in (made, *extra)}}
     description.write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    placed: list[Path] = []
+    new: list[Path] = []
     try:
         for source in (*extra, description, made):
-            with atomic_file(target.parent / source.name, overwrite=overwrite) as temporary:
+            there = target.parent / source.name
+            stood = there.exists()
+            with atomic_file(there, overwrite=overwrite) as temporary:
                 os.replace(source, temporary)
-            placed.append(target.parent / source.name)
+            new += [] if stood else [there]
     except BaseException:
-        for path in placed:
+        for path in new:
             path.unlink(missing_ok=True)
         raise
     return tuple(p.name for p in (target, beside, *extra)), total
@@ -183,6 +185,6 @@ def _size(size: Size | str | None, own: Size) -> Size | None:
         return own
     if size == "dynamic":
         return None
-    if (isinstance(size, str) or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size)):
+    if not isinstance(size, tuple | list) or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
         raise ExportError(f"size is {size!r}, and must be (height, width) in pixels, or 'dynamic'")
     return size[0], size[1]

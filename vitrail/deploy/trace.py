@@ -33,7 +33,7 @@ def quiet() -> Iterator[None]:
 
 
 def still(model: nn.Module) -> nn.Module:
-    """The model in evaluation mode on the CPU; a copy where it is not so. Raises ExportError where it is not float32."""
+    """The model in evaluation mode on the CPU; a copy where it is not so. Raises ExportError unless it is float32."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ExportError(f"{name} is {str(tensor.dtype).removeprefix('torch.')}: export a float32 model, "

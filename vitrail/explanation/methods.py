@@ -17,6 +17,11 @@ from vitrail.explanation.tokens import Share, carry, normalised, plain, read_by,
 from vitrail.nn import Attend, Channels, Features, Visible, Within
 
 
+FLAT = ("the answer's gradient is zero everywhere: the model gives this class the same score whatever it sees, as a "
+        "new head does, or the layer chosen comes too late to matter. Load trained weights, take method='rollout', or an "
+        "earlier layer")
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """A map (B, h, w) over the model's input, the logits (B, classes) and the class explained (B,)."""
@@ -89,15 +94,18 @@ def gradcam(model: nn.Module, image: Tensor, target: int | None = None, *, layer
     number of an attention in the order of the model's parts.
     """
     last: list[Tensor] = []
+    given = image.detach().requires_grad_()
 
     def entering(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if type(module) is nn.Conv2d or (args and args[0] is given):
+            raise ExplainError(f"{layer} takes images, not tokens or a map: Grad-CAM needs a later layer")
         if args and isinstance(args[0], Tensor):
             last[:] = [args[0]]
 
     handles = [part.register_forward_pre_hook(entering) for part in _mixers(model, layer)]
     try:
         with torch.enable_grad():
-            features, logits = run(model, image.detach().requires_grad_())
+            features, logits = run(model, given)
     finally:
         for handle in handles:
             handle.remove()
@@ -107,6 +115,8 @@ def gradcam(model: nn.Module, image: Tensor, target: int | None = None, *, layer
     target_ = chosen(logits, target)
     slope, = slopes(logits, target_, [at])
     at, slope = (as_map(t.detach().float(), features) for t in (at, slope))             # (B, h, w, C)
+    if not slope.any():                                     # behind the last look at the patches only a token matters
+        raise ExplainError(FLAT)
     weight = slope.mean((1, 2), keepdim=True)                                           # (B, 1, 1, C)
     return Found((weight * at).sum(-1).clamp(min=0), logits.detach(), target_)
 
@@ -150,8 +160,7 @@ def slopes(logits: Tensor, target: Tensor, of: list[Tensor]) -> list[Tensor]:
     score = logits.gather(1, target[:, None]).sum()
     found = torch.autograd.grad(score, of, allow_unused=True)
     if not any(g is not None and g.any() for g in found):
-        raise ExplainError("the answer's gradient is zero everywhere: the model gives this class the same score "
-                           "whatever it sees, as a new head does. Load trained weights, or take method='rollout'")
+        raise ExplainError(FLAT)
     return [torch.zeros_like(t) if g is None else g for t, g in zip(of, found, strict=True)]
 
 

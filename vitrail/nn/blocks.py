@@ -39,7 +39,10 @@ def _once(part: nn.Module) -> Iterator[None]:
             norm._buffers.update(buffers)
 
 
-def _contexts(part: nn.Module) -> tuple[contextlib.AbstractContextManager[None], ...]:
+_Context = contextlib.AbstractContextManager[None]
+
+
+def _contexts(part: nn.Module) -> tuple[_Context, _Context]:
     """Around a part's forward pass, and around the second one that the backward pass makes."""
     return contextlib.nullcontext(), _once(part)
 

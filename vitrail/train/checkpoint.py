@@ -92,16 +92,20 @@ class Checkpoints:
                              "Make room, and run the same command again.")
 
     def newest(self) -> tuple[Path, State] | None:
-        """The newest checkpoint that is whole, and its state; newer ones that are not are set aside."""
-        if not self.folder.is_dir():
-            return None
-        self._sweep()
-        for path in self._all():
-            try:
-                manifest.verify(path)
-                return path, state_of(path)
-            except CheckpointError as e:
-                self._set_aside(path, str(e))
+        """The newest checkpoint that is whole, and its state; newer ones that are not are set aside.
+
+        Raises TrainingError where the disk does not let them be.
+        """
+        try:
+            self._sweep()
+            for path in self._all():
+                try:
+                    manifest.verify(path)
+                    return path, state_of(path)
+                except CheckpointError as e:
+                    self._set_aside(path, str(e))
+        except OSError as e:
+            raise TrainingError(f"the checkpoints in {self.folder} cannot be used: {e.strerror or e}") from e
         return None
 
     def whole(self, step: int) -> Path | None:
@@ -135,11 +139,14 @@ class Checkpoints:
 
     def _all(self) -> list[Path]:
         """The checkpoints, whole or not, newest first."""
-        found = [(int(m[1]), p) for p in self.folder.iterdir() if (m := _STEP.fullmatch(p.name))]
+        found = [(int(m[1]), p) for p in self._entries() if (m := _STEP.fullmatch(p.name))]
         return [p for _, p in sorted(found, reverse=True)]
 
+    def _entries(self) -> list[Path]:
+        return list(self.folder.iterdir()) if self.folder.is_dir() else []
+
     def _kept(self) -> str:
-        there = self._all() if self.folder.is_dir() else []
+        there = self._all()
         return f"The last good one, {there[0]}, is intact." if there else "There is none before it."
 
     def _set_aside(self, path: Path, why: str) -> None:
@@ -160,7 +167,7 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """What a process that was killed while saving left behind."""
-        for path in self.folder.iterdir():
+        for path in self._entries():
             if path.name.startswith(_LEFTOVERS) or path.name.endswith(".new"):
                 disk.remove(path)
 

@@ -55,7 +55,7 @@ class Engine:
         self.adam = optim.optimizer(self.model, lr=settings.lr, weight_decay=settings.weight_decay,
                                     betas=settings.betas, layer_decay=settings.layer_decay)
         if settings.compile:
-            self.step.compile(fullgraph=True)       # a part that would fall back to eager is an error
+            self.step.compile(fullgraph=True, dynamic=False)    # a part that would fall back to eager is an error
         self.call = wrapped(self.step, place)
         parameters = {id(p) for p in self.model.parameters()}
         self._buffers = [b for b in live(self.model).values() if id(b) not in parameters and b.is_floating_point()]
@@ -87,13 +87,14 @@ class Engine:
         return outcome
 
     @torch.no_grad()
-    def evaluate(self, enough: Callable[[], bool]) -> dict[str, float] | None:
+    def evaluate(self, step: int, enough: Callable[[], bool]) -> dict[str, float] | None:
         """The task's scores, of the average where there is one. None where `enough` said so in the middle of it, which
         only a process that is alone asks: others would wait for it."""
         def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             if enough():
                 raise _Enough
         self.model.eval()
+        torch.manual_seed(mix(self.settings.seed, "evaluate", step))
         hook = self.model.register_forward_pre_hook(look) if self.place.world == 1 else None
         try:
             with self.average.applied() if self.average is not None else contextlib.nullcontext():

@@ -6,18 +6,18 @@ from vitrail.core.seeds import mix
 from vitrail.train import disk, restore
 from vitrail.train.checkpoint import Checkpoints, state_of
 from vitrail.train.run import Run
-from vitrail.train.state import State
+from vitrail.train.state import Best, State
 from vitrail.train.task import Task
 
 
-def hand_over(task: Task, state: State, store: Checkpoints, run: Run, seed: int) -> int:
-    """Saves the best weights, or the last where there are no best, as the run's model: the step they are of.
+def hand_over(task: Task, state: State, best: Best | None, store: Checkpoints, run: Run, seed: int) -> int:
+    """Saves the best weights, or the last where none are given, as the run's model: the step they are of.
 
     Read from the checkpoint, whose every bit is compared, so that a run of any strategy ends the same way. Raises
     CheckpointError where no checkpoint of the end is whole, TrainingError where the disk refuses.
     """
-    path = store.whole(state.best.step) if state.best else None
-    if state.best and path is None:
+    path = store.whole(best.step) if best else None
+    if best and path is None:
         store.say("the best weights are lost: the finished model gets the last ones")
     if (path := path or store.whole(state.step)) is None:
         raise CheckpointError(f"{store.folder} holds no whole checkpoint of the end: run the same command again")

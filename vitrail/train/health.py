@@ -34,6 +34,9 @@ def explained(error: Exception, *, step: int, compiled: bool, world: int) -> Vit
     if compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "torch._functorch")):
         return TrainingError(f"this network and its loss cannot be compiled as one ({type(error).__name__}: {first}). "
                              "Give compile = false.")
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return TrainingError(f"step {step}: a process that reads samples was lost ({first}), for want of memory? "
+                             "Give fewer workers, and run the same command again: it goes on from the last checkpoint.")
     if world > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST):
         return TrainingError(f"step {step}: another process of this run was lost ({first}). "
                              "Start the same command again: it goes on from the last checkpoint.")

@@ -158,7 +158,7 @@ class _Fit:
         """Takes and notes the scores; whether the headline is better than ever. Cut short by a signal, it notes
         nothing, and is done again when the run goes on."""
         state, began = self.state, time.monotonic()
-        scores = self.engine.evaluate(lambda: self.flag.number != 0)
+        scores = self.engine.evaluate(state.step, lambda: self.flag.number != 0)
         if scores is None:
             return False
         if (headline := self.task.headline) not in scores:
@@ -179,10 +179,21 @@ class _Fit:
         state = replace(self.state, layout="sharded" if place.strategy == "fsdp" else "plain", world=place.world)
         size = sum(size_of(tensors) for tensors in groups.values())
 
-        def done(path: Path) -> int:
-            return int(path.is_dir())
+        def begin() -> int:
+            self.run.flush()
+            store.begin(state, size * place.world)
+            return 0
+
+        def commit() -> int:
+            store.commit(aside, state)
+            return 0
+
+        def save() -> int:
+            self.run.flush()
+            store.commit(store.fill(state, groups, size), state)
+            return 0
         if place.strategy == "fsdp":
-            place.first(lambda: done(store.begin(state, size * place.world)), "making a checkpoint")
+            place.first(begin, "making a checkpoint")
             aside = store.aside(state.step)
             try:
                 sharded.write(aside, groups)
@@ -190,21 +201,18 @@ class _Fit:
                 if place.lead:
                     raise store.abandon(aside, e) from e
                 raise
-            place.first(lambda: done(self._commit(aside, state)), "writing a checkpoint")
+            place.first(commit, "writing a checkpoint")
         else:
-            place.first(lambda: done(self._commit(store.fill(state, groups, size), state)), "writing a checkpoint")
+            place.first(save, "writing a checkpoint")
         self.saved = state.step
 
-    def _commit(self, aside: Path, state: State) -> Path:
-        self.run.flush()
-        return self.store.commit(aside, state)
-
     def _finish(self) -> dict[str, Any]:
-        """Hands over the best weights, or the last where no score was a number."""
+        """Hands over the best weights, or the last where they are asked for or no score was a number."""
         state = self.state
+        best = state.best if self.settings.finish == "best" else None
 
         def save() -> int:
-            return hand_over(self.task, state, self.store, self.run, self.settings.seed)
+            return hand_over(self.task, state, best, self.store, self.run, self.settings.seed)
         chosen = self.place.first(save, "saving the finished model")
         score = state.best.score if state.best and chosen == state.best.step else state.scores.get(self.task.headline)
         end = {"steps": state.step, "chosen": chosen, "score": score, "scores": state.scores}

@@ -110,8 +110,12 @@ class Run:
 
     def flush(self) -> None:
         """The log, onto the disk: before a checkpoint is, so that it never lacks a line of the past."""
-        if self._log >= 0:
-            os.fsync(self._log)
+        try:
+            if self._log >= 0:
+                os.fsync(self._log)
+        except OSError as e:
+            raise TrainingError(f"{self.folder / 'metrics.jsonl'} cannot be written ({e.strerror or e}); the last "
+                                "checkpoint is intact. Make room, and run the same command again.") from e
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         if self.lead and self.record is not None:

@@ -36,6 +36,7 @@ class TrainSettings(Checked):
     save_every: int = setting(0, low=0, high=1 << 40, free=True, help="steps between checkpoints; 0: one an epoch")
     keep: int = setting(2, low=1, high=1 << 20, free=True, help="newest checkpoints kept, beside the best")
     evaluate_every: int = setting(1, low=1, high=1_000_000, help="epochs between evaluations")
+    finish: Literal["best", "last"] = field(default="best", metadata={"help": "whose weights the finished model gets"})
     log_every: int = setting(10, low=1, high=1 << 40, free=True, help="steps between lines of the log")
     deterministic: bool = field(default=True, metadata={"help": "only algorithms that give the same bits each time"})
     threads: int = setting(0, low=0, high=4096, free=True, help="of the processor; 0: torch's choice")
