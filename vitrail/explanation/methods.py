@@ -18,8 +18,8 @@ from vitrail.nn import Attend, Channels, Features, Visible, Within
 
 
 FLAT = ("the answer's gradient is zero everywhere: the model gives this class the same score whatever it sees, as a "
-        "new head does, or the layer chosen comes too late to matter. Load trained weights, take method='rollout', or an "
-        "earlier layer")
+        "new head does, or the layer chosen comes too late to matter. Load trained weights, take method='rollout', or "
+        "an earlier layer")
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,7 +54,9 @@ def write_report(run: Path, model: Classifier, evaluation: Evaluation, source: S
         curves=Markup(plots.curves(train, held, "top1")) if train and held else Markup("<p>No log was kept.</p>"),
         scores=[{"name": NAMES.get(k, k), "value": _value(k, s), "interval": _interval(k, s)}
                 for k, s in evaluation.scores.items()],
-        scores_note="Intervals: Wilson for shares of images, 1,000 bootstrap samples for the rest.",
+        scores_note="Intervals: Wilson for shares of images, 1,000 bootstrap samples for the rest." + (
+            " The weights are those of the epoch that scored best on these images, which flatters them."
+            if _settings(facts).get("finish") == "best" else " The weights are those of the end of the run."),
         calibration=Markup(plots.calibration(evaluation.reliability)),
         confusion=Markup(plots.confusion(evaluation.confusion, evaluation.labels)),
         per_class=[{"label": c.name, "precision": _percent_of(c.precision), "recall": _percent_of(c.recall),

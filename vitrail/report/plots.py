@@ -35,7 +35,8 @@ def _axes(width: float, height: float, columns: int = 1) -> tuple[Figure, list[A
 def curves(train: Sequence[Mapping[str, Any]], evaluation: Sequence[Mapping[str, Any]], headline: str) -> str:
     """Loss, headline score and learning rate against the epoch."""
     figure, (loss, score, rate) = _axes(10, 2.6, 3)
-    at = [r["epoch"] for r in train]
+    steps = max((r["step"] / r["epoch"] for r in evaluation), default=1.0)      # of an epoch
+    at = [r["step"] / steps for r in train]
     loss.plot(at, [r["loss"] for r in train], color=GLASS, lw=1, label="training")
     held = [(r["epoch"], r["nll"]) for r in evaluation if "nll" in r]
     if held:
