@@ -17,7 +17,7 @@ from vitrail.testing.noise import fill_
 TOLERANCE = 1e-5        # of the deviation of the reference's logits
 
 
-def _cases() -> list[Case]:
+def cases() -> list[Case]:
     found = []
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         if not module.name.startswith(("test_", "case")):
@@ -25,7 +25,7 @@ def _cases() -> list[Case]:
     return found
 
 
-@pytest.mark.parametrize("case", _cases(), ids=str)
+@pytest.mark.parametrize("case", cases(), ids=str)
 def test_outputs_equal_the_reference(case: Case) -> None:
     for height, width in case.sizes:
         reference = case.reference(height, width).eval()
@@ -44,7 +44,7 @@ def test_outputs_equal_the_reference(case: Case) -> None:
         assert (theirs - ours).abs().max().item() <= TOLERANCE * scale
 
 
-@pytest.mark.parametrize("case", _cases(), ids=str)
+@pytest.mark.parametrize("case", cases(), ids=str)
 def test_tensors_go_back_under_their_names(case: Case) -> None:
     reference = case.reference(*case.sizes[0])
     fill_(reference)

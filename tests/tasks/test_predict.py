@@ -34,7 +34,7 @@ def array(value: int = GREY, shape: tuple[int, ...] = (7, 10, 3)) -> np.ndarray:
     torch.from_numpy(array()).movedim(2, 0) / 255, (torch.from_numpy(array()).movedim(2, 0) / 255).bfloat16(),
     torch.from_numpy(array(shape=(7, 10))), torch.from_numpy(array(shape=(1, 7, 10))),
     (torch.from_numpy(array()).movedim(2, 0) / 255).requires_grad_(), np.asfortranarray(array()), array()[::-1, ::2],
-], ids=lambda x: f"{type(x).__name__}-{getattr(x, 'mode', getattr(x, 'dtype', ''))}")
+], ids=lambda x: f"{type(x).__name__}-{x.mode if isinstance(x, Image.Image) else x.dtype}")
 def test_every_kind_of_picture_in_memory(given: object) -> None:
     [found] = told(given)
     assert (found.key, found.label, found.error) == ("#0", "d", None)

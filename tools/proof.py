@@ -1,0 +1,51 @@
+"""Measure what the parity tests assert: `python tools/proof.py` writes docs/parity.md, the largest difference of each case.
+
+Each reference is filled with seeded noise, its tensors carried over, and both asked the same; the difference is that of
+any logit, as a share of the deviation of the reference's logits.
+"""
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+import vitrail
+from tests.parity.case import Case
+from tests.parity.test_parity import TOLERANCE, cases
+from vitrail.core.catalogue import find
+from vitrail.testing.noise import fill_
+
+FILE = Path(__file__).parents[1] / "docs" / "parity.md"
+
+
+def difference(case: Case, height: int, width: int) -> float:
+    """The largest difference of any logit, over the deviation of the reference's."""
+    reference = case.reference(height, width).eval()
+    fill_(reference)
+    model = vitrail.create_model(case.name, **case.changes, **case.at(height, width))
+    vitrail.load_weights(model, case.state(reference), keys=case.keys)
+    image = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(height * 10_007 + width))
+    with torch.inference_mode():
+        theirs, ours = case.output(reference, image), model(image)
+    return float((theirs - ours).abs().max() / theirs.std())
+
+
+def main() -> int:
+    rows, worst = [], 0.0
+    for case in cases():
+        found = [difference(case, *size) for size in case.sizes]
+        worst = max(worst, *found)
+        cut = ", ".join(f"{k} {v}" for k, v in case.changes.items())
+        sizes = ", ".join(f"{h}x{w}" for h, w in case.sizes)
+        rows.append(f"| {case.name} | {find(case.name).module} | {case.keys} | {cut or 'whole'} | {sizes} | {max(found):.1e} |")
+        print(rows[-1], flush=True)
+    head = ["# Noise parity, measured", "",
+            f"`python tools/proof.py`, torch {torch.__version__} on {platform.machine()}. The tolerance of the tests is "
+            f"{TOLERANCE:g}; the worst case here is {worst:.1e}.", "",
+            "| system | module | layout | depth | sizes | largest difference |", "|---|---|---|---|---|---|"]
+    FILE.write_text("\n".join([*head, *rows]) + "\n", encoding="utf-8")
+    return int(worst > TOLERANCE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
