@@ -1,7 +1,7 @@
-"""Measure what the parity tests assert: `python tools/proof.py` writes docs/parity.md, the largest difference of each case.
+"""Measure what the parity tests assert: `python tools/proof.py` writes docs/parity.md.
 
-Each reference is filled with seeded noise, its tensors carried over, and both asked the same; the difference is that of
-any logit, as a share of the deviation of the reference's logits.
+Each reference is filled with seeded noise, its tensors carried over, and both asked the same; the difference is the
+largest of any logit, as a share of the deviation of the reference's logits.
 """
 import platform
 import sys
@@ -37,11 +37,13 @@ def main() -> int:
         worst = max(worst, *found)
         cut = ", ".join(f"{k} {v}" for k, v in case.changes.items())
         sizes = ", ".join(f"{h}x{w}" for h, w in case.sizes)
-        rows.append(f"| {case.name} | {find(case.name).module} | {case.keys} | {cut or 'whole'} | {sizes} | {max(found):.1e} |")
+        cells = (case.name, find(case.name).module, case.keys, cut or "whole", sizes, f"{max(found):.1e}")
+        rows.append(f"| {' | '.join(cells)} |")
         print(rows[-1], flush=True)
     head = ["# Noise parity, measured", "",
-            f"`python tools/proof.py`, torch {torch.__version__} on {platform.machine()}. The tolerance of the tests is "
-            f"{TOLERANCE:g}; the worst case here is {worst:.1e}.", "",
+            f"`python tools/proof.py`, torch {torch.__version__} on {platform.machine()}: the largest difference of "
+            f"any logit over the deviation of the reference's. The tests' tolerance is {TOLERANCE:g}; the worst case "
+            f"here is {worst:.1e}.", "",
             "| system | module | layout | depth | sizes | largest difference |", "|---|---|---|---|---|---|"]
     FILE.write_text("\n".join([*head, *rows]) + "\n", encoding="utf-8")
     return int(worst > TOLERANCE)

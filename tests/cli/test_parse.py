@@ -11,7 +11,7 @@ from tests.cli.conftest import Ask
 from vitrail.cli import parse
 from vitrail.core.errors import SettingsError
 from vitrail.recipes.settings import ClassifySettings
-from vitrail.train import toml
+from vitrail.core import toml
 
 NAMES = [f.name for f in fields(ClassifySettings)]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import vitrail
+from vitrail.core.catalogue import entries
 from vitrail.models import keys_of
 from tests.parity.case import Case
 from vitrail.testing.noise import fill_
@@ -23,6 +24,10 @@ def cases() -> list[Case]:
         if not module.name.startswith(("test_", "case")):
             found += importlib.import_module(f"tests.parity.{module.name}").CASES
     return found
+
+
+def test_every_system_stands_in_a_table() -> None:
+    assert set(entries()) == {case.name for case in cases()}
 
 
 @pytest.mark.parametrize("case", cases(), ids=str)

@@ -29,4 +29,15 @@ CASES = [
           class_token=False, global_pool="map"),
     _case("vit_gigantic14", "vit_gigantic_patch14_224", sizes=((224, 224), (99, 150)), changes={"depth": 1},
           class_token=False, global_pool="map"),
+    *(_case(name, reference, sizes=((size, size), (130, 97)), changes={"depth": 2}, num_classes=1000)
+      for name, reference, size in (
+          ("vit_ti16_384", "vit_tiny_patch16_384", 384), ("vit_s32_384", "vit_small_patch32_384", 384),
+          ("vit_s16_384", "vit_small_patch16_384", 384), ("vit_b32", "vit_base_patch32_224", 224),
+          ("vit_b32_384", "vit_base_patch32_384", 384), ("vit_b16", "vit_base_patch16_224", 224),
+          ("vit_b8", "vit_base_patch8_224", 224), ("vit_l32", "vit_large_patch32_224", 224),
+          ("vit_l32_384", "vit_large_patch32_384", 384), ("vit_l16_384", "vit_large_patch16_384", 384),
+          ("deit_s16", "deit_small_patch16_224", 224), ("deit_b16", "deit_base_patch16_224", 224),
+          ("deit_b16_384", "deit_base_patch16_384", 384),
+          ("deit_s16_distilled", "deit_small_distilled_patch16_224", 224),
+          ("deit_b16_distilled", "deit_base_distilled_patch16_224", 224))),
 ]

@@ -20,8 +20,11 @@ CASES = [
     _case("xcit_nano_12_p8", (224, 224), (97, 71)),
     _case("xcit_tiny_12_p16", *SIZES),                          # the norm of all tokens
     _case("xcit_tiny_12_p8", (96, 96), (97, 71)),
-    _case("xcit_tiny_24_p16", (97, 71)),
-    _case("xcit_small_12_p16", (97, 71)),
+    _case("xcit_tiny_24_p16", (224, 224), (97, 71)),
+    _case("xcit_small_12_p16", (224, 224), (97, 71)),
+    _case("xcit_tiny_24_p8", (97, 71), changes=SHORT),
+    _case("xcit_small_12_p8", (97, 71), changes=SHORT),
+    _case("xcit_small_24_p8", (97, 71), changes=SHORT),
     _case("xcit_small_24_p16", (224, 224), (97, 71), changes=SHORT),
     _case("xcit_medium_24_p16", (97, 71), changes=SHORT),
     _case("xcit_medium_24_p8", (97, 71), changes=SHORT),

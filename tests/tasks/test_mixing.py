@@ -5,9 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitrail.core.errors import SettingsError
+from vitrail.data.batches import Batch
 from vitrail.tasks.classification.losses import soft_targets
-from vitrail.tasks.classification.mixing import apply, check_pairs, draw, mix_pairs
+from vitrail.tasks.classification.mixing import Planned, apply, check_pairs, draw, planned
 from vitrail.tasks.classification.settings import Mixing
+from vitrail.train.task import part
 
 BOTH = Mixing(mixup=0.8, cutmix=1.0, probability=0.8)
 KINDS = [Mixing(mixup=0.4), Mixing(cutmix=1.0), BOTH]
@@ -17,6 +19,12 @@ def batch(n: int, height: int = 12, width: int = 9) -> tuple[torch.Tensor, torch
     g = torch.Generator().manual_seed(n)
     images = torch.randn(n, 3, height, width, generator=g)
     return images, soft_targets(torch.randint(5, (n,), generator=g), 5, 0.1), torch.randperm(1000, generator=g)[:n]
+
+
+def mix_pairs(images: torch.Tensor, targets: torch.Tensor, indices: torch.Tensor, *, mixing: Mixing, seed: int,
+              epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and targets mixed, as the task mixes them."""
+    return planned(Batch(images, torch.zeros(len(images)), indices, epoch, 0), mixing=mixing, seed=seed).mixed(targets)
 
 
 @pytest.mark.parametrize("mixing", KINDS)
@@ -55,9 +63,9 @@ def test_both_samples_of_a_pair_and_their_order_count() -> None:
 
 @pytest.mark.parametrize("mixing", [Mixing(), Mixing(mixup=0.8, cutmix=1.0, probability=0.0)])
 def test_off_is_the_identity(mixing: Mixing) -> None:
-    images, targets, indices = batch(5)                     # odd: nothing is paired
+    images, targets, indices = batch(6)
     mixed = mix_pairs(images, targets, indices, mixing=mixing, seed=0, epoch=0)
-    assert mixed[0] is images and mixed[1] is targets
+    assert not mixing.on and torch.equal(mixed[0], images) and torch.equal(mixed[1], targets)
 
 
 def test_mixup_is_the_papers_convex_combination() -> None:
@@ -149,9 +157,20 @@ def test_odd_batches_are_refused() -> None:
         check_pairs(batch=1, of=1, accumulate=1)
 
 
-def test_it_compiles_around_the_drawing() -> None:
+def test_a_step_that_mixes_compiles_as_one_graph() -> None:
     images, targets, indices = batch(4)
-    compiled = torch.compile(lambda i, t, n: mix_pairs(i * 2, t, n, mixing=BOTH, seed=0, epoch=0), backend="eager")
-    mixed, blend = compiled(images, targets, indices)
-    plain = mix_pairs(images * 2, targets, indices, mixing=BOTH, seed=0, epoch=0)
+    b = planned(Batch(images, torch.zeros(4), indices, 0, 0), mixing=BOTH, seed=0)
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def step(given: Planned, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return given.mixed(targets)
+    mixed, blend = step(b, targets)
+    plain = mix_pairs(images, targets, indices, mixing=BOTH, seed=0, epoch=0)
     assert torch.equal(mixed, plain[0]) and torch.equal(blend, plain[1])
+
+
+def test_a_batch_keeps_its_plan_where_it_goes() -> None:
+    images, _, indices = batch(8)
+    b = planned(Batch(images, torch.zeros(8), indices, 3, 7), mixing=BOTH, seed=0)
+    moved = part(b, 1, 2).to("cpu")
+    assert torch.equal(moved.plan, b.plan[4:]) and (moved.epoch, moved.step, len(moved)) == (3, 7, 4)

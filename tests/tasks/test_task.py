@@ -15,7 +15,7 @@ from vitrail.data.batches import Batch, Batches
 from vitrail.data.source import Skipped
 from vitrail.data.transforms import evaluation_transform
 from vitrail.tasks.classification.losses import cross_entropy, soft_targets
-from vitrail.tasks.classification.mixing import mix_pairs
+from vitrail.tasks.classification.mixing import planned
 from vitrail.tasks.classification.settings import Distillation, Mixing, Objective
 from vitrail.tasks.classification.task import ClassificationTask
 from vitrail.train.task import Step, Task, part
@@ -95,9 +95,9 @@ def test_a_student_equal_to_its_teacher_learns_from_labels_alone() -> None:
 
 def test_mixing_follows_the_batches_own_epoch_and_samples() -> None:
     mixing = Mixing(mixup=0.8, cutmix=1.0)
-    task, b = make(objective=Objective(smoothing=0.1, mixing=mixing), seed=9), batch()
-    model = task.model()
-    images, targets = mix_pairs(b.images, soft_targets(b.labels, 4, 0.1), b.indices, mixing=mixing, seed=9, epoch=1)
+    task = make(objective=Objective(smoothing=0.1, mixing=mixing), seed=9)
+    model, b = task.model(), next(iter(task.batches(0, 1).epoch(1)))
+    images, targets = planned(b, mixing=mixing, seed=9).mixed(soft_targets(b.labels, 4, 0.1))
     expected = cross_entropy(model(images), targets).mean()
     torch.testing.assert_close(task.loss(model, b, 0)["loss"], expected)
     halves = [task.loss(model, part(b, i, 2), 0)["loss"] for i in range(2)]
@@ -150,9 +150,9 @@ def test_the_whole_step_compiles() -> None:
     objective = Objective(mixing=Mixing(mixup=0.8, cutmix=1.0), distillation=SOFT)
     task = make(build=lambda: linear(4, labels=NAMES, two=True), objective=objective,
                 teacher=linear(4, side=6, labels=NAMES[::-1], preprocessing=other))
-    model, b = task.model(), batch()
+    model, b = task.model(), next(iter(task.batches(0, 1).epoch(0)))
     plain = task.loss(model, b, 0)
-    compiled = torch.compile(Step(model, task), backend="eager")(b, 0)
+    compiled = torch.compile(Step(model, task), backend="eager", fullgraph=True)(b, 0)      # as the loop compiles it
     assert compiled.keys() == plain.keys()
     assert [v.item() for v in compiled.values()] == pytest.approx([v.item() for v in plain.values()], rel=1e-5)
 

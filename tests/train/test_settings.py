@@ -13,8 +13,8 @@ from hypothesis import settings as tries
 from hypothesis import strategies as st
 
 from vitrail.core.errors import SettingsError
-from vitrail.train import toml
-from vitrail.train.checked import Checked, setting
+from vitrail.core import toml
+from vitrail.core.settings import Checked, setting
 from vitrail.train.settings import TrainSettings
 
 NAMES = [f.name for f in fields(TrainSettings)]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vitrail.core.errors import SettingsError, nearest
-from vitrail.train import toml
-from vitrail.train.checked import Checked
+from vitrail.core import toml
+from vitrail.core.settings import Checked
 
 S = TypeVar("S", bound=Checked)
 COMMON = ("settings", "help", "json", "debug")          # flags beside the fields

@@ -3,8 +3,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vitrail.core.errors import SettingsError
-from vitrail.train import toml
-from vitrail.train.checked import setting
+from vitrail.core import toml
+from vitrail.core.settings import setting
 from vitrail.train.settings import TrainSettings
 
 

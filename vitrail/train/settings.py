@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vitrail.core.errors import SettingsError
-from vitrail.train.checked import Checked, setting
+from vitrail.core.settings import Checked, setting
 
 
 @dataclass(frozen=True, kw_only=True)

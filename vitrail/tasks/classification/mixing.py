@@ -3,9 +3,14 @@
 Samples 2k and 2k+1 of the global batch are mixed with each other, each by its own share of the other. A pair lies
 in one process and one micro-batch, and its randomness comes from the two samples' indices. So neither the number of
 processes, nor accumulation, nor a restart changes what is trained on.
+
+Plans are drawn on the host when a batch is made, and travel with it: a step that only applies them compiles as one
+graph, and waits for no device.
 """
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -13,6 +18,7 @@ from torch import Tensor
 
 from vitrail.core.errors import SettingsError
 from vitrail.core.seeds import mix
+from vitrail.data.batches import Batch, Batches
 from vitrail.tasks.classification.settings import Mixing
 
 UNMIXED = (1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
@@ -83,18 +89,41 @@ def apply(images: Tensor, targets: Tensor, plan: Tensor) -> tuple[Tensor, Tensor
     return mixed.flatten(0, 1), blend.flatten(0, 1)
 
 
-def mix_pairs(images: Tensor, targets: Tensor, indices: Tensor, *, mixing: Mixing, seed: int,
-              epoch: int) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W), probabilities (B, K) and the samples' indices (B,) to mixed images and probabilities.
+@dataclass
+class Planned(Batch):
+    """A batch with the plan of each sample's pair, which a micro-batch cut from it keeps."""
 
-    The inputs themselves where mixing is off. Raises SettingsError for an odd B.
-    """
-    if not mixing.on:
-        return images, targets
-    height, width = images.shape[-2:]
-    return apply(images, targets, _plan(indices, mixing, seed, epoch, (height, width)))
+    plan: Tensor                                            # (B, 6) float32: the two rows of a pair are equal
+
+    def to(self, device: torch.device | str) -> "Planned":
+        return _planned(super().to(device), self.plan.to(device, non_blocking=True))
+
+    def mixed(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The images and the targets (B, K), mixed."""
+        return apply(self.images, targets, self.plan[::2])
 
 
-@torch.compiler.disable  # numbers drawn on the host have no place in a graph
-def _plan(indices: Tensor, mixing: Mixing, seed: int, epoch: int, size: tuple[int, int]) -> Tensor:
-    return draw(indices.tolist(), mixing=mixing, seed=seed, epoch=epoch, size=size)
+def planned(batch: Batch, *, mixing: Mixing, seed: int) -> Planned:
+    """The batch with the plan that its epoch and samples have. Raises SettingsError for an odd number of samples."""
+    height, width = batch.images.shape[-2:]
+    plan = draw(batch.indices.tolist(), mixing=mixing, seed=seed, epoch=batch.epoch, size=(height, width))
+    return _planned(batch, plan.repeat_interleave(2, 0))
+
+
+def _planned(batch: Batch, plan: Tensor) -> Planned:
+    return Planned(**{f.name: getattr(batch, f.name) for f in fields(Batch)}, plan=plan)
+
+
+class Plans:
+    """Batches, each with its plan."""
+
+    def __init__(self, batches: Batches, *, mixing: Mixing, seed: int):
+        self.batches, self.mixing, self.seed = batches, mixing, seed
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        with closing(self.batches.epoch(epoch, start)) as batches:      # type: ignore[type-var]
+            for batch in batches:
+                yield planned(batch, mixing=self.mixing, seed=self.seed)

@@ -1,13 +1,12 @@
 """What a classifier is trained to answer, as plain checked values. Imports no torch."""
 from dataclasses import dataclass, field
+from typing import Literal
 
-from vitrail.data.settings import check_choice, check_number
-
-KINDS = ("none", "soft", "hard")
+from vitrail.core.settings import Checked, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixing:
+class Mixing(Checked):
     """Mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899) of pairs of training images.
 
     mixup, cutmix: alpha of the Beta(alpha, alpha) from which a pair's share is drawn; 0 turns the kind off.
@@ -15,16 +14,10 @@ class Mixing:
     blended, where both kinds are on. Raises SettingsError for a value out of range.
     """
 
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    probability: float = 1.0
-    switch: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_number("mixup", self.mixup, 0, 1000)
-        check_number("cutmix", self.cutmix, 0, 1000)
-        check_number("the share of mixed pairs", self.probability, 0, 1)
-        check_number("the share of cutmix", self.switch, 0, 1)
+    mixup: float = setting(0.0, low=0, high=1000)
+    cutmix: float = setting(0.0, low=0, high=1000)
+    probability: float = setting(1.0, low=0, high=1)
+    switch: float = setting(0.5, low=0, high=1)
 
     @property
     def on(self) -> bool:
@@ -32,22 +25,17 @@ class Mixing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distillation:
+class Distillation(Checked):
     """How much a student listens to a teacher (DeiT, arXiv:2012.12877, section 4).
 
     kind: "none", "soft" (equation 2) or "hard" (equation 3). alpha: the weight of the teacher's term, beside
     1 - alpha for the labels; equation 3 has 0.5, and the paper uses 0.1 for soft. temperature: of soft
-    distillation alone, 0.01 at least; the paper uses 3. Raises SettingsError for a value out of range.
+    distillation alone; the paper uses 3. Raises SettingsError for a value out of range.
     """
 
-    kind: str = "none"
-    alpha: float = 0.5
-    temperature: float = 3.0
-
-    def __post_init__(self) -> None:
-        check_choice("distillation", self.kind, KINDS)
-        check_number("the distillation's alpha", self.alpha, 0, 1)
-        check_number("the distillation's temperature", self.temperature, 0.01, 1000)
+    kind: Literal["none", "soft", "hard"] = "none"
+    alpha: float = setting(0.5, low=0, high=1)
+    temperature: float = setting(3.0, low=0.01, high=1000)
 
     @property
     def on(self) -> bool:
@@ -55,12 +43,9 @@ class Distillation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
+class Objective(Checked):
     """Everything that shapes the loss. smoothing: the share of a label given evenly to all classes."""
 
-    smoothing: float = 0.1
+    smoothing: float = setting(0.1, low=0, high=1)
     mixing: Mixing = field(default_factory=Mixing)
     distillation: Distillation = field(default_factory=Distillation)
-
-    def __post_init__(self) -> None:
-        check_number("label smoothing", self.smoothing, 0, 1)

@@ -14,7 +14,7 @@ from vitrail.tasks.classification.distill import Teacher, teacher_term, two_logi
 from vitrail.tasks.classification.evaluate import Loader, collect
 from vitrail.tasks.classification.losses import cross_entropy, soft_targets
 from vitrail.tasks.classification.metrics import summary
-from vitrail.tasks.classification.mixing import check_pairs, mix_pairs
+from vitrail.tasks.classification.mixing import Planned, Plans, check_pairs
 from vitrail.tasks.classification.model import Classifier
 from vitrail.tasks.classification.settings import Objective
 
@@ -65,15 +65,17 @@ class ClassificationTask:
                                    preprocessing=student.identity.preprocessing)
         return student
 
-    def batches(self, rank: int, of: int) -> Batches:
+    def batches(self, rank: int, of: int) -> Batches | Plans:
         """Whole training batches. Raises SettingsError where they cannot be shared out, before a step is made."""
         if self.batch % (of * self.accumulate):
             raise SettingsError(f"a batch of {self.batch} cannot be shared by {of} processes x {self.accumulate} "
                                 f"micro-batches: choose a multiple of {of * self.accumulate}")
-        if self.objective.mixing.on:
+        mixing = self.objective.mixing
+        if mixing.on:
             check_pairs(batch=self.batch, of=of, accumulate=self.accumulate)
-        return self.loader(self.train, self.training, batch=self.batch, seed=self.seed, shuffle=True,
-                           workers=self.workers, rank=rank, of=of, drop_last=True)
+        batches = self.loader(self.train, self.training, batch=self.batch, seed=self.seed, shuffle=True,
+                              workers=self.workers, rank=rank, of=of, drop_last=True)
+        return Plans(batches, mixing=mixing, seed=self.seed) if mixing.on else batches
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
         """Means over the batch: loss = (1 - alpha) ce + alpha distillation, and the accuracy of the class logits.
@@ -81,9 +83,10 @@ class ClassificationTask:
         accuracy: the share of images whose heaviest label is answered. distillation: where there is a teacher.
         """
         student = _classifier(model)
-        targets = soft_targets(batch.labels, len(self.train.classes), self.objective.smoothing)
-        images, targets = mix_pairs(batch.images, targets, batch.indices, mixing=self.objective.mixing, seed=self.seed,
-                                    epoch=batch.epoch)
+        images, targets = batch.images, soft_targets(batch.labels, len(self.train.classes), self.objective.smoothing)
+        if self.objective.mixing.on:
+            assert isinstance(batch, Planned), "batches() hands them out with their plans"
+            images, targets = batch.mixed(targets)
         if self.teacher is None:
             logits = student(images)
             loss = ce = cross_entropy(logits, targets).mean()

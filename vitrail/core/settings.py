@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from vitrail.core.errors import SettingsError, nearest
-from vitrail.train import toml
+from vitrail.core import toml
 
 
 def setting(default: Any, *, low: float = -math.inf, high: float = math.inf, above: float | None = None,
