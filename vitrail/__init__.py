@@ -1,4 +1,4 @@
-"""vitrail: every vision-transformer system of the field's surveys, built from its paper and proven equal to it.
+"""vitrail: vision transformers built from their papers, proven equal to their references, trained and explained.
 
 Nothing here imports torch until a name is used.
 """

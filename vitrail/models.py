@@ -225,6 +225,9 @@ def load_model(folder: str | Path) -> "Classifier":
         folder = Path(folder) / "model"
     config, tensors = Path(folder) / "config.json", Path(folder) / "model.safetensors"
     for file in (config, tensors):
+        if not file.is_file() and (Path(folder) / "run.json").is_file():
+            raise CheckpointError(f"{folder} is a run that has not finished: the command that started it goes on with "
+                                  "it, and its end writes the model")
         if not file.is_file():
             raise CheckpointError(f"{folder} holds no {file.name}: it is neither a model that vitrail saved "
                                   f"nor a finished run")

@@ -100,7 +100,7 @@ def test_predict_goes_on_after_what_is_no_image_where_that_is_asked(ask: Ask, ru
 
 
 @pytest.mark.parametrize(("words", "code", "said"), [
-    (["{run}", "{photos}/dark/0.pn"], 1, "'0.png'"), (["{run}", ""], 1, "no file ''"), (["{run}", "a\0b"], 1, ""),
+    (["{run}", "{photos}/dark/0.pn"], 1, "'0.png'"), (["{run}", ""], 1, "no file or folder ''"), (["{run}", "a\0b"], 1, ""),
     (["{run}", "{photos}", "--json", "--csv"], 2, "not both"), (["{run}", "{photos}", "--top", "0"], 2, "--top"),
     (["{run}", "{photos}", "--batch", "x"], 2, "whole number"), (["{run}", "x" * 5000], 1, ""),
     (["a\0b", "{photos}"], 2, "no folder"), (["", "{photos}"], 2, "''"), (["x" * 5000, "{photos}"], 2, "neither"),

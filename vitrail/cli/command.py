@@ -93,6 +93,10 @@ def add_batch(parser: ArgumentParser, default: int) -> None:
 def add_place(parser: ArgumentParser) -> None:
     """Where a model is run."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    add_threads(parser)
+
+
+def add_threads(parser: ArgumentParser) -> None:
     parser.add_argument("--threads", type=whole(0, 4096), default=0, metavar="N",
                         help="of the processor; 0: torch's choice (0)")
 

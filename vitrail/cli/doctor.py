@@ -14,8 +14,8 @@ from vitrail.core.errors import MissingExtra
 from vitrail.core.extras import EXTRAS, version
 from vitrail.core.hub import cache_folder
 
-NEEDED = ("torch", "torchvision", "numpy", "pillow", "safetensors", "huggingface_hub", "rich", "torchmetrics",
-          "tensorboard", "matplotlib")
+NEEDED = ("torch", "torchvision", "numpy", "pillow", "safetensors", "huggingface_hub", "filelock", "rich",
+          "tensorboard", "matplotlib", "jinja2")
 
 
 def examine() -> dict[str, Any]:

@@ -3,9 +3,9 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from vitrail.cli import show
-from vitrail.cli.command import Command, add_model
-from vitrail.cli.opening import check_free, check_images, check_model, open_model
-from vitrail.core.errors import SettingsError, nearest
+from vitrail.cli.command import Command, add_model, add_threads
+from vitrail.cli.opening import check_free, check_images, check_model, open_model, set_threads
+from vitrail.core.errors import SettingsError, VitrailError, nearest
 
 FORMATS = (".onnx", ".pt2")
 LARGEST = 1 << 14
@@ -45,13 +45,21 @@ def _export(a: Namespace) -> int:
     check_images([a.images])
     check_free(str(out), overwrite=a.overwrite)
     model = open_model(a)
+    set_threads(a)
     from vitrail.deploy.export import export
+    from vitrail.report.exports import note_export
 
     verdict = export(model, out, images=Path(a.images).expanduser(), size=size, batch=batch, overwrite=a.overwrite)
     if a.json:
         show.emit(verdict.to_json())
     else:
         show.say(str(verdict))
+    run = Path(a.model).expanduser()
+    if (run / "run.json").is_file():
+        try:
+            note_export(run, verdict.to_json())
+        except VitrailError as e:               # somebody else's run, say: the artefact is no worse for it
+            show.note(f"the run's list of exports was not brought up to date: {e}")
     return 0
 
 
@@ -62,6 +70,7 @@ def _arguments(p: ArgumentParser) -> None:
     p.add_argument("--size", nargs="+", metavar="H W",
                    help="height and width in pixels, or dynamic; left out: the model's own")
     p.add_argument("--batch", default="dynamic", metavar="N", help="images at a time, or dynamic (dynamic)")
+    add_threads(p)
     p.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 

@@ -24,8 +24,7 @@ def check_model(text: str, weights: str) -> None:
         raise ModelError(f"{text} is a file, and a model is the folder of a run or of a saved model, or a name of the "
                          f"catalogue with --weights {text}")
     if text not in catalogue.entries():
-        beside = sorted(os.listdir(path.parent)) if os.access(path.parent, os.R_OK) and path.parent.is_dir() else []
-        hint = nearest(path.name, [*beside, *catalogue.entries()])
+        hint = nearest(path.name, [*beside(path), *catalogue.entries()], least=0.7)
         raise ModelError(f"there is no folder {text!r}, and no model of that name.{hint} "
                          "`vitrail list` shows the names.")
     if not weights:
@@ -54,12 +53,16 @@ def open_model(a: Namespace) -> "Classifier":
 
 def place(a: Namespace) -> "torch.device":
     """The device asked for; the processor's threads are set on the way. Raises SettingsError where it is not here."""
-    import torch
-
     from vitrail.train.distributed import pick_device
+    set_threads(a)
+    return pick_device(a.device)
+
+
+def set_threads(a: Namespace) -> None:
+    """The processor's threads as asked for."""
+    import torch
     if a.threads:
         torch.set_num_threads(a.threads)
-    return pick_device(a.device)
 
 
 def check_free(path: str, *, overwrite: bool) -> None:
@@ -78,6 +81,12 @@ def check_images(paths: list[str]) -> None:
         except (OSError, ValueError, RuntimeError) as e:
             raise DataError(f"{text[:80]!r}: {getattr(e, 'strerror', None) or e}") from None
         if not there or not text:               # Path("") would be this folder
-            folder = path.parent
-            beside = sorted(os.listdir(folder))[:10_000] if folder.is_dir() and os.access(folder, os.R_OK) else []
-            raise DataError(f"there is no file {text!r}.{nearest(path.name, beside)}")
+            raise DataError(f"there is no file or folder {text!r}.{nearest(path.name, beside(path), least=0.7)}")
+
+
+def beside(path: Path) -> list[str]:
+    """The names in a path's folder."""
+    folder = path.parent
+    if not folder.is_dir() or not os.access(folder, os.R_OK):
+        return []
+    return sorted(os.listdir(folder))[:10_000]

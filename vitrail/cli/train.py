@@ -6,6 +6,7 @@ import threading
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from vitrail.cli import parse, show
@@ -30,6 +31,8 @@ def _train(a: Namespace | None) -> int:
     if a is None:
         return 0
     settings: ClassifySettings = a.task
+    if "RANK" in os.environ:                        # before torch: what it tells of its own workings in each process
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with _signals(settings.out):
         from vitrail.recipes.classify import run
         folder = run(settings)
@@ -42,9 +45,15 @@ def _train(a: Namespace | None) -> int:
         return 0
     if top1 := scores.get("top1"):
         value, low, high = (f"{100 * top1[k]:.2f}" for k in ("value", "low", "high"))
-        show.say(f"held-out top-1 {value} % ({low} to {high}, 95 %)")
+        show.say(f"held-out top-1 {value} %, 95 % interval {low} to {high}{_whose(folder)}")
     show.say(f"model   {folder / 'model'}\nreport  {folder / 'report.html'}")
     return 0
+
+
+def _whose(run: Path) -> str:
+    """Which weights were judged, as the run's papers say it."""
+    end = json.loads((run / "run.json").read_text("utf-8")).get("finished") or {}
+    return f"; the weights of step {end['chosen']} of {end['steps']}" if {"chosen", "steps"} <= set(end) else ""
 
 
 @contextmanager

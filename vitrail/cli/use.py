@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitrail.cli import show
 from vitrail.cli.command import Command, add_batch, add_model, add_on_error, add_out, add_place, one_of, whole
+from vitrail.cli.held import held_out, trained_on
 from vitrail.cli.opening import check_free, check_images, check_model, open_model, place
 from vitrail.core.errors import DataError, SettingsError
 
@@ -37,14 +38,18 @@ def _evaluate(a: Namespace) -> int:
     from vitrail.data.open import open_source
     from vitrail.tasks.classification.evaluate import evaluate
 
-    source: Source = _held_out(Path(a.model)) if a.held_out_of_run else open_source(
+    run = Path(a.model).expanduser()
+    source: Source = held_out(run) if a.held_out_of_run else open_source(
         a.data, on_error=a.on_error, classes=model.identity.labels, part=a.part or None)
+    if not a.held_out_of_run and (seen := trained_on(run, source)):
+        show.note(f"the run learned from {seen:,} of these {len(source):,} images, which flatters it: "
+                  "--held-out-of-run takes those that it did not")
     found = evaluate(model, source, batch=a.batch, workers=a.workers, device=device, on_error=a.on_error)
     if a.out:
         write_file(a.out, json.dumps(show.plain(found.to_json()), indent=1) + "\n", overwrite=a.overwrite)
     if a.html:
         from vitrail.report.build import write_report
-        write_report(Path(a.model), model.cpu(), found, source, name=str(Path(a.html).absolute()))
+        write_report(run, model.cpu(), found, source, path=Path(a.html).expanduser())
     if a.json:
         show.emit({k: v for k, v in found.to_json().items() if k != "predictions"})
     else:
@@ -52,24 +57,6 @@ def _evaluate(a: Namespace) -> int:
     for path in filter(None, (a.out, a.html)):
         show.note(f"wrote {path}")
     return 0
-
-
-def _held_out(run: Path) -> "Source":
-    """The images that a run held out, opened as the run did. Raises DataError where they are no longer the same."""
-    from vitrail.recipes.classify import open_sides
-    from vitrail.recipes.settings import ClassifySettings
-
-    if not (run / "settings.toml").is_file() or not (run / "run.json").is_file():
-        raise DataError(f"{run} is no run's folder, which has settings.toml and run.json: name the DATA to evaluate on")
-    source = open_sides(ClassifySettings.read(run / "settings.toml")).held_out
-    try:
-        then = json.loads((run / "run.json").read_text("utf-8"))["task"]["data"]["held_out"]["fingerprint"]
-    except (ValueError, KeyError, TypeError) as e:
-        raise DataError(f"{run / 'run.json'} does not say which images were held out: name the DATA") from e
-    if source.fingerprint() != then:
-        raise DataError(f"{source.name} has changed since {run} was trained on it: what would be held out now may have "
-                        "been trained on. Give back the old images, or name DATA that the model has not seen")
-    return source
 
 
 def _scores(found: "Evaluation") -> None:
@@ -93,10 +80,14 @@ def _predict(a: Namespace) -> int:
     if a.on_error == "stop":
         check_images(a.images)
     model, device = open_model(a), place(a)
+    from vitrail.data.source import SKIP_HINT
     from vitrail.tasks.classification.predict import predict
 
-    found = predict(model, [Path(p).expanduser() for p in a.images], batch=a.batch, device=device, top=a.top,
-                    on_error=a.on_error)
+    try:
+        found = predict(model, [Path(p).expanduser() for p in a.images], batch=a.batch, device=device, top=a.top,
+                        on_error=a.on_error)
+    except DataError as e:
+        raise DataError(f"{e}{SKIP_HINT}") from e
     _answers(found, a, model.identity.model)
     wrong = [p for p in found if p.error is not None]
     for p in wrong:
@@ -110,7 +101,7 @@ def _answers(found: "list[Prediction]", a: Namespace, model: str) -> None:
             {"file": p.key, "label": p.label, "probability": p.score, "error": p.error,
              "top": [{"label": label, "probability": share} for label, share in p.top]} for p in found]})
         return
-    most = max((len(p.top) for p in found), default=1) or 1
+    most = max((1, *(len(p.top) for p in found)))
     if a.csv:
         out = csv.writer(sys.stdout, lineterminator="\n")
         more = [f"{word}_{n}" for n in range(2, most + 1) for word in ("label", "probability")]
@@ -119,9 +110,9 @@ def _answers(found: "list[Prediction]", a: Namespace, model: str) -> None:
             cells = [x for label, share in p.top for x in (label, f"{share:.6f}")]
             out.writerow([p.key, *cells, *[""] * (2 * most - len(cells)), p.error or ""])
         return
-    show.table(("file", *(x for _ in range(most) for x in ("answer", "%"))),
-               [(p.key, *(x for label, share in p.top for x in (label, f"{100 * share:.1f}"))) for p in found if p.top],
-               right=("%",))
+    rows = [(p.key, *(x for label, share in p.top for x in (label, f"{100 * share:.1f}"))) for p in found if p.top]
+    if rows:
+        show.table(("file", *(x for _ in range(most) for x in ("answer", "%"))), rows, right=("%",))
 
 
 def _explain(a: Namespace) -> int:
@@ -131,11 +122,12 @@ def _explain(a: Namespace) -> int:
         raise SettingsError(f"{a.method} goes through all layers and heads: --layer is for attention and gradcam, "
                             "--head for attention")
     pictures = _named(a.images, a.method)
-    wanted = [(image, Path(a.out, name)) for name, image in pictures.items()]
+    wanted = [(image, Path(a.out).expanduser() / name) for name, image in pictures.items()]
     for _, path in wanted:
         for suffix in (".png", ".npy") if a.arrays else (".png",):
             check_free(str(path.with_name(path.name + suffix)), overwrite=a.overwrite)
     model = open_model(a).to(place(a))
+    from vitrail.data.source import SKIP_HINT
     from vitrail.explanation.api import explain
 
     target = a.target or None
@@ -144,17 +136,23 @@ def _explain(a: Namespace) -> int:
     layer = int(a.layer) if re.fullmatch(r"-?\d+", a.layer) else a.layer or None
     rows: list[dict[str, Any]] = []
     for image, path in wanted:
-        found = explain(model, image, method=a.method, target=target, layer=layer, head=a.head)
+        try:
+            found = explain(model, image, method=a.method, target=target, layer=layer, head=a.head)
+        except DataError as e:
+            if a.on_error == "stop":
+                raise DataError(f"{e}{SKIP_HINT}") from e
+            show.note(f"left out: {e}")
+            continue
         saved = [found.save(path.with_name(path.name + s), overwrite=a.overwrite)
                  for s in ((".png", ".npy") if a.arrays else (".png",))]
         rows.append({"file": image, "method": found.method, "label": found.label, "probability": found.score,
                      "overlay": saved[0], **({"array": saved[1]} if a.arrays else {})})
     if a.json:
         show.emit(rows)
-    else:
+    elif rows:
         show.table(("file", "explained", "%", "overlay"),
                    [(r["file"], r["label"], f"{100 * r['probability']:.1f}", r["overlay"]) for r in rows], right=("%",))
-    return 0
+    return 0 if rows else 1
 
 
 def _named(images: list[str], method: str) -> dict[str, Path]:
@@ -208,6 +206,7 @@ def _explain_arguments(p: ArgumentParser) -> None:
     p.add_argument("--head", type=whole(0), metavar="N", help="of attention: one head; left out: the mean of all")
     p.add_argument("--arrays", action="store_true", help="write each map as .npy too, a value a token")
     add_place(p)
+    add_on_error(p)
     add_out(p, "FOLDER", "where the overlays go, a PNG an image", required=True)
 
 

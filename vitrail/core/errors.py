@@ -52,7 +52,10 @@ class MissingExtra(VitrailError):
         return cls(f"this needs the package {package!r}, which is not installed: pip install 'vitrail[{extra}]'")
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """A hint such as ``Did you mean 'swin_t'?``, or an empty string when nothing is near."""
-    found = difflib.get_close_matches(word, list(choices), n=3, cutoff=0.5)
+def nearest(word: str, choices: Iterable[str], *, least: float = 0.5) -> str:
+    """A hint such as ``Did you mean 'swin_t'?``, or an empty string when nothing is near.
+
+    least: how alike they must be, from 0 to 1 (difflib's ratio).
+    """
+    found = difflib.get_close_matches(word, list(choices), n=3, cutoff=least)
     return f" Did you mean {' or '.join(repr(f) for f in found)}?" if found else ""

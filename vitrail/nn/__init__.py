@@ -1,6 +1,6 @@
 """The shared words. A class here never grows a flag for one paper."""
 from vitrail.nn.attention import Attend, Merge, SelfAttention, Shown, Softmax, Split, Visible
-from vitrail.nn.blocks import (Block, Chain, DropPath, LayerNorm, Mlp, Residual, Scale, Stack, ramp, share,
+from vitrail.nn.blocks import (Block, Chain, DropPath, Gelu, LayerNorm, Mlp, Residual, Scale, Stack, ramp, share,
                                transformer_block)
 from vitrail.nn.features import Features, from_tokens
 from vitrail.nn.maps import BatchNorm, Channels, Conv, Patches, Prefix, Windows, Within, pad_image
@@ -9,7 +9,7 @@ from vitrail.nn.readout import AttentionPool, Readout, class_token, mean_map
 
 __all__ = [
     "Attend", "AttentionPool", "BatchNorm", "Block", "Chain", "Channels", "Conv", "DropPath", "Features",
-    "LayerNorm", "Merge", "Mlp", "Patches", "PositionTable", "Prefix", "Readout", "RelativeBias", "Residual",
+    "Gelu", "LayerNorm", "Merge", "Mlp", "Patches", "PositionTable", "Prefix", "Readout", "RelativeBias", "Residual",
     "Scale", "SelfAttention", "Shown", "Softmax", "Split", "Stack", "Visible", "Windows", "Within", "class_token",
     "from_tokens", "grid_of", "mean_map", "pad_image", "ramp", "share", "transformer_block",
 ]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.core.errors import VitrailError
-from vitrail.core.files import write_file
 from vitrail.recipes.settings import ClassifySettings
 
 SIZE = 32       # the 8 x 8 digits are enlarged: a stride-32 network needs that much
@@ -43,6 +42,7 @@ def run(out: Path, *, seed: int = 0) -> dict[str, float]:
     from vitrail.deploy.export import export
     from vitrail.models import load_model
     from vitrail.recipes import classify
+    from vitrail.report.exports import note_export
 
     taught_by = out.with_name(out.name + "-teacher")
     classify.run(teacher(taught_by, seed))
@@ -51,7 +51,7 @@ def run(out: Path, *, seed: int = 0) -> dict[str, float]:
     held_out = classify.open_sides(settings).held_out
     model = load_model(out)
     artefact = export(model, out / "model.onnx", images=[held_out.read(i) for i in range(32)], overwrite=True)
-    write_file(out / "exports.json", json.dumps({"exports": [artefact.to_json()]}, indent=1), overwrite=True)
+    note_export(out, artefact.to_json())
     classify.judge(out, held_out)
     return {name: json.loads((folder / "evaluation.json").read_text("utf-8"))["scores"]["top1"]["value"]
             for name, folder in (("teacher", taught_by), ("student", out))}

@@ -1,10 +1,9 @@
 """One self-contained page about a run: how it went, what it scores, where it errs and why, what it costs."""
 import base64
 import io
-import json
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ from PIL import Image
 from vitrail.core.catalogue import paper_of
 from vitrail.core.errors import ExplainError
 from vitrail.core.files import write_file
-from vitrail.data.source import Source
+from vitrail.data.source import Source, printable
 from vitrail.explanation.api import attention_grid, explain
-from vitrail.report import plots
+from vitrail.report import facts, plots
+from vitrail.report.exports import exports
 from vitrail.tasks.classification.evaluate import Evaluation, Judged
 from vitrail.tasks.classification.intervals import Score
 from vitrail.tasks.classification.model import Classifier
@@ -27,65 +27,62 @@ NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "balanced": "balanc
          "f1": "F1, mean over classes", "ece": "expected calibration error", "brier": "Brier score",
          "nll": "negative log-likelihood"}
 SHARES = ("top1", "top5", "balanced", "f1", "ece")
+METHODS = {"relevance": "gradient-weighted relevance, arXiv:2103.15679", "gradcam": "Grad-CAM, arXiv:1610.02391"}
 MISTAKES = 12
 
 
 def write_report(run: Path, model: Classifier, evaluation: Evaluation, source: Source, *,
-                 name: str = "report.html") -> Path:
-    """Writes RUN/report.html from the run's folder, its finished model and an evaluation on `source`.
+                 path: Path | None = None) -> Path:
+    """Writes the page about a run and an evaluation of its model on `source`: RUN/report.html, or `path`.
 
-    Everything is inside the page: figures as SVG, pictures as data. Text of the user's (class names, paths) is escaped.
+    run: the run's folder, for its log and its papers; what is not there is left out of the page. Everything is inside
+    the page: figures as SVG, pictures as data. Text of the user's (class names, paths) is escaped.
+    Raises VitrailError where the page cannot be written.
     """
-    records = list(_log(run / "metrics.jsonl"))
-    facts = _json(run / "run.json")
-    train = [r for r in records if r.get("kind") == "train"]
-    held = [r for r in records if r.get("kind") == "eval"]
+    records, papers = list(facts.log(run / "metrics.jsonl")), facts.papers(run)
+    train = [r for r in records if r["kind"] == "train" and "loss" in r]
+    held = [r for r in records if r["kind"] == "eval" and "top1" in r]
+    settings, unseen = facts.settings(papers), facts.is_held_out(papers, source)
     paper = paper_of(model.identity.model)
     method, mistakes = _mistakes(model, evaluation, source)
     top1 = evaluation.scores["top1"]
     cost, params = _cost(model), sum(p.numel() for p in model.parameters())
     page = _template().render(
-        title=f"{model.identity.model} on {evaluation.source}", subtitle=paper.cite(), run=str(run),
-        tiles=[{"name": "held-out top-1", "value": _percent(top1.value), "note": f"{_interval('top1', top1)}, 95 %"},
-               {"name": "images held out", "value": f"{evaluation.samples:,}",
+        title=f"{model.identity.model} on {printable(evaluation.source)}", subtitle=paper.cite(), run=str(run),
+        held="Held-out scores" if unseen else f"Scores on {printable(evaluation.source)}",
+        tiles=[{"name": "held-out top-1" if unseen else "top-1", "value": _percent(top1.value),
+                "note": f"{_interval('top1', top1)}, 95 %"},
+               {"name": "images held out" if unseen else "images", "value": f"{evaluation.samples:,}",
                 "note": f"{len(evaluation.labels)} classes"},
                {"name": "parameters", "value": f"{params:,}", "note": f"{cost[1]['value']} multiply-adds"},
                {"name": "one image", "value": cost[2]["value"], "note": "batch 1, this machine"}],
         curves=Markup(plots.curves(train, held, "top1")) if train and held else Markup("<p>No log was kept.</p>"),
         scores=[{"name": NAMES.get(k, k), "value": _value(k, s), "interval": _interval(k, s)}
                 for k, s in evaluation.scores.items()],
-        scores_note="Intervals: Wilson for shares of images, 1,000 bootstrap samples for the rest." + (
-            " The weights are those of the epoch that scored best on these images, which flatters them."
-            if _settings(facts).get("finish") == "best" else " The weights are those of the end of the run."),
+        scores_note="Intervals: Wilson for shares of images, 1,000 bootstrap samples for the rest."
+                    + (_flattered(settings) if unseen else ""),
         calibration=Markup(plots.calibration(evaluation.reliability)),
         confusion=Markup(plots.confusion(evaluation.confusion, evaluation.labels)),
         per_class=[{"label": c.name, "precision": _percent_of(c.precision), "recall": _percent_of(c.recall),
                     "f1": "–" if c.f1 is None else f"{100 * c.f1:.1f}", "images": c.support}
                    for c in evaluation.per_class],
         mistakes=mistakes, method=method, **_attention(model, evaluation, source), cost=cost,
-        exports=[_exported(e) for e in _json(run / "exports.json").get("exports", [])],
-        settings=sorted(_settings(facts).items()), facts=list(_facts(facts)), excluded=evaluation.excluded)
-    path = run / name
+        exports=[_exported(e) for e in exports(run)], settings=sorted(settings.items()),
+        facts=list(facts.lines(papers)), excluded=evaluation.excluded)
+    path = run / "report.html" if path is None else path
     write_file(path, page.encode("utf-8", "backslashreplace"), overwrite=True)
     return path
+
+
+def _flattered(settings: Mapping[str, Any]) -> str:
+    if settings.get("finish") == "best":
+        return " The weights are those of the epoch that scored best on these images, which flatters them."
+    return " The weights are those of the end of the run." if settings else ""
 
 
 def _template() -> jinja2.Template:
     pages = jinja2.FileSystemLoader(Path(__file__).parent)
     return jinja2.Environment(loader=pages, autoescape=True, undefined=jinja2.StrictUndefined).get_template("page.html")
-
-
-def _log(path: Path) -> Iterator[dict[str, Any]]:
-    if path.is_file():
-        for line in path.read_text("utf-8").splitlines():
-            record = json.loads(line)
-            if all(v is not None for v in record.values()):
-                yield record
-
-
-def _json(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
 
 
 def data_url(image: Image.Image) -> str:
@@ -116,7 +113,7 @@ def _mistakes(model: Classifier, evaluation: Evaluation, source: Source) -> tupl
             told = explain(model, pixels, method=method, target=target)
         cards.append({"image": data_url(picture(pixels)), "map": data_url(_fit(told.overlay())), "label": wrong.label,
                       "predicted": wrong.predicted, "probability": _percent(wrong.probability), "key": wrong.key})
-    return method, cards
+    return METHODS[method], cards
 
 
 def _fit(image: Image.Image, side: int = 240) -> Image.Image:
@@ -130,8 +127,9 @@ def _attention(model: Classifier, evaluation: Evaluation, source: Source) -> dic
     try:
         grid = attention_grid(model, source.read(shown.index))
     except ExplainError:
-        return {"attention": "", "attention_note": ""}
-    return {"attention": data_url(grid), "attention_note": f"{shown.key}: {shown.label}, taken for {shown.predicted}."}
+        return {"attention": "", "attention_of": "", "attention_note": ""}
+    return {"attention": data_url(grid), "attention_of": data_url(picture(source.read(shown.index))),
+            "attention_note": f"{shown.key}: {shown.label}, taken for {shown.predicted}."}
 
 
 def _cost(model: Classifier) -> list[dict[str, str]]:
@@ -153,29 +151,8 @@ def _cost(model: Classifier) -> list[dict[str, str]]:
                 times.append(time.perf_counter() - start)
         each = 1e3 * statistics.median(times[2:]) / batch
         rows.append({"name": f"forward pass, batch {batch}", "value": f"{each:.2f} ms",
-                     "note": f"an image; median of 7, {torch.get_num_threads()} threads"})
+                     "note": f"an image; median of 7 on the processor, threads: {torch.get_num_threads()}"})
     return rows
-
-
-def _settings(facts: Mapping[str, Any]) -> dict[str, Any]:
-    sessions: Sequence[Mapping[str, Any]] = facts.get("sessions") or [{}]
-    return dict(sessions[-1].get("settings") or {})
-
-
-def _facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The last session and the data, flattened to lines."""
-    def lines(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-        if isinstance(value, Mapping):
-            for name, inner in value.items():
-                yield from lines(f"{prefix} {name}".strip(), inner)
-        elif isinstance(value, list) and len(value) > 12:
-            yield prefix, f"{len(value)} entries"
-        else:
-            yield prefix, str(value)
-    session = dict((facts.get("sessions") or [{}])[-1])
-    session.pop("settings", None)
-    yield from lines("", session)
-    yield from lines("", {k: v for k, v in (facts.get("task") or {}).items() if k not in ("record", "objective")})
 
 
 def _exported(e: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The report's figures as inline SVG."""
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 INK, GLASS, EMBER, LEAF = "#22303c", "#2b6cb0", "#c05621", "#2f855a"
@@ -19,7 +21,8 @@ _STYLE: Any = {
 
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")      # the browser has more fonts
         figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     return svg[svg.index("<svg"):]
@@ -37,16 +40,19 @@ def curves(train: Sequence[Mapping[str, Any]], evaluation: Sequence[Mapping[str,
     figure, (loss, score, rate) = _axes(10, 2.6, 3)
     steps = max((r["step"] / r["epoch"] for r in evaluation), default=1.0)      # of an epoch
     at = [r["step"] / steps for r in train]
-    loss.plot(at, [r["loss"] for r in train], color=GLASS, lw=1, label="training")
+    dot = "." if len(train) < 30 else ""            # a line of one point would not be seen
+    loss.plot(at, [r["loss"] for r in train], color=GLASS, lw=1, marker=dot, label="training")
     held = [(r["epoch"], r["nll"]) for r in evaluation if "nll" in r]
     if held:
         loss.plot(*zip(*held, strict=True), color=EMBER, lw=1.4, marker=".", label="held out (NLL)")
     loss.set(xlabel="epoch", title="loss")
     loss.legend(frameon=False)
     score.plot([r["epoch"] for r in evaluation], [100 * r[headline] for r in evaluation], color=LEAF, marker=".")
-    score.set(xlabel="epoch", ylabel="%", title=f"held-out {headline}")
-    rate.plot(at, [r.get("lr", float("nan")) for r in train], color=INK, lw=1)
+    score.set(xlabel="epoch", ylabel="%", title=f"held-out {headline.replace('top1', 'top-1')}")
+    rate.plot(at, [r.get("lr", float("nan")) for r in train], color=INK, lw=1, marker=dot)
     rate.set(xlabel="epoch", title="learning rate")
+    for axes in (loss, score, rate):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _svg(figure)
 
 
@@ -60,8 +66,8 @@ def confusion(counts: NDArray[Any], labels: Sequence[str]) -> str:
     axes.grid(False)
     if n <= 30:
         short = [x if len(x) <= 18 else x[:17] + "…" for x in labels]
-        axes.set_xticks(range(n), short, rotation=90 if max(map(len, short)) > 2 else 0)
-        axes.set_yticks(range(n), short)
+        axes.set_xticks(range(n), short, rotation=90 if max(map(len, short)) > 2 else 0, parse_math=False)
+        axes.set_yticks(range(n), short, parse_math=False)      # a class called $x is a name, not a formula
         for i in range(n):
             for j in range(n):
                 if counts[i, j]:

@@ -125,8 +125,10 @@ def wrapped(step: nn.Module, place: Place) -> nn.Module:
     if place.strategy != "ddp":
         return step
     warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
-    return DistributedDataParallel(step, device_ids=[place.device] if place.device.type == "cuda" else None,
-                                   broadcast_buffers=False, find_unused_parameters=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")      # its successor is not in torch 2.6
+        return DistributedDataParallel(step, device_ids=[place.device] if place.device.type == "cuda" else None,
+                                       broadcast_buffers=False, find_unused_parameters=True)
 
 
 def pick_device(name: str, local: int = 0, world: int = 1) -> torch.device:

@@ -43,6 +43,7 @@ class Engine:
         torch.manual_seed(mix(settings.seed, "model"))
         self.model = task.model()
         self.fingerprint = fingerprint(self.model)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
         for module in self.model.modules():
             if isinstance(module, Stack):
                 module.checkpointing = settings.checkpointing

@@ -62,6 +62,7 @@ class _Fit:
         self.engine = Engine(task, settings, place)
         self.origin = Origin(seed=settings.seed, batch=settings.batch, steps_per_epoch=per_epoch,
                              model=self.engine.fingerprint, data=str(self.about.get("fingerprint", "")))
+        self.report.say(self._opening())
         self.state = self._start()
         self.saved = self.state.step
         self.stop = False
@@ -93,6 +94,14 @@ class _Fit:
         finally:
             _close(batches)
             self.report.close()
+
+    def _opening(self) -> str:
+        """What will be done, in a line."""
+        settings, place = self.settings, self.place
+        where = f"{place.world} processes ({place.strategy}), {place.device}" if place.world > 1 else str(place.device)
+        slow = "; compiling makes the first step slow" if settings.compile else ""
+        return (f"{self.engine.parameters:,} parameters in {settings.precision} on {where}: {settings.epochs:,} epoch"
+                f"{'s' if settings.epochs > 1 else ''} of {self.per_epoch:,} steps of {settings.batch:,} samples, into {self.run.folder}{slow}")
 
     def _start(self) -> State:
         """Where the run stands: its tensors are put back, and process 0 has noted the start."""
@@ -166,13 +175,13 @@ class _Fit:
         state.evaluated = state.step
         state.scores = {k: float(v) if math.isfinite(v) else None for k, v in scores.items()}
         self.run.log("eval", state.step, state.epoch, {**scores, "seconds": time.monotonic() - began})
-        self.report.line(state.epoch, self.settings.epochs, dict(scores))
         score, sign = float(scores[headline]), 1 if self.task.larger_is_better else -1
         better = math.isfinite(score) and (state.best is None or sign * score > sign * state.best.score)
-        if self.place.first(lambda: int(better), "comparing scores"):
+        if better := bool(self.place.first(lambda: int(better), "comparing scores")):
             state.best = Best(step=state.step, score=score)
-            return True
-        return False
+        best = (state.best.score, state.best.step) if state.best else None
+        self.report.score(state.epoch, self.settings.epochs, headline, score, best)
+        return better
 
     def _save(self) -> None:
         place, store, groups = self.place, self.store, self.engine.groups()

@@ -30,7 +30,8 @@ _LARGEST = 1 << 28
 class Run:
     """One run's folder. Only the first process of a run (`lead`) writes.
 
-    Raises SettingsError where the folder holds anything but this very run, and touches nothing then.
+    Raises SettingsError where the folder holds anything but this very run, and touches nothing then. A run that was
+    stopped before its first checkpoint has learned nothing, and gives way to one with other settings or other data.
     """
 
     def __init__(self, settings: TrainSettings, *, lead: bool):
@@ -41,6 +42,11 @@ class Run:
         self.record: dict[str, Any] | None = self._inspect()
         if lead:
             self._create()
+
+    @classmethod
+    def look(cls, settings: TrainSettings) -> None:
+        """Raises what `open` would raise for what lies in the folder, and touches nothing."""
+        cls(settings, lead=False)
 
     @classmethod
     def open(cls, settings: TrainSettings) -> "Run":
@@ -75,7 +81,9 @@ class Run:
         if not self.lead:
             return
         self.check(task)
-        old = self.record or {"format": _FORMAT, "task": _plain(task), "sessions": [], "finished": None}
+        old = self.record
+        if old is None or old["task"].get("fingerprint") != task.get("fingerprint"):
+            old = {"format": _FORMAT, "task": _plain(task), "sessions": [], "finished": None}
         session = {**session, "settings": _plain(self.settings.resolved())}
         self._write({**old, "sessions": [*old["sessions"], session], "finished": None})
         try:
@@ -90,7 +98,7 @@ class Run:
     def check(self, task: Mapping[str, Any]) -> None:
         """Raises SettingsError where the run was started with other data."""
         then, now = (self.record or {}).get("task", task).get("fingerprint"), task.get("fingerprint")
-        if then != now:
+        if then != now and self._learned():
             raise SettingsError(f"{self.folder} holds a run on other data (fingerprint {str(then)[:12]}, and this is "
                                 f"{str(now)[:12]}): give the data it was started with, or another folder")
 
@@ -143,10 +151,15 @@ class Run:
             raise SettingsError(f"resume = 'never', and {folder} holds a run already: give another folder")
         if "settings.toml" in names:
             differing = settings.changed(type(settings).read(folder / "settings.toml"))
-            if differing:
+            if differing and self._learned():
                 raise SettingsError(f"{folder} holds another run ({'; '.join(differing)}): give its settings to go on, "
                                     "or another folder")
         return self._read() if "run.json" in names else None
+
+    def _learned(self) -> bool:
+        """Whether the folder holds anything that took training: a checkpoint, or a finished model."""
+        kept = self.folder / "checkpoints"
+        return self.model.exists() or (kept.is_dir() and any(os.scandir(kept)))
 
     def _read(self) -> dict[str, Any]:
         path = self.folder / "run.json"
@@ -169,7 +182,7 @@ class Run:
                 except OSError:
                     self.close()
                     raise SettingsError(f"another process is training in {self.folder}") from None
-            if not (self.folder / "settings.toml").exists():
+            if not (self.folder / "settings.toml").exists() or not self._learned():
                 disk.replace(self.folder / "settings.toml", self.settings.to_toml().encode())
         except OSError as e:
             self.close()

@@ -15,14 +15,14 @@ class TrainSettings(Checked):
 
     out: str = field(metadata={"free": True, "help": "the run's folder"})
     seed: int = setting(0, low=0, below=2**63, help="of weights, order, augmentation and dropout")
-    epochs: int = setting(100, low=1, high=1_000_000)
+    epochs: int = setting(100, low=1, high=1_000_000, help="times through the training data")
     batch: int = setting(64, low=1, high=1 << 24, help="samples a step, over all processes")
     accumulate: int = setting(1, low=1, high=1 << 20, free=True, help="micro-batches a step, one after the other")
     lr: float = setting(1e-3, above=0, high=100, help="the highest learning rate")
     min_lr: float = setting(1e-6, low=0, high=100, help="the learning rate at the end of the cosine")
     warmup: float | None = setting(None, low=0, high=1_000_000,
                                    help="epochs of linear warm-up; left out: a tenth of all, at most 5")
-    weight_decay: float = setting(0.05, low=0, high=10)
+    weight_decay: float = setting(0.05, low=0, high=10, help="of AdamW; not of biases, norms and positions")
     betas: tuple[float, float] = setting((0.9, 0.999), low=0, below=1, help="of AdamW")
     clip: float = setting(1.0, low=0, below=float("inf"), help="the largest norm of the gradient; 0: no clipping")
     layer_decay: float = setting(1.0, above=0, high=1, help="factor on the learning rate, each layer down")
@@ -32,7 +32,8 @@ class TrainSettings(Checked):
     checkpointing: bool = field(default=False, metadata={"free": True, "help": "activations computed again, not kept"})
     workers: int = setting(0, low=0, high=1024, free=True, help="processes that read samples")
     device: str = field(default="auto", metadata={"free": True, "help": "auto, cpu, cuda, cuda:1, mps"})
-    strategy: Literal["auto", "single", "ddp", "fsdp"] = field(default="auto", metadata={"free": True})
+    strategy: Literal["auto", "single", "ddp", "fsdp"] = field(default="auto", metadata={
+        "free": True, "help": "under torchrun: ddp copies the model, fsdp shares it out; auto: ddp"})
     save_every: int = setting(0, low=0, high=1 << 40, free=True, help="steps between checkpoints; 0: one an epoch")
     keep: int = setting(2, low=1, high=1 << 20, free=True, help="newest checkpoints kept, beside the best")
     evaluate_every: int = setting(1, low=1, high=1_000_000, help="epochs between evaluations")
@@ -40,7 +41,8 @@ class TrainSettings(Checked):
     log_every: int = setting(10, low=1, high=1 << 40, free=True, help="steps between lines of the log")
     deterministic: bool = field(default=True, metadata={"help": "only algorithms that give the same bits each time"})
     threads: int = setting(0, low=0, high=4096, free=True, help="of the processor; 0: torch's choice")
-    resume: Literal["auto", "never", "must"] = field(default="auto", metadata={"free": True})
+    resume: Literal["auto", "never", "must"] = field(default="auto", metadata={
+        "free": True, "help": "a run that is there: auto goes on with it, never refuses it, must demands it"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -122,7 +122,7 @@ def _paths(path: Path) -> Iterator[tuple[str, Path | DataError]]:
             yield key, path
         else:
             beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            yield key, DataError(f"there is no file {key}.{nearest(path.name, beside)}")
+            yield key, DataError(f"there is no file {key}.{nearest(path.name, beside, least=0.7)}")
     except OSError as e:
         yield key, DataError(f"{key}: cannot be read: {e.strerror}")
 
