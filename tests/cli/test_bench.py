@@ -1,4 +1,6 @@
 """bench and doctor. No test asserts a time: only that what is timed is the same thing, and how it is told."""
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,11 @@ def test_doctor_tells_what_is_there(ask: Ask) -> None:
     assert {x["name"] for x in report["extras"]} == {x.name for x in extras.EXTRAS} and "torchrun" in report["torchrun"]
     said = ask("doctor").out
     assert torch.__version__ in said and all(x.unlocks in said for x in extras.EXTRAS)
+
+
+def test_doctor_asks_for_what_the_package_needs_and_for_nothing_else() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert set(doctor.NEEDED) == {re.split(r"[><=]", need)[0] for need in project["dependencies"]}
 
 
 def test_doctor_tells_of_a_cache_that_cannot_be_written(ask: Ask, tmp_path: Path,

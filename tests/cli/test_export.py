@@ -1,10 +1,12 @@
 """vitrail export."""
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Ask
 from vitrail.cli.export import parse_batch, parse_size
+from vitrail.report.exports import exports
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
@@ -55,3 +57,17 @@ def test_export_needs_images_that_are_there(ask: Ask, run: Path, tmp_path: Path)
     for images, said in ((tmp_path / "emptty", "'empty'"), (tmp_path / "empty", "there are none")):
         found = ask("export", run, tmp_path / "m.pt2", "--images", images)
         assert found.code == 1 and said in found.err and [p.name for p in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_run_keeps_a_list_of_its_exports(ask: Ask, run: Path, photos: Path, tmp_path: Path) -> None:
+    copy, out = tmp_path / "run", tmp_path / "m.pt2"
+    shutil.copytree(run, copy)
+    for _ in range(2):
+        made = ask("export", copy, out, "--images", photos, "--json", "--overwrite", "--threads", "1").json
+    assert [e for e in exports(copy) if e["path"] == str(out)] == [made]
+    assert ask("export", copy / "model", tmp_path / "n.pt2", "--images", photos).code == 0
+    assert not (copy / "model" / "exports.json").exists()
+    (copy / "exports.json").unlink()
+    (copy / "exports.json").mkdir()
+    found = ask("export", copy, out, "--images", photos, "--overwrite")
+    assert found.code == 0 and "was not brought up to date" in found.err and out.is_file()

@@ -94,3 +94,9 @@ def test_a_signal_within_the_run_saves_it(photos: Path, tmp_path: Path, number: 
     assert process.returncode == code, said
     assert "the same command goes on" in said.splitlines()[-1] and "Traceback" not in said
     assert list((tmp_path / "r" / "checkpoints").glob("step-*"))
+
+
+def test_the_end_says_what_was_reached_and_by_which_weights(ask: Ask, run: Path) -> None:
+    said = ask("train", "--settings", run / "settings.toml").out.splitlines()
+    assert said[0].startswith("held-out top-1 ") and "95 % interval" in said[0] and " of 8" in said[0]
+    assert said[1:] == [f"model   {run / 'model'}", f"report  {run / 'report.html'}"]

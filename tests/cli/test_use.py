@@ -100,7 +100,8 @@ def test_predict_goes_on_after_what_is_no_image_where_that_is_asked(ask: Ask, ru
 
 
 @pytest.mark.parametrize(("words", "code", "said"), [
-    (["{run}", "{photos}/dark/0.pn"], 1, "'0.png'"), (["{run}", ""], 1, "no file or folder ''"), (["{run}", "a\0b"], 1, ""),
+    (["{run}", "{photos}/dark/0.pn"], 1, "'0.png'"), (["{run}", ""], 1, "no file or folder ''"),
+    (["{run}", "a\0b"], 1, ""),
     (["{run}", "{photos}", "--json", "--csv"], 2, "not both"), (["{run}", "{photos}", "--top", "0"], 2, "--top"),
     (["{run}", "{photos}", "--batch", "x"], 2, "whole number"), (["{run}", "x" * 5000], 1, ""),
     (["a\0b", "{photos}"], 2, "no folder"), (["", "{photos}"], 2, "''"), (["x" * 5000, "{photos}"], 2, "neither"),
@@ -167,3 +168,37 @@ def test_explain_into_a_file_is_refused(ask: Ask, run: Path, photos: Path, tmp_p
     (tmp_path / "file").write_text("mine")
     found = ask("explain", run, photos / "dark" / "0.png", "--out", tmp_path / "file")
     assert found.code == 1 and (tmp_path / "file").read_text() == "mine" and len(found.err.splitlines()) == 1
+
+
+def test_evaluate_says_what_was_learned_from(ask: Ask, run: Path, photos: Path, tmp_path: Path) -> None:
+    found = ask("evaluate", run, photos)
+    assert "learned from 32 of these 40 images" in found.err and "--held-out-of-run" in found.err
+    assert "learned from 32" in ask("evaluate", run, photos / "dark" / "..").err, "the same folder by another name"
+    assert not ask("evaluate", run, "--held-out-of-run").err
+    assert not ask("evaluate", run, draw(tmp_path / "photos")).err, "the same names elsewhere are other images"
+    assert not ask("evaluate", run / "model", photos).err, "a saved model does not know"
+
+
+def test_a_run_that_is_not_finished_is_called_so(ask: Ask, run: Path, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("model"))
+    found = ask("predict", tmp_path / "run", photos / "dark" / "0.png")
+    assert found.code == 1 and "has not finished" in found.err
+
+
+def test_a_file_far_from_the_name_given_is_not_suggested(ask: Ask, run: Path, photos: Path) -> None:
+    assert "Did you mean" not in ask("predict", run, photos / "dark" / "holiday.jpg").err
+    assert "Did you mean '11.png'" in ask("predict", run, photos / "dark" / "11.pgn").err
+
+
+def test_an_image_that_cannot_be_read_is_left_out_where_that_is_asked(ask: Ask, run: Path, photos: Path,
+                                                                      tmp_path: Path) -> None:
+    bad, good = tmp_path / "bad.png", photos / "dark" / "0.png"
+    bad.write_bytes(b"no picture")
+    for words in (["predict", run, bad], ["explain", run, bad, "--out", tmp_path / "o"]):
+        stopped, nothing = ask(*words), ask(*words, "--on-error", "skip")
+        assert stopped.code == 1 and "--on-error skip leaves such files out" in stopped.err
+        assert nothing.code == 1 and nothing.out == "" and nothing.err.startswith("left out: ")
+    found = ask("explain", run, bad, good, "--out", tmp_path / "o", "--on-error", "skip", "--json")
+    assert found.code == 0 and [f["file"] for f in found.json] == [str(good)] and "bad.png" in found.err
+    csv_of_none = ask("predict", run, bad, "--on-error", "skip", "--csv").out.splitlines()
+    assert len(list(csv.reader(csv_of_none))[1]) == len(list(csv.reader(csv_of_none))[0])

@@ -143,6 +143,31 @@ def test_a_run_that_learned_nothing_gives_way_to_one_that_can(tmp_path: Path) ->
         classify.run(tiny(photos, tmp_path / "run", epochs=1))
 
 
+def test_a_mended_image_is_no_other_data_where_nothing_was_learned(tmp_path: Path) -> None:
+    photos = draw(tmp_path / "photos")
+    whole = (photos / "dark" / "0.png").read_bytes()
+    (photos / "dark" / "0.png").write_bytes(whole[:90])
+    with pytest.raises(DataError):
+        classify.run(tiny(photos, tmp_path / "run", epochs=1, batch=10))
+    (photos / "dark" / "0.png").write_bytes(whole)
+    run = classify.run(tiny(photos, tmp_path / "run", epochs=1, batch=10))
+    (photos / "dark" / "0.png").write_bytes((photos / "dark" / "1.png").read_bytes())
+    with pytest.raises(SettingsError, match="other data"):
+        classify.run(tiny(photos, run, epochs=1, batch=10, resume="must"))
+
+
+def test_the_run_is_judged_on_its_own_device(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(classify, "fit", lambda *words: None)
+    monkeypatch.setattr(classify, "pick_device", lambda name: f"the {name}")
+    monkeypatch.setattr(classify, "judge",
+                        lambda run, source, **more: asked.update(more, threads=torch.get_num_threads()))
+    before = torch.get_num_threads()
+    classify.run(tiny(photos, tmp_path / "run", device="cpu", threads=before + 1, on_error="skip"))
+    assert asked["device"] == "the cpu" and asked["on_error"] == "skip"
+    assert asked["threads"] == before + 1 and torch.get_num_threads() == before
+
+
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_a_teacher_may_see_otherwise(photos: Path, tmp_path: Path, kind: str) -> None:
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vitrail.core.card import HALF_MEAN, HALF_STD, Figures, Paper, Variant, Weights, variant
 from vitrail.core.jax_keys import CONV, TRANSPOSE, attention_in, attention_out
 from vitrail.core.keys import Keys, Row
-from vitrail.nn import (Block, Chain, DropPath, Features, LayerNorm, Mlp, Patches, PositionTable, Prefix, Readout,
+from vitrail.nn import (Block, Chain, DropPath, Features, Gelu, LayerNorm, Mlp, Patches, PositionTable, Prefix, Readout,
                         Residual, SelfAttention, Stack, class_token, from_tokens, grid_of, init, ramp)
 
 PAPER = Paper(title="An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", arxiv="2010.11929",
@@ -35,7 +35,7 @@ class ViT(nn.Module):
 
         def block(p: float) -> Block:
             def act() -> nn.Module:
-                return Chain(nn.GELU(), nn.Dropout(dropout)) if dropout else nn.GELU()
+                return Chain(Gelu(), nn.Dropout(dropout)) if dropout else Gelu()
 
             def drop() -> nn.Module:
                 return Chain(nn.Dropout(dropout), DropPath(p)) if dropout else DropPath(p)

@@ -208,8 +208,8 @@ def class_order(found: Iterable[str], opening: Opening, where: str) -> tuple[str
     for name in names:
         if name not in opening.classes:
             shown = ", ".join(map(repr, opening.classes[:5])) + (", ..." if len(opening.classes) > 5 else "")
-            raise DataError(f"{where}: the class {name!r} is none of the {len(opening.classes)} that the model has "
-                            f"({shown}).{nearest(name, opening.classes)}")
+            raise DataError(f"{where}: the class {name!r} is not one of the {len(opening.classes)} classes of the "
+                            f"model ({shown}).{nearest(name, opening.classes)}")
     return opening.classes
 
 

@@ -114,7 +114,9 @@ def run(settings: ClassifySettings) -> Path:
     sides = open_sides(settings)
     task = make_task(settings, sides)
     with Run.open(settings) as opened:
-        _tell(_done(opened) if opened.finished else _about(settings, sides))
+        if opened.finished:
+            opened.check(task.describe())           # what is held out of other data may have been trained on
+        _tell(f"{opened.folder} is finished: nothing is trained" if opened.finished else _about(settings, sides))
         fit(task, settings, opened)
     folder = Path(settings.out)
     if _lead():
@@ -143,10 +145,6 @@ def _about(settings: ClassifySettings, sides: Splits) -> str:
     taught = f", taught by {settings.teacher}" if settings.teacher else ""
     return (f"{settings.model} on {settings.data}{taught}: {len(sides.train):,} images of {len(sides.train.classes):,} "
             f"classes to learn from, {len(sides.held_out):,} held out ({held.get(how, 'the part that the data name')})")
-
-
-def _done(run: Run) -> str:
-    return f"{run.folder} is finished: nothing is trained"
 
 
 def _lead() -> bool:

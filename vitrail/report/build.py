@@ -102,18 +102,25 @@ def picture(pixels: torch.Tensor, side: int = 240) -> Image.Image:
 
 def _mistakes(model: Classifier, evaluation: Evaluation, source: Source) -> tuple[str, list[dict[str, str]]]:
     """The worst mistakes with what spoke for the answer that was given, and the name of the method."""
-    cards, method = [], "relevance"
+    cards, found = [], ""
     for wrong in evaluation.worst(MISTAKES):
         pixels = source.read(wrong.index)
-        target = evaluation.labels.index(wrong.predicted)
+        method, drawn = _explained(model, pixels, evaluation.labels.index(wrong.predicted))
+        found = found or method
+        cards.append({"image": data_url(picture(pixels)), "map": data_url(_fit(drawn)) if drawn else "",
+                      "label": wrong.label, "predicted": wrong.predicted, "key": wrong.key,
+                      "probability": _percent(wrong.probability)})
+    return METHODS.get(found, ""), cards
+
+
+def _explained(model: Classifier, pixels: torch.Tensor, target: int) -> tuple[str, Image.Image | None]:
+    """The first method that applies, and its overlay; neither for a model that answers alike whatever it sees."""
+    for method in METHODS:                      # Grad-CAM for a network without attention over tokens
         try:
-            told = explain(model, pixels, method=method, target=target)
-        except ExplainError:                    # a network without attention over tokens
-            method = "gradcam"
-            told = explain(model, pixels, method=method, target=target)
-        cards.append({"image": data_url(picture(pixels)), "map": data_url(_fit(told.overlay())), "label": wrong.label,
-                      "predicted": wrong.predicted, "probability": _percent(wrong.probability), "key": wrong.key})
-    return METHODS[method], cards
+            return method, explain(model, pixels, method=method, target=target).overlay()
+        except ExplainError:
+            continue
+    return "", None
 
 
 def _fit(image: Image.Image, side: int = 240) -> Image.Image:

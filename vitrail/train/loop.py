@@ -100,8 +100,9 @@ class _Fit:
         settings, place = self.settings, self.place
         where = f"{place.world} processes ({place.strategy}), {place.device}" if place.world > 1 else str(place.device)
         slow = "; compiling makes the first step slow" if settings.compile else ""
-        return (f"{self.engine.parameters:,} parameters in {settings.precision} on {where}: {settings.epochs:,} epoch"
-                f"{'s' if settings.epochs > 1 else ''} of {self.per_epoch:,} steps of {settings.batch:,} samples, into {self.run.folder}{slow}")
+        epochs = f"{settings.epochs:,} epoch{'s' if settings.epochs > 1 else ''}"
+        return (f"{self.engine.parameters:,} parameters in {settings.precision} on {where}: {epochs} of "
+                f"{self.per_epoch:,} steps of {settings.batch:,} samples, into {self.run.folder}{slow}")
 
     def _start(self) -> State:
         """Where the run stands: its tensors are put back, and process 0 has noted the start."""
