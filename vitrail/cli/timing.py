@@ -1,4 +1,5 @@
 """Times that can be compared: everything is measured in one process, turn by turn, beside a yardstick."""
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -33,13 +34,13 @@ class Times:
 
 def interleaved(things: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device,
                 warm: int = 3) -> dict[str, Times]:
-    """Calls each thing once a round, the order turned by one place each round; the first `warm` rounds do not count."""
+    """Calls each thing once a round, in a new order each round, so that none always follows the same other one; the
+    first `warm` rounds do not count."""
     names = list(things)
     found: dict[str, list[float]] = {name: [] for name in names}
     with torch.inference_mode():
         for turn in range(-warm, rounds):
-            at = turn % len(names)
-            for name in names[at:] + names[:at]:
+            for name in random.Random(turn).sample(names, len(names)):
                 _wait(device)
                 start = time.perf_counter()
                 things[name]()
