@@ -60,15 +60,16 @@ def card(name: str) -> Card:
 
 
 def create_model(name: str, *, classes: int | None = None, labels: Sequence[str] = (),
-                 weights: str | Path | None = None, keys: str = "", resize: bool = False,
-                 **changes: Any) -> "Classifier":
+                 weights: str | Path | None = None, keys: str = "", inside: str = "", resize: bool = False,
+                 head: str = "", **changes: Any) -> "Classifier":
     """A classifier by name, on the CPU, in evaluation mode.
 
     classes: how many; or `labels`, their names. 1,000 where neither is said.
     weights: a release's name (`card(name).variant.weights`), "hf://owner/repo/file", "https://...", or a path.
              A release whose classes are not the ones asked for leaves the head new.
-    keys:    the layout of a path or address: "vitrail", "timm", "official". A named release knows its own.
-    resize:  fit tables of positions to this model's size.
+    keys:    the layout of a path or address: "vitrail", "timm", "official"; inside: the entry of the file that holds
+             the tensors, such as "model". A named release knows its own.
+    resize:  fit tables of positions to this model's size. head: "load" or "fresh", as for load_weights.
     changes: any argument of the variant's constructor.
 
     Raises ModelError on an unknown name or argument, CheckpointError on weights that do not fit.
@@ -83,12 +84,12 @@ def create_model(name: str, *, classes: int | None = None, labels: Sequence[str]
     release = next((w for w in found.weights if w.name == weights), None) if weights is not None else None
     try:
         backbone = found(**changes)
-        head = backbone.readout(classes)
+        readout = backbone.readout(classes)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as e:
         raise ModelError(f"{name} cannot be built with {changes}: {e}") from e
     identity = Identity(model=name, changes=changes, labels=tuple(labels) or tuple(str(i) for i in range(classes)),
                         preprocessing=_eyes(found, changes, release))
-    model = Classifier(backbone, head, identity)
+    model = Classifier(backbone, readout, identity)
     if weights is not None:
         if release is not None:
             weights, keys = release.source, release.keys
@@ -96,9 +97,9 @@ def create_model(name: str, *, classes: int | None = None, labels: Sequence[str]
             names = [w.name for w in found.weights]
             raise ModelError(f"{name} has no release {str(weights)!r}, and there is no such file."
                              f"{nearest(str(weights), names)} Releases: {', '.join(names) or 'none'}.")
-        load_weights(model, weights, keys=keys or "vitrail", inside=release.inside if release else "", resize=resize,
-                     sha256=release.sha256 if release else "",
-                     head="fresh" if release and release.classes != classes else "load")
+        load_weights(model, weights, keys=keys or "vitrail", inside=release.inside if release else inside,
+                     resize=resize, sha256=release.sha256 if release else "",
+                     head=head or ("fresh" if release and release.classes != classes else "load"))
     return model.eval()
 
 
@@ -184,7 +185,7 @@ def _resized(model: "nn.Module", name: str, value: "Tensor", resize: bool, where
     wanted = tuple(model.state_dict()[name].shape)
     fit = getattr(owner, "fit", None)
     if fit is None:
-        hint = " The number of classes differs: head='fresh' leaves the head new." if name.startswith("head.") else ""
+        hint = " Other classes? head='fresh' (--new-head) leaves the head new." if name.startswith("head.") else ""
         raise CheckpointError(f"{where}: {name} has shape {tuple(value.shape)}, the model's is {wanted}.{hint}")
     if not resize:
         raise CheckpointError(f"{where}: the positions {name} have shape {tuple(value.shape)}, the model's {wanted}: "

@@ -6,6 +6,7 @@ import torch
 
 import vitrail
 from tests.contracts.small import STRUCTURES, build
+from vitrail.core.errors import CheckpointError
 
 SIZES = ((96, 96), (64, 160), (97, 71))
 
@@ -69,6 +70,17 @@ def test_saved_and_loaded_it_is_the_same(name: str, tmp_path: Path) -> None:
     assert again.identity == model.identity
     with torch.inference_mode():
         assert torch.equal(model(image), again(image))
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_weights_of_other_classes_need_a_new_head(name: str, tmp_path: Path) -> None:
+    model = build(name, classes=5)
+    path = vitrail.save_weights(model, tmp_path / "five.safetensors")
+    with pytest.raises(CheckpointError, match="head='fresh'"):
+        vitrail.create_model(name, classes=7, weights=path, **model.identity.changes)
+    other = vitrail.create_model(name, classes=7, weights=path, head="fresh", **model.identity.changes)
+    ours, theirs = model.backbone.state_dict(), other.backbone.state_dict()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 @pytest.mark.parametrize("name", STRUCTURES)

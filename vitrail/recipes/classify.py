@@ -62,7 +62,8 @@ def build_student(settings: ClassifySettings, classes: tuple[str, ...]) -> Class
     if settings.size and "image" in variant_of(settings.model).settings():
         changes.setdefault("image", settings.size)
     model = create_model(settings.model, labels=classes, weights=settings.weights or None, keys=settings.keys,
-                         resize=bool(settings.weights), **changes)
+                         inside=settings.inside, resize=bool(settings.weights),
+                         head="fresh" if settings.new_head else "", **changes)
     eyes = model.identity.preprocessing
     size = (settings.size, settings.size) if settings.size else eyes.size
     model.identity = replace(model.identity, preprocessing=replace(eyes, size=size, crop=settings.crop))

@@ -19,6 +19,8 @@ class ClassifySettings(TrainSettings):
     change: tuple[str, ...] = field(default=(), metadata={"help": "arguments of the model: depth=6 ..."})
     weights: str = field(default="", metadata={"help": "start from a release, an address or a file"})
     keys: str = field(default="vitrail", metadata={"help": "the layout of such a file: vitrail, timm, official"})
+    inside: str = field(default="", metadata={"help": "the entry of such a file that holds the tensors: model"})
+    new_head: bool = field(default=False, metadata={"help": "leave the head new: the weights are of other classes"})
     data: str = field(default="digits", metadata={"help": "digits, a folder of class folders, a .csv, hf:..., wds:..."})
     held_out: str = field(default="", metadata={"help": "images to evaluate on; left out: a share of the data"})
     fraction: float = setting(0.2, above=0, below=1, help="the share held out where no other images are named")
