@@ -32,11 +32,12 @@ def losses(out: Path) -> list[float]:
 
 
 def close(a: Path, b: Path) -> None:
-    assert losses(a) == pytest.approx(losses(b), rel=1e-4, abs=1e-4)
+    assert losses(a) == pytest.approx(losses(b), rel=1e-5, abs=1e-5)
     ours, theirs = load_file(a / "model" / "model.safetensors"), load_file(b / "model" / "model.safetensors")
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], atol=2e-3, rtol=1e-2)
+        # where a gradient is all but zero, Adam turns its rounding into whole steps
+        torch.testing.assert_close(ours[name], theirs[name], atol=5e-4, rtol=1e-4)
 
 
 def same(a: Path, b: Path) -> None:
@@ -105,7 +106,7 @@ def test_a_sharded_checkpoint_is_the_plain_one_cut_in_pieces(tmp_path: Path) -> 
     sharded.read(folder, {"model": weights}, alone=True)
     twin = stopped(tmp_path / "twin", 2, strategy="ddp")
     for name, t in load_file(twin / "checkpoints" / "step-00000008" / "model.safetensors").items():
-        torch.testing.assert_close(weights[name], t, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(weights[name], t, atol=5e-4, rtol=1e-4)
 
 
 def test_a_damaged_shard_is_set_aside(tmp_path: Path) -> None:

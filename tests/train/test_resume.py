@@ -61,9 +61,10 @@ def test_accumulation_is_the_whole_batch_stochastic_depth_included(tmp_path: Pat
         losses.append([line["loss"] for line in bits(out)["log"] if line["kind"] == "train"])
         weights.append(load_file(out / "model" / "model.safetensors"))
     for other in (1, 2):
-        assert losses[other] == pytest.approx(losses[0], abs=1e-4)
+        assert losses[other] == pytest.approx(losses[0], rel=1e-5, abs=1e-5)
         for name, t in weights[0].items():
-            torch.testing.assert_close(weights[other][name], t, atol=1e-3, rtol=1e-3)
+            # where a gradient is all but zero, Adam turns its rounding into whole steps
+            torch.testing.assert_close(weights[other][name], t, atol=5e-4, rtol=1e-4)
 
 
 def test_checkpointing_changes_no_loss(tmp_path: Path) -> None:
