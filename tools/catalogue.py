@@ -2,28 +2,46 @@
 import importlib
 import json
 import pkgutil
+from typing import Any
 
-from vitrail.core.card import Variant
+from vitrail.core.card import Figures, Variant
 from vitrail.core.catalogue import FILE
+from vitrail.core.mechanism import Mechanism, Position
 
-KINDS = {"backbones": ("backbone", ["classification"])}
+KINDS = {"backbones": ("backbone", ["classification"]), "foundations": ("foundation", []),
+         "attention": ("attention", []), "positions": ("position", [])}
 
 
 def recompute() -> dict[str, dict[str, object]]:
-    """Every module-level Variant of the floors that hold systems, in the order of the files and of their lines."""
+    """Every Variant, Mechanism and Position at the level of a module of the floors that hold papers, in the order of
+    the files and of their lines."""
     table: dict[str, dict[str, object]] = {}
     for floor, (kind, tasks) in KINDS.items():
         package = importlib.import_module(f"vitrail.{floor}")
         for found in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
             module = importlib.import_module(f"vitrail.{floor}.{found.name}")
             for name, value in vars(module).items():
-                if isinstance(value, Variant) and value.build.__module__ == module.__name__:
+                if isinstance(value, (Variant, Mechanism, Position)):
+                    assert name not in table, f"{name} stands in two modules: {table[name]['module']}, {found.name}"
+                    paper = module.PAPER
                     table[name] = {
-                        "module": f"{floor}.{found.name}", "kind": kind, "tasks": tasks,
-                        "params": value.figures.params, "gflops": value.figures.gflops, "image": value.figures.image,
-                        "paper": module.PAPER.title, "arxiv": module.PAPER.arxiv, "year": module.PAPER.year,
-                        "builds_on": list(module.PAPER.builds_on), "weights": [w.name for w in value.weights]}
+                        "module": f"{floor}.{found.name}", "kind": kind,
+                        "tasks": list(getattr(module, "TASKS", tasks)), **_facts(value), "paper": paper.title,
+                        "arxiv": paper.arxiv, "year": paper.year, "builds_on": list(paper.builds_on)}
     return table
+
+
+def _facts(value: Variant[Any] | Mechanism | Position) -> dict[str, object]:
+    """What a line of the catalogue says of one entry besides its paper."""
+    if isinstance(value, Mechanism):
+        return {"time": str(value.time), "memory": str(value.memory), "takes": value.takes.value,
+                "mixes": not isinstance(value.mixer, str)}
+    if isinstance(value, Position):
+        return {"enters": value.enters, "learned": value.learned}
+    facts = {"params": value.figures.params, "gflops": value.figures.gflops, "weights": [w.name for w in value.weights]}
+    if isinstance(value.figures, Figures):
+        return {**facts, "image": value.figures.image}
+    return {**facts, "length": value.figures.length}
 
 
 if __name__ == "__main__":

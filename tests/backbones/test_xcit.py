@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 import vitrail
 from vitrail.backbones import xcit
-from vitrail.backbones.xcit import ClassBlock, CrossCovariance
+from vitrail.attention.cross_covariance import CrossCovariance
+from vitrail.backbones.xcit import ClassBlock
 from vitrail.core.card import Variant
 from vitrail.core.errors import ModelError
 from vitrail.nn import Channels, DropPath, Scale

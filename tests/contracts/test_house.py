@@ -9,8 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HOUSE = ROOT / "vitrail"
-FLOORS = {"core": 0, "testing": 1, "ops": 1, "data": 1, "nn": 2, "attention": 3, "backbones": 4, "tasks": 5,
-          "explanation": 5, "models": 6, "train": 6, "deploy": 6, "report": 6, "evidence": 7, "recipes": 7, "cli": 8}
+FLOORS = {"core": 0, "testing": 1, "ops": 1, "data": 1, "measure": 1, "nn": 2, "positions": 3, "attention": 4,
+          "backbones": 5, "foundations": 5, "tasks": 6, "explanation": 6, "models": 7, "train": 7, "deploy": 7,
+          "report": 7, "evidence": 8, "recipes": 8, "cli": 9}
+PAPERS_OF = ("positions", "attention", "backbones", "foundations")
 FILES = sorted(HOUSE.rglob("*.py"))
 FORBIDDEN = {"pickle.load", "pickle.loads", "pickle.Unpickler", "np.load", "numpy.load", "torch.load", "eval", "exec",
              "yaml.load", "yaml.unsafe_load", "torch.hub.load", "os.system", "shutil.unpack_archive"}
@@ -43,17 +45,17 @@ def test_imports_go_down(path: Path) -> None:
         there = place(module)
         assert there in FLOORS, f"{module} stands on no floor"
         assert FLOORS[there] < FLOORS[here] or there == here, f"{path.name} ({here}) imports {module}"
-        assert there != "data" or here == "data" or FLOORS[here] >= 5, "no model may know the data"
+        assert there != "data" or here == "data" or FLOORS[here] >= 6, "no model may know the data"
 
 
-PAPERS = [p for p in FILES if p.parts[-2] in ("attention", "backbones") and p.stem != "__init__"]
+PAPERS = [p for p in FILES if p.parts[-2] in PAPERS_OF and p.stem != "__init__"]
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda p: p.stem)
 def test_sideways_imports_are_the_papers_ancestry(path: Path) -> None:
     import importlib
     module = importlib.import_module(f"vitrail.{path.parts[-2]}.{path.stem}")
-    sideways = {m.removeprefix("vitrail.") for m in imports(path) if place(m) in ("attention", "backbones")}
+    sideways = {m.removeprefix("vitrail.") for m in imports(path) if place(m) in PAPERS_OF}
     assert sideways == set(module.PAPER.builds_on)
 
 

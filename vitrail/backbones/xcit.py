@@ -6,33 +6,19 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitrail.attention.cross_covariance import CrossCovariance
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Attend, BatchNorm, Chain, Channels, Conv, DropPath, Features, LayerNorm, Merge, Mlp, Prefix,
-                        Readout, Residual, Scale, Split, Stack, class_token, from_tokens, init)
+from vitrail.nn import (Attend, BatchNorm, Chain, Conv, DropPath, Features, LayerNorm, Merge, Mlp, Prefix, Readout,
+                        Residual, Scale, Split, Stack, class_token, from_tokens, init)
 from vitrail.ops.windows import by_size
 
 PAPER = Paper(title="XCiT: Cross-Covariance Image Transformers", arxiv="2106.09681", authors="El-Nouby et al.",
-              year=2021, venue="NeurIPS", code="facebookresearch/xcit", license="Apache-2.0")
-
-
-class CrossCovariance(nn.Module):
-    """v softmax(k̂ᵀ q̂ / τ), q̂ and k̂ of unit length over the tokens: a D x D map a head (XCA)."""
-
-    def __init__(self, dim: int, heads: int):
-        super().__init__()
-        self.groups = Channels()
-        self.qkv, self.attend, self.out = Split(dim, heads, 3), Attend(), Merge(dim)
-        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))        # 1 / τ
-
-    def forward(self, x: Tensor) -> Tensor:                             # (B, h, w, C)
-        q, k, v = (t.mT for t in self.qkv(x.flatten(1, 2)))             # (B, H, D, N): channels take the tokens' place
-        q, k = F.normalize(q, dim=-1) * self.temperature, F.normalize(k, dim=-1)
-        return self.out(self.attend(q, k, v, scale=1.0).mT).view_as(x)
+              year=2021, venue="NeurIPS", code="facebookresearch/xcit", license="Apache-2.0",
+              builds_on=("attention.cross_covariance",))
 
 
 def local_patch_interaction(dim: int) -> Chain:

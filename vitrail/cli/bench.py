@@ -67,7 +67,7 @@ def images(batch: int, size: int, device: "torch.device") -> "Tensor":
 def measure(name: str, batches: list[int], *, against: str, rounds: int, size: int,
             device: "torch.device") -> list[dict[str, Any]]:
     """A row a batch size: medians in milliseconds and, beside another side, the ratio with its quartiles."""
-    from vitrail.cli import timing
+    from vitrail.measure import timing
 
     size = size or catalogue.find(name).image
     sides = pair(name, size, device) if against else {"vitrail": vitrail.create_model(name).to(device)}

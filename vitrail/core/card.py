@@ -48,6 +48,18 @@ class Figures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextFigures:
+    """What a model of text costs: `gflops` (1e9 multiply-adds) for one text of `length` tokens, and as many to write
+    where it answers with a text. Both are recomputed by the contract test."""
+
+    params: int
+    gflops: float
+    length: int
+    reported: Mapping[str, float] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Weights:
     """Released tensors: where they live, in which layout, under which licence, seen through which eyes."""
 

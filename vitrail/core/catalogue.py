@@ -16,24 +16,36 @@ from vitrail.core.card import Paper, Variant
 from vitrail.core.errors import ModelError, nearest
 
 FILE = Path(__file__).with_name("catalogue.json")
+KINDS = ("backbone", "foundation", "attention", "position")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A line of the catalogue. `params` counts the head of 1,000 classes; `gflops` is at `image` pixels a side."""
+    """A line of the catalogue: a backbone, a foundation, a mechanism of attention or a position code.
+
+    Of a backbone `params` counts the head of 1,000 classes, and `gflops` is at `image` pixels a side; of a foundation
+    it is for `length` tokens. What does not apply to a kind is left at its default.
+    """
 
     name: str
     module: str                     # "backbones.swin"
-    kind: str                       # "backbone"
+    kind: str                       # one of KINDS
     tasks: tuple[str, ...]
-    params: int
-    gflops: float
-    image: int
     paper: str
     arxiv: str
     year: int
     builds_on: tuple[str, ...]
-    weights: tuple[str, ...]
+    params: int = 0
+    gflops: float = 0.0
+    image: int = 0
+    length: int = 0
+    weights: tuple[str, ...] = ()
+    time: str = ""                  # of a mechanism: how its costs grow with the tokens, as its paper says
+    memory: str = ""
+    takes: str = ""                 # and the layout it takes
+    mixes: bool = False             # and whether it can be the token mixer of a plain backbone
+    enters: str = ""                # of a position code: what it acts on
+    learned: bool = False
 
 
 @functools.cache
@@ -50,6 +62,11 @@ def find(name: str) -> Entry:
     if (entry := entries().get(name)) is None:
         raise ModelError(f"there is no model {name!r}.{nearest(name, entries())} `vitrail list` shows all of them.")
     return entry
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The names of one kind."""
+    return tuple(e.name for e in entries().values() if e.kind == kind)
 
 
 def search(pattern: str = "*", *, kind: str = "", task: str = "") -> list[Entry]:

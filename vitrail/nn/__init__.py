@@ -3,12 +3,12 @@ from vitrail.nn.attention import Attend, Merge, SelfAttention, Shown, Softmax, S
 from vitrail.nn.blocks import (Block, Chain, DropPath, Gelu, LayerNorm, Mlp, Residual, Scale, Stack, ramp, share,
                                transformer_block)
 from vitrail.nn.features import Features, from_tokens
-from vitrail.nn.maps import BatchNorm, Channels, Conv, Patches, Prefix, Windows, Within, pad_image
+from vitrail.nn.maps import BatchNorm, Channels, Conv, Elsewhere, Patches, Prefix, Windows, Within, pad_image
 from vitrail.nn.positions import PositionTable, RelativeBias, grid_of
 from vitrail.nn.readout import AttentionPool, Readout, class_token, mean_map
 
 __all__ = [
-    "Attend", "AttentionPool", "BatchNorm", "Block", "Chain", "Channels", "Conv", "DropPath", "Features",
+    "Attend", "AttentionPool", "BatchNorm", "Block", "Chain", "Channels", "Conv", "DropPath", "Elsewhere", "Features",
     "Gelu", "LayerNorm", "Merge", "Mlp", "Patches", "PositionTable", "Prefix", "Readout", "RelativeBias", "Residual",
     "Scale", "SelfAttention", "Shown", "Softmax", "Split", "Stack", "Visible", "Windows", "Within", "class_token",
     "from_tokens", "grid_of", "mean_map", "pad_image", "ramp", "share", "transformer_block",

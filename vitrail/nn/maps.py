@@ -103,3 +103,10 @@ class Channels:
 
 class Within:
     """Marks a mixer whose attention stays inside a token's own parts (the pixels of a patch)."""
+
+
+class Elsewhere:
+    """Marks a mixer whose weights are not over one set of tokens for all: `over` says what a token looks at."""
+
+    def __init__(self, over: str):
+        self.over = over
