@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PLACES = {
-    **dict.fromkeys(("list_models", "create_model", "load_weights", "save_weights", "save_model", "load_model", "card"),
-                    "vitrail.models"),
+    **dict.fromkeys(("list_models", "create_model", "save_model", "load_model", "card"), "vitrail.models"),
+    **dict.fromkeys(("load_weights", "save_weights"), "vitrail.weights"),
     **dict.fromkeys(("record", "explain"), "vitrail.explanation.api"),
     "export": "vitrail.deploy.export",
     "VitrailError": "vitrail.core.errors",
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from vitrail.core.errors import VitrailError
     from vitrail.deploy.export import export
     from vitrail.explanation.api import explain, record
-    from vitrail.models import (card, create_model, list_models, load_model, load_weights, save_model, save_weights)
+    from vitrail.models import card, create_model, list_models, load_model, save_model
+    from vitrail.weights import load_weights, save_weights
 
 
 def __getattr__(name: str) -> Any:

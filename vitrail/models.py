@@ -2,7 +2,7 @@
 import importlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,57 +11,44 @@ from vitrail.core.card import Paper, Variant, Weights
 from vitrail.core.catalogue import Entry
 from vitrail.core.errors import CheckpointError, ModelError, nearest
 from vitrail.core.identity import Identity, Preprocessing
-from vitrail.core.keys import Keys
+from vitrail.weights import load_weights
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
+    from vitrail.core.mechanism import Mechanism
     from vitrail.tasks.classification.model import Classifier
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a system before it is built."""
+    """What is known of a system before it is built; `variant` is the checked constructor, or what a mechanism or a
+    position code declares of itself."""
 
     entry: Entry
     paper: Paper
-    variant: Variant[Any]
+    variant: Any
     builds_on: tuple["Paper", ...] = ()
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What loading did, tensor by tensor, in the model's names."""
+def list_models(pattern: str = "*", *, task: str = "", kind: str = "backbone") -> list[str]:
+    """The names that match a shell pattern such as "swin*"; of one task, where given.
 
-    matched: tuple[str, ...]
-    missing: tuple[str, ...] = ()           # the model's, and left as they were
-    unexpected: tuple[str, ...] = ()        # the file's, and left out
-    resized: tuple[str, ...] = ()           # tables of positions fitted to another grid
-    fresh: tuple[str, ...] = field(default=())      # the head's, left new because that was asked for
-
-    def __str__(self) -> str:
-        parts = [f"{len(self.matched)} tensors matched"]
-        for name in ("missing", "unexpected", "resized", "fresh"):
-            if found := getattr(self, name):
-                parts.append(f"{len(found)} {name} ({', '.join(found[:4])}{', ...' if len(found) > 4 else ''})")
-        return "; ".join(parts)
-
-
-def list_models(pattern: str = "*", *, task: str = "", kind: str = "") -> list[str]:
-    """The names that match a shell pattern such as "swin*"; of one task or kind, where given."""
+    kind: "backbone", of which create_model makes classifiers; "foundation", "attention", "position"; "" for all.
+    """
     return [entry.name for entry in catalogue.search(pattern, task=task, kind=kind)]
 
 
 def card(name: str) -> Card:
-    """Paper, figures, arguments, weights and ancestry of a system. Raises ModelError on an unknown name."""
+    """Paper, figures, arguments, weights and ancestry. Raises ModelError on a name that the catalogue lacks."""
     module = catalogue.module_of(name)
     papers = tuple(importlib.import_module(f"vitrail.{m}").PAPER for m in module.PAPER.builds_on)
-    return Card(catalogue.find(name), module.PAPER, catalogue.variant_of(name), papers)
+    return Card(catalogue.find(name), module.PAPER, catalogue.entry_of(name), papers)
 
 
 def create_model(name: str, *, classes: int | None = None, labels: Sequence[str] = (),
                  weights: str | Path | None = None, keys: str = "", inside: str = "", resize: bool = False,
-                 head: str = "", **changes: Any) -> "Classifier":
+                 head: str = "", mixer: "str | type[nn.Module] | Mechanism" = "", **changes: Any) -> "Classifier":
     """A classifier by name, on the CPU, in evaluation mode.
 
     classes: how many; or `labels`, their names. 1,000 where neither is said.
@@ -70,25 +57,31 @@ def create_model(name: str, *, classes: int | None = None, labels: Sequence[str]
     keys:    the layout of a path or address: "vitrail", "timm", "official"; inside: the entry of the file that holds
              the tensors, such as "model". A named release knows its own.
     resize:  fit tables of positions to this model's size. head: "load" or "fresh", as for load_weights.
+    mixer:   a mechanism that replaces the token mixer of a plain backbone in every block: its name (`vitrail list
+             --kind attention`), its class, or a Mechanism. The class token goes (see vitrail.mixers).
     changes: any argument of the variant's constructor.
 
     Raises ModelError on an unknown name or argument, CheckpointError on weights that do not fit.
     """
     from vitrail.tasks.classification.model import Classifier
 
+    catalogue.find(name, "backbone")
     found = catalogue.variant_of(name)
+    if mixer and weights is not None and str(weights) in {w.name for w in found.weights}:
+        raise ModelError(f"the release {weights!r} is of {name} as published, which has no other mixer: leave out one "
+                         "of the two")
     if classes is None:
         classes = len(labels) or found.figures.classes
     if classes < 1 or (labels and len(labels) != classes):
         raise ModelError(f"{classes} classes and {len(labels)} labels do not go together")
     release = next((w for w in found.weights if w.name == weights), None) if weights is not None else None
     try:
-        backbone = found(**changes)
+        backbone, mixer = _mixed(name, found(**changes), mixer)
         readout = backbone.readout(classes)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as e:
         raise ModelError(f"{name} cannot be built with {changes}: {e}") from e
     identity = Identity(model=name, changes=changes, labels=tuple(labels) or tuple(str(i) for i in range(classes)),
-                        preprocessing=_eyes(found, changes, release))
+                        preprocessing=_eyes(found, changes, release), mixer=mixer)
     model = Classifier(backbone, readout, identity)
     if weights is not None:
         if release is not None:
@@ -103,6 +96,15 @@ def create_model(name: str, *, classes: int | None = None, labels: Sequence[str]
     return model.eval()
 
 
+def _mixed(name: str, backbone: Any, mixer: "str | type[nn.Module] | Mechanism") -> tuple[Any, str]:
+    """The backbone with the mixer that was asked for, and that mixer's name; both as they are where none was."""
+    if isinstance(mixer, str) and not mixer:
+        return backbone, mixer
+    from vitrail.mixers import Mixed, find_mixer
+    chosen = find_mixer(mixer)
+    return Mixed(name, backbone, chosen), chosen.name
+
+
 def _eyes(found: Variant[Any], changes: Mapping[str, Any], release: Weights | None) -> Preprocessing:
     """The release's preprocessing, or the default one, at the size this model is built for."""
     asked = changes.get("image", release.image if release else found.settings().get("image", found.figures.image))
@@ -111,96 +113,6 @@ def _eyes(found: Variant[Any], changes: Mapping[str, Any], release: Weights | No
         return Preprocessing(size=size)
     return Preprocessing(size=size, mean=release.mean, std=release.std, crop=release.crop,
                          interpolation=release.interpolation)
-
-
-def keys_of(model: "Classifier", layout: str) -> Keys | None:
-    """The key table of a layout for this very model; None for our own. Raises CheckpointError on an unknown one."""
-    if layout == "vitrail":
-        return None
-    known = catalogue.module_of(model.identity.model).KEYS
-    if layout not in known:
-        raise CheckpointError(f"{model.identity.model} has no layout {layout!r}.{nearest(layout, [*known, 'vitrail'])} "
-                              f"It reads: vitrail, {', '.join(known)}.")
-    settings = {**catalogue.variant_of(model.identity.model).settings(), **model.identity.changes}
-    table = known[layout](settings)
-    assert isinstance(table, Keys)
-    return table
-
-
-def load_weights(model: "Classifier", source: "str | Path | Mapping[str, Tensor]", *, keys: str = "vitrail",
-                 inside: str = "", strict: bool = True, resize: bool = False, head: str = "load",
-                 sha256: str = "", allow_nonfinite: bool = False) -> Loaded:
-    """Copies the tensors of a file, an address or a mapping into the model; says what became of each.
-
-    keys:   the layout they are in. inside: the entry of the file that holds them.
-    strict: every tensor of the model must be there and every one of the file must be wanted. Without it at
-            least nine in ten of the model's numbers must still be found.
-    resize: fit tables of positions of another size. head: "load", or "fresh" to leave the head as it is.
-
-    Raises CheckpointError; the model is then as it was.
-    """
-    import torch
-
-    if head not in ("load", "fresh"):
-        raise CheckpointError(f"head is 'load' or 'fresh', not {head!r}")
-    where = "the tensors given" if isinstance(source, Mapping) else str(source)
-    state = source if isinstance(source, Mapping) else _read(str(source), sha256, inside, allow_nonfinite)
-    table = keys_of(model, keys)
-    state = dict(state) if table is None else table.translate(state)
-    own = model.state_dict()
-    fresh = tuple(k for k in own if head == "fresh" and k.startswith("head."))
-    unexpected = tuple(k for k in state if k not in own)
-    missing = tuple(k for k in own if k not in state and k not in fresh)
-    chosen, resized = {}, []
-    for name in own:
-        if name in missing or name in fresh:
-            continue
-        value = state[name]
-        if value.shape != own[name].shape:
-            value = _resized(model, name, value, resize, where)
-            resized.append(name)
-        chosen[name] = value
-    found = sum(own[k].numel() for k in chosen) / max(1, sum(own[k].numel() for k in own if k not in fresh))
-    if (strict and (missing or unexpected)) or found < 0.9:
-        raise CheckpointError(
-            f"{where} does not fit {model.identity.model}: {len(missing)} tensors of the model are missing "
-            f"({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}), {len(unexpected)} of the file are not "
-            f"wanted ({', '.join(unexpected[:5])}{', ...' if len(unexpected) > 5 else ''}). Another size of the model, "
-            f"or another layout (keys=)?")
-    with torch.no_grad():
-        for name, value in chosen.items():
-            own[name].copy_(value)
-    return Loaded(tuple(chosen), missing, unexpected, tuple(resized), fresh)
-
-
-def _read(source: str, sha256: str, inside: str, allow_nonfinite: bool) -> "dict[str, Tensor]":
-    from vitrail.core.hub import fetch
-    from vitrail.core.tensors import read_tensors
-    return read_tensors(fetch(source, sha256=sha256), inside=inside, allow_nonfinite=allow_nonfinite)
-
-
-def _resized(model: "nn.Module", name: str, value: "Tensor", resize: bool, where: str) -> "Tensor":
-    """The tensor fitted by the module that owns it, where that was asked for and can be done."""
-    owner = model.get_submodule(name.rpartition(".")[0])
-    wanted = tuple(model.state_dict()[name].shape)
-    fit = getattr(owner, "fit", None)
-    if fit is None:
-        hint = " Other classes? head='fresh' (--new-head) leaves the head new." if name.startswith("head.") else ""
-        raise CheckpointError(f"{where}: {name} has shape {tuple(value.shape)}, the model's is {wanted}.{hint}")
-    if not resize:
-        raise CheckpointError(f"{where}: the positions {name} have shape {tuple(value.shape)}, the model's {wanted}: "
-                              f"they are of another image size. resize=True fits them.")
-    return fit(value)
-
-
-def save_weights(model: "Classifier", path: str | Path, *, keys: str = "vitrail", overwrite: bool = False) -> Path:
-    """The tensors alone, as safetensors, in a layout's own names. Raises VitrailError where a file stands there."""
-    from vitrail.core.tensors import write_tensors
-
-    table = keys_of(model, keys)
-    state = model.state_dict()
-    write_tensors(Path(path), state if table is None else table.restore(state), overwrite=overwrite)
-    return Path(path)
 
 
 def save_model(model: "Classifier", folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -215,10 +127,11 @@ def save_model(model: "Classifier", folder: str | Path, *, overwrite: bool = Fal
     return Path(folder)
 
 
-def load_model(folder: str | Path) -> "Classifier":
+def load_model(folder: str | Path, *, mixer: "type[nn.Module] | Mechanism | None" = None) -> "Classifier":
     """The model of a folder that `save_model` wrote, or of a finished run, in evaluation mode.
 
-    Raises CheckpointError on a damaged one.
+    mixer: the class or Mechanism that its blocks mix tokens by, where that is your own: a file names it, and no file
+    makes vitrail import code. Raises CheckpointError on a damaged one, and where a mixer is missing.
     """
     from vitrail.core.files import sha256
 
@@ -241,7 +154,13 @@ def load_model(folder: str | Path) -> "Classifier":
     identity = Identity.from_json(data)
     if sha256(tensors) != data.get("sha256"):
         raise CheckpointError(f"{tensors} is not the file that {config.name} describes: it is damaged or was replaced")
-    model = create_model(identity.model, labels=identity.labels, **identity.changes)
+    if "." in identity.mixer and mixer is None:
+        raise CheckpointError(f"{folder} was built with {identity.mixer}, which is none of vitrail's mechanisms: "
+                              "import that class and hand it to load_model(..., mixer=)")
+    model = create_model(identity.model, labels=identity.labels, mixer=mixer or identity.mixer, **identity.changes)
+    if model.identity.mixer != identity.mixer:
+        raise CheckpointError(f"{folder} was built with the mixer {identity.mixer or 'of its backbone'}, and "
+                              f"{model.identity.mixer} was handed to load_model")
     model.identity = replace(identity)
     load_weights(model, tensors)
     return model

@@ -12,7 +12,7 @@ import torch
 
 import vitrail
 from vitrail.core.keys import Keys
-from vitrail.models import keys_of
+from vitrail.weights import keys_of
 from vitrail.tasks.classification.model import Classifier
 
 FILES = sorted((Path(__file__).parents[1] / "golden").glob("*.official.json"))

@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from tests.cli.conftest import Ask
-from vitrail.cli import bench, doctor, timing
+from vitrail.cli import bench, doctor
 from vitrail.core import extras
 from vitrail.core.catalogue import variant_of
 from vitrail.core.errors import MissingExtra, ModelError
+from vitrail.measure import timing
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("vit_s16", "vit_small_patch16_224"),
-("swin_t", "swin_tiny_patch4_window7_224"),
+                                              ("swin_t", "swin_tiny_patch4_window7_224"),
                                               ("resnet18", "resnet18"), ("deit_ti16", "deit_tiny_patch16_224")])
 def test_the_counterpart_is_read_off_the_releases(ours: str, theirs: str) -> None:
     assert bench.counterpart(ours, variant_of(ours)) == theirs

@@ -2,13 +2,13 @@
 import pytest
 
 from tests.cli.conftest import Ask
-from vitrail.core.catalogue import entries, variant_of
+from vitrail.core.catalogue import KINDS, entries, names, variant_of
 
 
 def test_list_shows_every_model_with_its_figures(ask: Ask) -> None:
     lines = ask("list").out.splitlines()
     assert lines[0].split() == ["name", "params", "GFLOPs", "size", "paper"]
-    assert [line.split()[0] for line in lines[1:]] == list(entries())
+    assert [line.split()[0] for line in lines[1:]] == list(names("backbone"))
     swin = next(line for line in lines if line.startswith("swin_t "))
     assert "28.3 M" in swin and "4.49" in swin and " 224 " in swin and "arXiv:2103.14030" in swin
 
@@ -22,8 +22,29 @@ def test_list_takes_a_pattern_or_a_part_of_a_name(ask: Ask, words: list[str], wa
 
 def test_list_takes_a_task_and_a_kind(ask: Ask) -> None:
     found = ask("list", "--task", "classification", "--kind", "backbone", "--json").json
-    assert [e["name"] for e in found] == list(entries())
+    assert [e["name"] for e in found] == list(names("backbone"))
     assert found[0]["params"] == entries()[found[0]["name"]].params
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_listed_and_every_name_of_it_shown(ask: Ask, kind: str) -> None:
+    lines = ask("list", "--kind", kind).out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(names(kind))
+    assert all(e["kind"] == kind for e in ask("list", "--kind", kind, "--json").json)
+    for name in names(kind)[:3]:
+        assert entries()[name].paper in ask("show", name).out
+        assert ask("show", name, "--json").json["arguments"] is not None
+
+
+def test_a_part_of_a_name_is_looked_for_in_every_kind(ask: Ask) -> None:
+    assert "cross_covariance" in {e["name"] for e in ask("list", "covariance", "--json").json}
+
+
+def test_show_tells_how_a_mechanism_grows_and_what_record_sees_of_it(ask: Ask) -> None:
+    said = ask("show", "cross_covariance").out
+    for part in ("time N, memory N", "between channels", "vitrail.attention.cross_covariance.CrossCovariance", "heads"):
+        assert part in said
+    assert ask("diff", "self_attention", "cross_covariance", "--json").json["figures"]["time"]["two"] == "N"
 
 
 def test_show_tells_paper_arguments_and_releases_with_their_licences(ask: Ask) -> None:

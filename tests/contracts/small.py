@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 import vitrail
-from vitrail.core.catalogue import entries, variant_of
+from vitrail.core.catalogue import entries, names, variant_of
 from vitrail.tasks.classification.model import Classifier
 
-NAMES = tuple(entries())
+NAMES = names("backbone")
 
 
 def shallow(name: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import vitrail
-from vitrail.core.catalogue import entries
-from vitrail.models import keys_of
+from vitrail.core.catalogue import names
+from vitrail.weights import keys_of
 from tests.parity.case import Case
 from vitrail.testing.noise import fill_
 
@@ -27,7 +27,7 @@ def cases() -> list[Case]:
 
 
 def test_every_system_stands_in_a_table() -> None:
-    assert set(entries()) == {case.name for case in cases()}
+    assert set(names("backbone")) == {case.name for case in cases()}
 
 
 @pytest.mark.parametrize("case", cases(), ids=str)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from vitrail.cli import show
+from vitrail.cli import describe, show
 from vitrail.cli.command import Command
 from vitrail.core import catalogue
 from vitrail.core.card import Paper
@@ -16,22 +16,53 @@ from vitrail.core.errors import ModelError, SettingsError, nearest
 
 def _list(a: Namespace) -> int:
     known = catalogue.entries().values()
-    _known("kind", a.kind, {e.kind for e in known})
+    _known("kind", a.kind, set(catalogue.KINDS))
     _known("task", a.task, {t for e in known for t in e.tasks})
     pattern = a.pattern if any(c in a.pattern for c in "*?[") else f"*{a.pattern}*"
-    found = catalogue.search(pattern, kind=a.kind, task=a.task)
+    kind = a.kind or ("backbone" if pattern == "*" and not a.task else "")
+    found = catalogue.search(pattern, kind=kind, task=a.task)
     if not found:
-        raise ModelError(f"no model matches {a.pattern!r}.{nearest(a.pattern, catalogue.entries())} "
-                         "`vitrail list` shows all of them.")
+        raise ModelError(f"nothing matches {a.pattern!r}.{nearest(a.pattern, catalogue.entries())} "
+                         "`vitrail list` shows all models, --kind attention, position and foundation the rest.")
     if a.json:
         show.emit([asdict(e) for e in found])
         return 0
-    rows = [(e.name, show.millions(e.params), f"{e.gflops:.2f}", e.image, f"{e.paper} ({e.year}, arXiv:{e.arxiv})")
-            for e in found]
-    show.table(("name", "params", "GFLOPs", "size", "paper"), rows, right=("params", "GFLOPs", "size"))
+    kinds = [k for k in catalogue.KINDS if any(e.kind == k for e in found)]
+    for k in kinds:
+        if k != kinds[0]:
+            show.say()
+        _table(k, [e for e in found if e.kind == k])
     if sys.stdout.isatty():
-        show.say(f"\n{len(found)} models. GFLOPs are 1e9 multiply-adds at `size` pixels a side; 1,000 classes.")
+        show.say("\n" + "\n".join(_FOOT[k].format(sum(e.kind == k for e in found)) for k in kinds))
+        if others := [k for k in catalogue.KINDS if k != kind] if kind and not a.kind else []:
+            counts = ", ".join(f"{len(catalogue.names(k))} under --kind {k}" for k in others)
+            show.say(f"There are also {counts}.")
     return 0
+
+
+_FOOT = {"backbone": "{} models. GFLOPs are 1e9 multiply-adds at `size` pixels a side; 1,000 classes.",
+         "foundation": "{} models of text. GFLOPs are 1e9 multiply-adds for a text of `length` tokens.",
+         "attention": "{} mechanisms. Orders are the papers', in the number of tokens N; `vitrail bench attention` "
+                      "measures them. `mixer`: whether vitrail train --mixer takes it.",
+         "position": "{} position codes."}
+
+
+def _table(kind: str, found: list[Entry]) -> None:
+    """The entries of one kind, with what matters of that kind."""
+    def paper(e: Entry) -> str:
+        return f"{e.paper} ({e.year}{f', arXiv:{e.arxiv}' if e.arxiv else ''})"
+
+    if kind == "attention":
+        rows = [(e.name, e.takes, e.time, e.memory, "yes" if e.mixes else "no", paper(e)) for e in found]
+        show.table(("name", "takes", "time", "memory", "mixer", "paper"), rows)
+    elif kind == "position":
+        show.table(("name", "enters", "learned", "paper"),
+                   [(e.name, e.enters, "yes" if e.learned else "no", paper(e)) for e in found])
+    else:
+        size = "size" if kind == "backbone" else "length"
+        show.table(("name", "params", "GFLOPs", size, "paper"),
+                   [(e.name, show.millions(e.params), f"{e.gflops:.2f}", e.image or e.length, paper(e)) for e in found],
+                   right=("params", "GFLOPs", size))
 
 
 def _known(what: str, given: str, known: set[str]) -> None:
@@ -43,31 +74,28 @@ def _known(what: str, given: str, known: set[str]) -> None:
 def _show(a: Namespace) -> int:
     entry = catalogue.find(a.name)
     if not a.json:
-        show.say(f"{entry.name}\n{entry.paper} ({entry.year}), arXiv:{entry.arxiv}\n"
-                 f"{entry.params:,} parameters, {entry.gflops:.3f} GFLOPs at {entry.image} x {entry.image}, "
-                 f"vitrail.{entry.module}")
+        show.say(f"{entry.name}\n{entry.paper} ({entry.year}){f', arXiv:{entry.arxiv}' if entry.arxiv else ''}\n"
+                 f"{_in_short(entry)}vitrail.{entry.module}")
         sys.stdout.flush()                                      # the rest imports the paper's module, and so torch
-    found, paper = catalogue.variant_of(a.name), catalogue.paper_of(a.name)
+    found, paper = catalogue.entry_of(a.name), catalogue.paper_of(a.name)
     if a.json:
-        show.emit({**asdict(entry), "paper": asdict(paper), "citation": paper.cite(), "arguments": found.settings(),
-                   "reported": found.figures.reported, "reported_in": found.figures.where,
-                   "weights": [asdict(w) for w in found.weights]})
+        show.emit({**asdict(entry), "paper": asdict(paper), "citation": paper.cite(), **describe.as_json(found)})
         return 0
     show.say(f"\ncite       {paper.cite()}")
     if paper.code:
         show.say(f"code       github.com/{paper.code}" + (f" ({paper.license})" if paper.license else ""))
     show.say(f"builds on  {', '.join(paper.builds_on) or 'no other paper here'}")
-    if found.figures.reported:
-        reported = ", ".join(f"{k} {v:g}" for k, v in found.figures.reported.items())
-        show.say(f"reported   {reported}" + (f" ({found.figures.where})" if found.figures.where else ""))
-    show.say("\narguments  (create_model and --change take any of them)")
-    show.pairs({k: repr(v) for k, v in found.settings().items()}, indent="  ")
-    show.say("\nreleases" if found.weights else "\nno weights were released for it")
-    for w in found.weights:
-        score = "".join(f", {k} {v:g}" for k, v in w.reported.items())
-        show.say(f"  {w.name}  {w.license}, {w.classes or 'no'} classes, {w.image} px, keys={w.keys}{score}\n"
-                 f"    {w.source}")
+    describe.say(found)
     return 0
+
+
+def _in_short(e: Entry) -> str:
+    if e.kind == "attention":
+        return f"a mechanism over {e.takes}, time {e.time}, memory {e.memory}, "
+    if e.kind == "position":
+        return f"a position code, {e.enters}, "
+    where = f"{e.image} x {e.image}" if e.image else f"{e.length} tokens"
+    return f"{e.params:,} parameters, {e.gflops:.3f} GFLOPs at {where}, "
 
 
 def _tree(a: Namespace) -> int:
@@ -94,7 +122,8 @@ def _ancestors(module: str) -> dict[str, Any]:
 
 
 def _described(tree: dict[str, Any]) -> str:
-    return f"{tree['module']}  {tree['paper']} ({tree['year']}, arXiv:{tree['arxiv']})"
+    where = f", arXiv:{tree['arxiv']}" if tree["arxiv"] else ""
+    return f"{tree['module']}  {tree['paper']} ({tree['year']}{where})"
 
 
 def _branches(trees: list[dict[str, Any]], before: str) -> None:
@@ -106,9 +135,11 @@ def _branches(trees: list[dict[str, Any]], before: str) -> None:
 
 def _diff(a: Namespace) -> int:
     one, two = catalogue.find(a.one), catalogue.find(a.two)
-    figures = [(n, getattr(one, n), getattr(two, n)) for n in ("module", "paper", "year", "params", "gflops", "image")]
+    told = ("kind", "module", "paper", "year", "params", "gflops", "image", "length", "takes", "time", "memory",
+            "enters")
+    figures = [(n, getattr(one, n), getattr(two, n)) for n in told]
     figures += [("builds_on", ", ".join(one.builds_on) or "-", ", ".join(two.builds_on) or "-")]
-    first, second = (catalogue.variant_of(n).settings() for n in (a.one, a.two))
+    first, second = (describe.arguments(catalogue.entry_of(n)) for n in (a.one, a.two))
     names = [*first, *(n for n in second if n not in first)]
     arguments = [(n, first.get(n, _NONE), second.get(n, _NONE)) for n in names]
     if a.json:
@@ -146,7 +177,7 @@ def _list_arguments(p: ArgumentParser) -> None:
     p.add_argument("pattern", nargs="?", default="*", metavar="PATTERN",
                    help="part of a name, or a shell pattern: 'vit_s*'")
     p.add_argument("--task", default="", help="classification, ...")
-    p.add_argument("--kind", default="", help="backbone, ...")
+    p.add_argument("--kind", default="", help="backbone, foundation, attention, position")
 
 
 def _name_argument(p: ArgumentParser) -> None:
@@ -159,8 +190,9 @@ def _diff_arguments(p: ArgumentParser) -> None:
 
 
 COMMANDS = {
-    "list": Command(about="The models, with what they cost.", run=_list, arguments=_list_arguments),
-    "show": Command(about="One model: its paper, figures, arguments, and released weights with their licences.",
+    "list": Command(about="The models, mechanisms and position codes, with what they cost.", run=_list,
+                    arguments=_list_arguments),
+    "show": Command(about="One of them: its paper, figures, arguments, and released weights with their licences.",
                     run=_show, arguments=_name_argument),
     "tree": Command(about="The papers that a model builds on, as its modules import them.", run=_tree,
                     arguments=_name_argument),

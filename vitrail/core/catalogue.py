@@ -14,9 +14,13 @@ from typing import Any
 
 from vitrail.core.card import Paper, Variant
 from vitrail.core.errors import ModelError, nearest
+from vitrail.core.mechanism import Mechanism, Position
 
 FILE = Path(__file__).with_name("catalogue.json")
 KINDS = ("backbone", "foundation", "attention", "position")
+_CALLED = {"backbone": "model", "foundation": "model of text", "attention": "mechanism", "position": "position code"}
+_AN = {"backbone": "a model of images", "foundation": "a model of text", "attention": "a mechanism of attention, "
+       "which a model takes as its mixer", "position": "a position code"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +61,17 @@ def entries() -> Mapping[str, Entry]:
     return {name: Entry(name=name, **fields) for name, fields in frozen.items()}
 
 
-def find(name: str) -> Entry:
-    """The line of one system. Raises ModelError, naming the nearest names, where there is none."""
-    if (entry := entries().get(name)) is None:
-        raise ModelError(f"there is no model {name!r}.{nearest(name, entries())} `vitrail list` shows all of them.")
+def find(name: str, *kinds: str) -> Entry:
+    """The line of one system, of one of `kinds` where any is named. Raises ModelError, naming the nearest names of
+    those kinds, where there is none."""
+    entry = entries().get(name)
+    if entry is None or (kinds and entry.kind not in kinds):
+        what = _CALLED[kinds[0]] if kinds else "model"
+        known = [e.name for e in entries().values() if not kinds or e.kind in kinds]
+        other = f" ({name} is {_AN[entry.kind]}.)" if entry else ""
+        option = f" --kind {kinds[0]}" if kinds and kinds[0] != "backbone" else ""
+        raise ModelError(f"there is no {what} {name!r}.{other}{nearest(name, known)} `vitrail list{option}` shows all "
+                         "of them.")
     return entry
 
 
@@ -80,10 +91,26 @@ def module_of(name: str) -> ModuleType:
     return importlib.import_module(f"vitrail.{find(name).module}")
 
 
-def variant_of(name: str) -> Variant[Any]:
-    """The checked constructor of a system."""
+def entry_of(name: str) -> Variant[Any] | Mechanism | Position:
+    """What the module of a system, a mechanism or a position code declares under this name."""
     found = getattr(module_of(name), name)
+    assert isinstance(found, (Variant, Mechanism, Position))
+    return found
+
+
+def variant_of(name: str) -> Variant[Any]:
+    """The checked constructor of a system. Raises ModelError for what is none."""
+    find(name, "backbone", "foundation")
+    found = entry_of(name)
     assert isinstance(found, Variant)
+    return found
+
+
+def mechanism_of(name: str) -> Mechanism:
+    """A mechanism of attention. Raises ModelError for what is none."""
+    find(name, "attention")
+    found = entry_of(name)
+    assert isinstance(found, Mechanism)
     return found
 
 

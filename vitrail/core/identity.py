@@ -20,13 +20,15 @@ class Preprocessing:
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The variant's name, the changes to its arguments, its labels and its preprocessing."""
+    """The variant's name, the changes to its arguments, the token mixer that replaces its own, its labels and its
+    preprocessing."""
 
     model: str
     task: str = "classification"
     changes: Mapping[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()                            # one a class; "0", "1", ... where nobody named them
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    mixer: str = ""                                         # "": the backbone's own
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -40,6 +42,7 @@ class Identity:
             eyes = Preprocessing(**p)
             changes = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(data["changes"]).items()}
             return cls(model=str(data["model"]), task=str(data["task"]), changes=changes,
-                       labels=tuple(str(x) for x in data["labels"]), preprocessing=eyes)
+                       labels=tuple(str(x) for x in data["labels"]), preprocessing=eyes,
+                       mixer=str(data.get("mixer", "")))
         except (KeyError, TypeError, ValueError) as e:
             raise CheckpointError(f"this does not describe a vitrail model: {type(e).__name__}: {e}") from None

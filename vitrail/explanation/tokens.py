@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vitrail.core.errors import ExplainError
 from vitrail.explanation.record import Layer
-from vitrail.nn import Channels, Features, Within
+from vitrail.nn import Channels, Elsewhere, Features, Within
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -57,6 +57,9 @@ def sites(layers: Sequence[Layer]) -> list[Layer]:
     for layer in layers:
         if isinstance(layer.groups, Channels | Within):
             continue
+        if isinstance(layer.groups, Elsewhere):
+            raise ExplainError(f"in {layer.mixer} a token looks at {layer.groups.over}, which this method cannot "
+                               "follow through the layers; 'gradcam' applies")
         if layer.grid is None:
             raise ExplainError(f"the tokens of {layer.name} cannot be laid out as a map, so this method does not "
                                "apply; 'gradcam' may")

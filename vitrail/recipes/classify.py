@@ -63,7 +63,7 @@ def build_student(settings: ClassifySettings, classes: tuple[str, ...]) -> Class
         changes.setdefault("image", settings.size)
     model = create_model(settings.model, labels=classes, weights=settings.weights or None, keys=settings.keys,
                          inside=settings.inside, resize=bool(settings.weights),
-                         head="fresh" if settings.new_head else "", **changes)
+                         head="fresh" if settings.new_head else "", mixer=settings.mixer, **changes)
     eyes = model.identity.preprocessing
     size = (settings.size, settings.size) if settings.size else eyes.size
     model.identity = replace(model.identity, preprocessing=replace(eyes, size=size, crop=settings.crop))
@@ -106,7 +106,7 @@ def run(settings: ClassifySettings) -> Path:
 
     Returns the run's folder. Under torchrun every process calls it; the first one writes. Raises VitrailError.
     """
-    find(settings.model)                            # what is wrong with the settings is found before data are read
+    find(settings.model, "backbone")                # what is wrong with the settings is found before data are read
     if settings.teacher and not Path(settings.teacher).is_dir():
         raise SettingsError(f"the setting 'teacher' is {settings.teacher!r}, and there is no such folder: "
                             "give that of a saved model or of a run")
@@ -144,8 +144,10 @@ def _about(settings: ClassifySettings, sides: Splits) -> str:
     how = sides.record["how"]
     held = {"stratified": f"{settings.fraction:g} of each class, seed {settings.seed}", "named": settings.held_out}
     taught = f", taught by {settings.teacher}" if settings.teacher else ""
-    return (f"{settings.model} on {settings.data}{taught}: {len(sides.train):,} images of {len(sides.train.classes):,} "
-            f"classes to learn from, {len(sides.held_out):,} held out ({held.get(how, 'the part that the data name')})")
+    mixed = f" with {settings.mixer}" if settings.mixer else ""
+    return (f"{settings.model}{mixed} on {settings.data}{taught}: {len(sides.train):,} images of "
+            f"{len(sides.train.classes):,} classes to learn from, {len(sides.held_out):,} held out "
+            f"({held.get(how, 'the part that the data name')})")
 
 
 def _lead() -> bool:

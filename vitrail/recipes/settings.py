@@ -17,6 +17,8 @@ class ClassifySettings(TrainSettings):
 
     model: str = field(default="deit_ti16", metadata={"help": "a name that `vitrail list` shows"})
     change: tuple[str, ...] = field(default=(), metadata={"help": "arguments of the model: depth=6 ..."})
+    mixer: str = field(default="", metadata={"help": "a mechanism in place of the model's own: see list --kind "
+                                                     "attention"})
     weights: str = field(default="", metadata={"help": "start from a release, an address or a file"})
     keys: str = field(default="vitrail", metadata={"help": "the layout of such a file: vitrail, timm, official"})
     inside: str = field(default="", metadata={"help": "the entry of such a file that holds the tensors: model"})
