@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.backbones.convit import ConViT, GatedPositional, as_convolution, convit_b, convit_s, convit_ti
+from vitrail.backbones.convit import ConViT, convit_b, convit_s, convit_ti
 from vitrail.core.errors import ModelError
 from vitrail.nn import DropPath, Shown
 from vitrail.ops.positions import resample_positions
+from vitrail.positions.gated import GatedPositional, as_convolution
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

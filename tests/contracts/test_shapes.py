@@ -16,7 +16,7 @@ import torch
 from tests.contracts.small import STRUCTURES, build
 
 HOUSE = Path(__file__).parents[2] / "vitrail"
-FLOORS = tuple(str(HOUSE / f) for f in ("ops", "nn", "attention", "backbones"))
+FLOORS = tuple(str(HOUSE / f) for f in ("ops", "nn", "positions", "attention", "backbones", "foundations"))
 COMMENT = re.compile(r"^\s*([A-Za-z_][\w, ()]*?)\s*(?::[^=#]+)?=[^=].*#\s*\(([^()|\[\]*→>]+)\)\s*(?:$|[:,])")
 
 

@@ -2,7 +2,6 @@
 
 d'Ascoli et al., ICML 2021, arXiv:2103.10697.
 """
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,69 +12,14 @@ from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Features, LayerNorm, Merge, Patches, PositionTable, Prefix, Readout, SelfAttention, Shown,
-                        Split, Stack, class_token, from_tokens, grid_of, init, ramp, transformer_block)
-from vitrail.ops.windows import by_size
+from vitrail.nn import (Features, LayerNorm, Patches, PositionTable, Prefix, Readout, SelfAttention, Stack, class_token,
+                        from_tokens, grid_of, init, ramp, transformer_block)
+from vitrail.positions.gated import GatedPositional, as_convolution
 
 PAPER = Paper(title="ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
               arxiv="2103.10697", authors="d'Ascoli et al.", year=2021, venue="ICML", code="facebookresearch/convit",
-              license="Apache-2.0 (its LICENSE; the headers of two files say CC-BY-NC)", builds_on=("backbones.vit",))
-
-
-class GatedPositional(nn.Module):
-    """(1 - σ(λ)) softmax(q kᵀ / √D) + σ(λ) softmax(w · r), head by head (GPSA).
-
-    With r = (dx, dy, dx² + dy²), w · r is a part of dx alone plus a part of dy alone, so its softmax over a
-    grid is the product of a softmax over the columns and one over the rows. The released code divides the mixed
-    rows by their sum; that sum is 1 already.
-    """
-
-    def __init__(self, dim: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv, self.out = Split(dim, heads, 3, bias=False), Merge(dim)
-        self.position, self.gate = nn.Linear(3, heads), nn.Parameter(torch.ones(heads))
-        self.shown = Shown()
-
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:              # (B, N, C)
-        q, k, v = self.qkv(x)                                                   # (B, H, N, D)
-        content = ((q * q.shape[-1] ** -0.5) @ k.mT).softmax(-1)                # (B, H, N, N)
-        gate = self.gate.sigmoid()[:, None, None]                               # (H, 1, 1)
-        place = (gate * self.places(grid)).to(content.dtype)                    # (H, N, N)
-        weights = torch.addcmul(place, content, (1 - gate).to(content.dtype))   # (B, H, N, N)
-        return self.out(self.shown(weights) @ v)                                # (B, N, C)
-
-    def places(self, grid: tuple[int, int]) -> Tensor:
-        """softmax(w · r): how much a token looks at each place of the grid, (H, N, N)."""
-        def along(axis: int, n: int) -> Tensor:                                 # (H, n, n)
-            return self.position(offsets(n, axis, self.position.weight)).movedim(-1, 0).softmax(-1)
-        rows, columns = along(1, grid[0]), along(0, grid[1])
-        return (rows[:, :, None, :, None] * columns[:, None, :, None, :]).flatten(3, 4).flatten(1, 2)
-
-
-def offsets(n: int, axis: int, like: Tensor) -> Tensor:
-    """(n, n, 3): r from each of n places in a line to each other, the line along x (axis 0) or y (axis 1)."""
-    def make() -> Tensor:
-        at = torch.arange(n, dtype=like.dtype, device=like.device)
-        d = at - at[:, None]
-        zero = torch.zeros_like(d)
-        return torch.stack([zero, d, d * d] if axis else [d, zero, d * d], -1)
-    return by_size(("convit_offsets", n, axis), like, make)
-
-
-@torch.no_grad()
-def as_convolution(mixer: GatedPositional, locality: float) -> None:
-    """Each of k² heads looks at its own pixel of a k x k square around the token, and hands it on as it is.
-
-    w = -a (-2Δx, -2Δy, 1), a = `locality` (after Cordonnier et al., arXiv:1911.03584): the scores are
-    -a |(dx, dy) - Δ|² but for a constant, which no softmax sees. Heads beyond the square keep what they have.
-    """
-    side, dim = math.isqrt(mixer.heads), mixer.out.proj.in_features
-    mixer.qkv.proj.weight[2 * dim:] = torch.eye(dim)
-    d = torch.arange(side) - (side - 1) / 2
-    mixer.position.weight[:side * side] = torch.stack(
-        [2 * d.repeat_interleave(side), 2 * d.repeat(side), -torch.ones(side * side)], 1)
-    mixer.position.weight *= locality
+              license="Apache-2.0 (its LICENSE; the headers of two files say CC-BY-NC)",
+              builds_on=("backbones.vit", "positions.gated"))
 
 
 class ConViT(nn.Module):

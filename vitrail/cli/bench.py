@@ -1,19 +1,19 @@
 """`vitrail bench`: forward passes on this machine; beside timm's, with the same weights, once the answers agree."""
 import json
-import platform
 import re
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import vitrail
-from vitrail.cli import show
-from vitrail.cli.command import Command, add_out, add_place, one_of, whole
+from vitrail.cli import bench_attention, show
+from vitrail.cli.command import Command, add_out, add_place, one_of, parser_of, whole
 from vitrail.cli.opening import check_free, place
 from vitrail.core import catalogue
 from vitrail.core.card import Variant
 from vitrail.core.errors import ModelError, SettingsError
-from vitrail.core.extras import need, version
+from vitrail.core.extras import need
 from vitrail.core.files import write_file
 
 if TYPE_CHECKING:
@@ -88,26 +88,6 @@ def measure(name: str, batches: list[int], *, against: str, rounds: int, size: i
     return rows
 
 
-def machine(device: "torch.device", against: str) -> dict[str, Any]:
-    """What the times are worth something on."""
-    import torch
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    packages = {n: version(n) for n in ("torch", *filter(None, (against,)))}
-    return {"device": str(device), "name": name, "threads": torch.get_num_threads(),
-            "capability": torch.backends.cpu.get_cpu_capability(), "python": platform.python_version(),
-            "vitrail": vitrail.__version__, **packages}
-
-
-def _processor() -> str:
-    """The processor's kind, as far as the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            found = re.search(r"^model name\s*:\s*(.+)$", file.read(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
 def _bench(a: Namespace) -> int:
     names = [n.strip() for n in a.models.split(",") if n.strip()]
     if not names:
@@ -119,8 +99,9 @@ def _bench(a: Namespace) -> int:
         raise SettingsError("timm's networks are made for one size: leave out --size, or --against timm")
     if a.against:
         _timm()                                     # missing? then before any model is made
+    from vitrail.measure.machine import machine
     device, against = place(a), a.against or ""
-    found: dict[str, Any] = {"machine": machine(device, against), "rows": []}
+    found: dict[str, Any] = {"machine": machine(device, *filter(None, (against,))), "rows": []}
     for name in names:
         found["rows"] += measure(name, a.batch, against=against, rounds=a.rounds, size=a.size, device=device)
         if not a.json:
@@ -161,5 +142,19 @@ def _arguments(p: ArgumentParser) -> None:
     add_out(p, "FILE.json", "write the numbers there")
 
 
-COMMANDS = {"bench": Command(about="Times forward passes on this machine, as ratios within one process.", run=_bench,
-                             arguments=_arguments)}
+MODELS_COMMAND = Command(about="Times forward passes on this machine, as ratios within one process. `vitrail bench "
+                               "attention` measures mechanisms instead.", run=_bench, arguments=_arguments)
+
+
+def _parse(name: str, words: Sequence[str]) -> Namespace:
+    """The models' arguments, or after the word `attention` those of the ledger."""
+    if words and words[0] == "attention":
+        chosen, name, words = bench_attention.COMMAND, f"{name} attention", words[1:]
+    else:
+        chosen = MODELS_COMMAND
+    arguments = parser_of(name, chosen).read(words)
+    arguments.command = chosen
+    return arguments
+
+
+COMMANDS = {"bench": Command(about=MODELS_COMMAND.about, parse=_parse, run=lambda a: a.command.run(a))}

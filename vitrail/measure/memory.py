@@ -1,5 +1,8 @@
 """The peak of what a call allocates, exactly and repeatably: every allocation is counted, kernels' own included."""
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -9,16 +12,42 @@ def peak_bytes(call: Callable[[], object]) -> int:
     """The most bytes that `call` held on the CPU at one time, beyond what was held before it.
 
     Read off the allocator's own events, in order of time, so it does not depend on what the system or other
-    processes do. On CUDA use torch.cuda.max_memory_allocated.
+    processes do. The call is made twice: what is made once and kept, such as cached constants, is not counted.
     """
-    call()                                                          # what is made once (cached constants) stays out
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    call()
+    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    with _mute():                                                   # it announces its start and end on standard error
+        profiler.start()
+    try:
         kept = call()
+    finally:
+        with _mute():
+            profiler.stop()
     del kept
-    result = seen.profiler.kineto_results
+    assert profiler.profiler is not None
     held = peak = 0
-    events = [e for e in result.events() if e.name() == "[memory]" and e.device_type() == torch.autograd.DeviceType.CPU]
+    events = [e for e in profiler.profiler.kineto_results.events()
+              if e.name() == "[memory]" and e.device_type() == torch.autograd.DeviceType.CPU]
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+@contextmanager
+def _mute() -> Iterator[None]:
+    """Within: what code below Python writes to standard error goes nowhere."""
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:                                                 # there is none
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)

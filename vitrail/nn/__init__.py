@@ -2,14 +2,16 @@
 from vitrail.nn.attention import Attend, Merge, SelfAttention, Shown, Softmax, Split, Visible
 from vitrail.nn.blocks import (Block, Chain, DropPath, Gelu, LayerNorm, Mlp, Residual, Scale, Stack, ramp, share,
                                transformer_block)
+from vitrail.nn.decoding import CrossAttention, KeyValues, MaskedAttention, PostResidual, causal, padding
 from vitrail.nn.features import Features, from_tokens
 from vitrail.nn.maps import BatchNorm, Channels, Conv, Elsewhere, Patches, Prefix, Windows, Within, pad_image
 from vitrail.nn.positions import PositionTable, RelativeBias, grid_of
 from vitrail.nn.readout import AttentionPool, Readout, class_token, mean_map
 
 __all__ = [
-    "Attend", "AttentionPool", "BatchNorm", "Block", "Chain", "Channels", "Conv", "DropPath", "Elsewhere", "Features",
-    "Gelu", "LayerNorm", "Merge", "Mlp", "Patches", "PositionTable", "Prefix", "Readout", "RelativeBias", "Residual",
-    "Scale", "SelfAttention", "Shown", "Softmax", "Split", "Stack", "Visible", "Windows", "Within", "class_token",
-    "from_tokens", "grid_of", "mean_map", "pad_image", "ramp", "share", "transformer_block",
+    "Attend", "AttentionPool", "BatchNorm", "Block", "Chain", "Channels", "Conv", "CrossAttention", "DropPath",
+    "Elsewhere", "Features", "Gelu", "KeyValues", "LayerNorm", "MaskedAttention", "Merge", "Mlp", "Patches",
+    "PositionTable", "PostResidual", "Prefix", "Readout", "RelativeBias", "Residual", "Scale", "SelfAttention", "Shown",
+    "Softmax", "Split", "Stack", "Visible", "Windows", "Within", "causal", "class_token", "from_tokens", "grid_of",
+    "mean_map", "pad_image", "padding", "ramp", "share", "transformer_block",
 ]

@@ -78,9 +78,9 @@ class Split(nn.Module):
 class Merge(nn.Module):
     """Heads side by side, projected: (*B, H, N, D) -> (*B, N, C)."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, *, bias: bool = True):
         super().__init__()
-        self.proj = nn.Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x.transpose(-2, -3).flatten(-2))

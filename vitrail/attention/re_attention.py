@@ -1,0 +1,53 @@
+"""Re-attention: the heads' maps are mixed by a learned matrix and normalised, lest they grow alike in deep networks.
+
+Zhou et al., 2021, arXiv:2103.11886.
+"""
+import torch
+from torch import Tensor, nn
+
+from vitrail.core.card import Paper
+from vitrail.core.mechanism import QUADRATIC, Mechanism, Takes
+from vitrail.nn import Merge, Shown, Split
+
+PAPER = Paper(title="DeepViT: Towards Deeper Vision Transformer", arxiv="2103.11886", authors="Zhou et al.", year=2021,
+              code="zhoudaquan/dvit_repo", license="MIT")
+
+
+class ReAttention(nn.Module):
+    """Norm(Θ softmax(q kᵀ / √D)) v, Θ mixing heads (equation 3), the norm over batch and maps, one gain a head.
+
+    The official code adds a bias to Θ's result and, in one size, multiplies the norm's by 1/√D: the norm takes the
+    first out again, and its own gain and bias hold the second. In evaluation the norm's two numbers a head are put
+    into Θ. (B, N, C) -> (B, N, C).
+    """
+
+    def __init__(self, dim: int, heads: int, *, qkv_bias: bool = False):
+        super().__init__()
+        self.qkv, self.out = Split(dim, heads, 3, bias=qkv_bias), Merge(dim)
+        self.theta, self.norm = nn.Parameter(torch.empty(heads, heads)), nn.BatchNorm2d(heads)
+        nn.init.kaiming_uniform_(self.theta, a=5 ** 0.5)            # the default of a convolution
+        self.shown = Shown()
+
+    def forward(self, x: Tensor) -> Tensor:                         # (B, N, C)
+        q, k, v = self.qkv(x)                                       # (B, H, N, D)
+        alike = ((q * q.shape[-1] ** -0.5) @ k.mT).softmax(-1)      # (B, H, N, N)
+        weights = self.shown(self.mixed(alike))                     # (B, H, N, N)
+        return self.out(weights @ v)                                # (B, N, C)
+
+    def mixed(self, maps: Tensor) -> Tensor:
+        """Norm(Θ maps): (B, H, N, N)."""
+        flat = maps.flatten(2)                                      # (B, H, L)
+        norm = self.norm
+        if norm.training:
+            return norm((self.theta @ flat).view_as(maps))
+        assert norm.running_mean is not None and norm.running_var is not None
+        gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = (norm.bias - gain * norm.running_mean).to(flat.dtype)
+        theta = (gain[:, None] * self.theta).to(flat.dtype)         # (H, H)
+        return torch.baddbmm(shift[:, None], theta.expand(len(flat), -1, -1), flat).view_as(maps)
+
+
+re_attention = Mechanism(
+    build=ReAttention, mixer=lambda dim, heads, grid: ReAttention(dim, heads), takes=Takes.TOKENS,
+    time=QUADRATIC, memory=QUADRATIC, where="section 3.2",
+    shows="the weights behind the norm, which need not sum to 1 nor be positive, (B, heads, N, N)")
