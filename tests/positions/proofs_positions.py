@@ -109,7 +109,7 @@ def sincos_2d_against_packages() -> float:
     differences: list[float] = []
     for grid in GRIDS:
         ours = SinCos2d(24)(torch.zeros(1, grid[0] * grid[1], 24), grid)[0]
-        differences.append(apart(ours, build_sincos2d_pos_embed(list(grid), 24)))
+        differences.append(apart(ours, build_sincos2d_pos_embed(list(grid), 24, interleave_sin_cos=True)))
     mae = ViTMAEEmbeddings(ViTMAEConfig(hidden_size=24, image_size=20, patch_size=4))
     mae.initialize_weights()
     ours = SinCos2d(24, prefix=1)(torch.zeros(1, 26, 24), (5, 5))
@@ -233,7 +233,8 @@ PROOFS = [
           difference=sine_2d_against_transformers),
     Proof(name="sincos_2d", how="package", reference="timm build_sincos2d_pos_embed, two grids; transformers ViTMAE",
           difference=sincos_2d_against_packages),
-    Proof(name="gated_position", how="package", reference="timm ConViT's GPSA, two grids", difference=gated_against_timm),
+    Proof(name="gated_position", how="package", reference="timm ConViT's GPSA, two grids",
+          difference=gated_against_timm),
     Proof(name="gated_position", how="property", reference="born a 3 x 3 and a 5 x 5 convolution, float64",
           difference=gated_is_a_convolution, tolerance=EXACT),
     Proof(name="conditional", how="package", reference="timm Twins PosConv, two grids",

@@ -6,7 +6,7 @@ from scipy import stats
 from tests.tasks.test_metrics import outcomes, sample
 from vitrail.core.errors import DataError
 from vitrail.tasks.classification import intervals as module
-from vitrail.tasks.classification.intervals import Score, bootstrap, percentile, reverse_percentile, wilson
+from vitrail.tasks.classification.intervals import Score, bootstrap, percentile, reverse_percentile, student_t, wilson
 from vitrail.tasks.classification.metrics import intervals, summary
 
 
@@ -85,3 +85,11 @@ def test_a_perfect_model_is_not_called_miscalibrated() -> None:
     labels = torch.arange(4).repeat(10)
     found = intervals(outcomes(torch.eye(4)[labels] * 50, labels), resamples=50)
     assert found["ece"].low == 0 and found["ece"].high < 1e-6
+
+
+def test_students_interval_is_that_of_the_textbook() -> None:
+    """0, 1, 2: mean 1, deviation 1, and t = 4.3027 for two degrees of freedom."""
+    found = student_t([0.0, 1.0, 2.0])
+    assert found.value == 1 and found.high - 1 == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
+    with pytest.raises(DataError, match="two seeds"):
+        student_t([1.0])

@@ -24,8 +24,8 @@ class BlockSparseAttention(nn.Module):
 
     The tokens are cut into G blocks. The first and the last see all tokens. Each block between them sees those two,
     itself, its neighbours to both sides, and `picks` others drawn at random for each head, once for all from `seed`
-    and the number of blocks. The last block may be filled up with tokens that nobody sees. With 5 + picks blocks or
-    fewer there is nothing to leave out, and all tokens see each other.
+    and the number of blocks. The last block may be filled up with tokens that nobody sees. Up to 5 + picks blocks, all
+    tokens see each other.
     Raises ModelError for a block without tokens or less than no picks.
     """
 
@@ -65,7 +65,7 @@ class BlockSparseAttention(nn.Module):
         return [[picked(i) for i in range(1, blocks - 1)] for _ in range(self.heads)]
 
     def seen(self, blocks: int, like: Tensor) -> Tensor:
-        """The blocks that each inner block sees, (heads, blocks - 2, 5 + picks): first, neighbours, random ones, last."""
+        """The blocks that an inner block sees, (heads, blocks - 2, 5 + picks): first, neighbours, random ones, last."""
         def make() -> Tensor:
             rows = [[[0, i - 1, i, i + 1, *picks, blocks - 1] for i, picks in enumerate(head, 1)]
                     for head in self.plan(blocks)]
@@ -82,7 +82,7 @@ def _take(x: Tensor, seen: Tensor, n: int) -> Tensor:
 
 
 def _hidden(blocks: int, n: int, picks: int, N: int, like: Tensor) -> Tensor:
-    """(blocks - 2, 1, (5 + picks) · n): -inf for tokens from N on, and for a neighbour that is seen as a global block."""
+    """(blocks - 2, 1, (5 + picks) · n): -inf for tokens from N on, and for neighbours that are global too."""
     def make() -> Tensor:
         bias = torch.zeros(blocks - 2, 5 + picks, n, dtype=like.dtype, device=like.device)
         bias[0, 1] = bias[-1, 3] = float("-inf")

@@ -39,16 +39,19 @@ class JointSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         rows, columns = ctx.saved_tensors
         d_rows, d_columns = grads
-        mean = (d_rows * rows).sum(-1) + (d_columns * columns).sum(-1).transpose(1, 3)  # (B, h, H, w)
-        return (d_rows - mean[..., None]) * rows, (d_columns - mean.transpose(1, 3)[..., None]) * columns
+        to_rows, to_columns = d_rows * rows, d_columns * columns
+        mean = to_rows.sum(-1) + to_columns.sum(-1).transpose(1, 3)                     # (B, h, H, w)
+        to_rows.addcmul_(rows, mean[..., None], value=-1)
+        to_columns.addcmul_(columns, mean.transpose(1, 3)[..., None], value=-1)
+        return to_rows, to_columns
 
 
 class CrissCross(nn.Module):
     """γ Σ_j softmax(q_i · k_j) v_j over the h + w - 1 places j of i's row and column (section 3.2, equation 2).
 
-    The scores are not scaled. Born with γ = `gain`, the published 0: `Residual(CrissCross(dim, 1), nn.Identity())` is
-    the paper's layer, and the identity at first. Queries and keys have `hidden` channels, by default an eighth of
-    `dim`, rounded down to a multiple of `heads` (the paper has one head).
+    The scores are not scaled. γ is the official code's and born as `gain`, there 0: `Residual(CrissCross(dim, 1),
+    nn.Identity())` is the paper's layer, and the identity at first. Queries and keys have `hidden` channels, by
+    default an eighth of `dim`, rounded down to a multiple of `heads` (the paper has one head).
     (B, h, w, C) -> (B, h, w, C). Raises ValueError where the heads do not divide dim or hidden.
     """
 
@@ -68,16 +71,16 @@ class CrissCross(nn.Module):
                    for t in self.qkv(x).split((self.hidden, self.hidden, x.shape[-1]), -1))     # 3 x (B, h, H, w, D)
         down_q, down_k, down_v = (t.transpose(1, 3) for t in (q, k, v))             # 3 x (B, w, H, h, D)
         rows, columns = JointSoftmax.apply(q @ k.mT, down_q @ down_k.mT)
-        across = self.rows(rows) @ v                                                # (B, h, H, w, V)
-        down = self.columns(columns) @ down_v                                       # (B, w, H, h, V)
-        return (across + down.transpose(1, 3)).transpose(2, 3).flatten(3) * self.gain
+        y = self.rows(rows) @ v                                                     # (B, h, H, w, V)
+        y += (self.columns(columns) @ down_v).transpose(1, 3)
+        return y.transpose(2, 3).flatten(3) * self.gain
 
 
 class RecurrentCrissCross(nn.Module):
     """What `rounds` layers of criss-cross attention with the same weights add to x (section 3.3).
 
     A place that is not in the row or column of another shares two places with it, so two rounds see the whole map.
-    (B, h, w, C) -> (B, h, w, C).
+    (B, h, w, C) -> (B, h, w, C). Raises ValueError for no rounds at all.
     """
 
     def __init__(self, dim: int, heads: int, *, hidden: int | None = None, gain: float = 0.0, rounds: int = 2):

@@ -16,8 +16,8 @@ PAPER = Paper(title="KVT: k-NN Attention for Boosting Vision Transformers", arxi
 class KnnAttention(nn.Module):
     """softmax over the `neighbours` largest of q kᵀ / √D, all other weights zero, times v (section 3.2).
 
-    Fewer tokens than neighbours are all looked at. Of scores that are equal, some are taken.
-    (B, N, C) -> (B, N, C).
+    Fewer tokens than neighbours are all looked at; of equal scores, as many are taken as there is room for.
+    (B, N, C) -> (B, N, C). Raises ValueError for no neighbours at all.
     """
 
     def __init__(self, dim: int, heads: int, *, neighbours: int = 100, qkv_bias: bool = True):

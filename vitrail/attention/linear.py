@@ -17,11 +17,12 @@ PAPER = Paper(title="Transformers are RNNs: Fast Autoregressive Transformers wit
               authors="Katharopoulos et al.", year=2020, venue="ICML", code="idiap/fast-transformers", license="MIT")
 
 EPS = 1e-6          # of the published code, added to every normaliser
+SEGMENT = 1024      # tokens whose sums stay in a processor's cache; any number gives the same answers
 
 
 def features(x: Tensor) -> Tensor:
-    """φ(x) = elu(x) + 1, which is positive everywhere (equation 7)."""
-    return F.elu(x) + 1
+    """φ(x) = elu(x) + 1, which is nowhere negative (equation 7)."""
+    return F.elu(x).add_(1)
 
 
 def attend_linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -36,35 +37,48 @@ def attend_linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class State(NamedTuple):
     """What a sequence leaves behind (equations 18 and 19), in float32 at least."""
 
-    memory: Tensor          # Σ φ(k) vᵀ: (*B, H, D, D)
-    norm: Tensor            # Σ φ(k): (*B, H, D)
+    memory: Tensor          # Σ φ(k) vᵀ: (B, H, D, D)
+    norm: Tensor            # Σ φ(k): (B, H, D)
 
 
-def attend_linear_masked(q: Tensor, k: Tensor, v: Tensor, *, chunk: int = 64) -> Tensor:
-    """Equations 9 to 12, where a token sees itself and those before it: (B, H, N, D).
+def attend_linear_masked(q: Tensor, k: Tensor, v: Tensor, state: State | None = None, *,
+                         chunk: int = 64) -> tuple[Tensor, State]:
+    """Equations 9 to 12, where a token sees itself, those before it, and those that left `state`.
 
-    The paper's prefix sums, one D x D matrix a token, are made for each `chunk` of tokens only; within a chunk the
-    masked chunk x chunk weights are multiplied out. So memory grows with N (D + chunk + D² / chunk), and no token
-    waits for the one before it.
+    q, k, v (B, H, N, D) with at least one token; returns (B, H, N, D) and the state after them. The paper's prefix
+    sums, a D x D matrix a token, are made for each `chunk` of tokens only; within a chunk the masked weights are
+    multiplied out. So memory grows with N, and no token waits for the one before it.
     """
+    answers = []
+    size = -(-SEGMENT // chunk) * chunk
+    for a, b, c in zip(q.split(size, -2), k.split(size, -2), v.split(size, -2), strict=True):
+        answer, state = _segment(a, b, c, state, chunk)
+        answers.append(answer)
+    assert state is not None
+    return torch.cat(answers, -2), state
+
+
+def _segment(q: Tensor, k: Tensor, v: Tensor, state: State | None, chunk: int) -> tuple[Tensor, State]:
     N, pad = q.shape[-2], -q.shape[-2] % chunk
     # zero features add nothing to any sum, unlike the features of zeros
     q, k, v = (F.pad(t, (0, 0, 0, pad)).unflatten(-2, (-1, chunk)) for t in (features(q), features(k), v))
-    within = (q @ k.mT).tril()                                      # (B, H, G, c, c)
-    memory, norm = _before(k.mT @ v), _before(k.sum(-2))            # each chunk's State
-    mixed = within @ v + q @ memory                                 # (B, H, G, c, D)
-    total = within.sum(-1, keepdim=True) + q @ norm[..., None] + EPS
-    return (mixed / total).flatten(-3, -2)[..., :N, :]
+    within = (q @ k.mT).tril()                                                      # (B, H, G, c, c)
+    memory = _sums(k.mT @ v, None if state is None else state.memory)               # (B, H, G + 1, D, D)
+    norm = _sums(k.sum(-2), None if state is None else state.norm)                  # (B, H, G + 1, D)
+    mixed = within @ v + q @ memory[:, :, :-1].to(q.dtype)                          # (B, H, G, c, D)
+    total = within.sum(-1, keepdim=True) + q @ norm[:, :, :-1, :, None].to(q.dtype) + EPS
+    return (mixed / total).flatten(-3, -2)[..., :N, :], State(memory[:, :, -1], norm[:, :, -1])
 
 
-def _before(parts: Tensor) -> Tensor:
-    """Of parts (B, H, G, ...) the sum of those before each, added up in float32 at least."""
-    sums = parts[:, :, :-1].cumsum(2, dtype=torch.promote_types(parts.dtype, torch.float32)).to(parts.dtype)
-    return torch.cat([torch.zeros_like(parts[:, :, :1]), sums], 2)
+def _sums(parts: Tensor, first: Tensor | None) -> Tensor:
+    """Of parts (B, H, G, ...) the sum of `first` and those before each, and of all: (B, H, G + 1, ...)."""
+    parts = parts.to(torch.promote_types(parts.dtype, torch.float32))
+    first = torch.zeros_like(parts[:, :, 0]) if first is None else first
+    return torch.cat([first[:, :, None], parts], 2).cumsum(2)
 
 
 def step(q: Tensor, k: Tensor, v: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-    """One token of `attend_linear_masked`, (*B, H, D) each, after those that made `state` (equations 16 to 20).
+    """One token of `attend_linear_masked`, (B, H, D) each, after those that made `state` (equations 16 to 20).
 
     Returns what it is answered and the state after it, whose size does not grow.
     """
@@ -92,7 +106,8 @@ class LinearAttention(nn.Module):
 class CausalLinearAttention(nn.Module):
     """The same where a token sees itself and those before it: a transformer in training, a recurrent network after.
 
-    `forward` answers all tokens of a sequence at once, `step` one after the other in constant time and memory.
+    `forward` answers all tokens of a sequence at once, `step` one after the other in constant time and memory;
+    `read` answers a beginning and leaves the state to go on from.
     """
 
     def __init__(self, dim: int, heads: int, *, chunk: int = 64):
@@ -103,14 +118,20 @@ class CausalLinearAttention(nn.Module):
         self.groups = Elsewhere("sums over the tokens before it")
         self.qkv, self.out = Split(dim, heads, 3), Merge(dim)
 
-    def forward(self, x: Tensor) -> Tensor:                                             # (B, N, C)
-        return self.out(attend_linear_masked(*self.qkv(x), chunk=self.chunk))           # (B, N, C)
+    def forward(self, x: Tensor) -> Tensor:             # (B, N, C)
+        return self.read(x)[0]                          # (B, N, C)
+
+    def read(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Tokens (B, N, C) that follow those which left `state`: their answers (B, N, C), and the state after them."""
+        q, k, v = self.qkv(x)                                   # (B, H, N, D)
+        mixed, state = attend_linear_masked(q, k, v, state, chunk=self.chunk)
+        return self.out(mixed), state
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The next token (B, C) of sequences that left `state`: what `forward` answers there, and the state after."""
-        q, k, v = (t[..., 0, :] for t in self.qkv(x[:, None]))                          # (B, H, D)
+        """The next token (B, C): its answer (B, C), and the state after it."""
+        q, k, v = (t[:, :, 0] for t in self.qkv(x[:, None]))    # (B, H, D)
         mixed, state = step(q, k, v, state)
-        return self.out(mixed[..., None, :])[:, 0], state
+        return self.out(mixed[:, :, None])[:, 0], state
 
 
 linear_attention = Mechanism(

@@ -69,9 +69,9 @@ class Linformer(nn.Module):
 
 
 def _mixer(dim: int, heads: int, grid: tuple[int, int]) -> Linformer:
-    # 128 rows, the paper's choice for 512 tokens; fewer tokens than that need no more rows than they are
+    # the paper takes 128 rows for 512 tokens, the published code a quarter of the tokens; more tokens need no more rows
     tokens = grid[0] * grid[1]
-    rank = min(128, tokens)
+    rank = min(128, -(-tokens // 4))
     return Linformer(dim, heads, keys=Compress(tokens, rank), values=Compress(tokens, rank))
 
 

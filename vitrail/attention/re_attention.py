@@ -49,5 +49,5 @@ class ReAttention(nn.Module):
 
 re_attention = Mechanism(
     build=ReAttention, mixer=lambda dim, heads, grid: ReAttention(dim, heads), takes=Takes.TOKENS,
-    time=QUADRATIC, memory=QUADRATIC, where="section 3.2",
+    time=QUADRATIC, memory=QUADRATIC, where="section 4.2",
     shows="the weights behind the norm, which need not sum to 1 nor be positive, (B, heads, N, N)")

@@ -68,7 +68,7 @@ class HashedAttention(nn.Module):
         q, v = _take(q[:, :, None], order), _take(v[:, :, None], order)             # (B, H, R, M, D)
         q, v, places = (t.unflatten(3, (-1, self.chunk)) for t in (q, v, order))
         y, z = self.attend(q, _behind(q), _behind(v), places, _behind(places), N)
-        y, z = y.flatten(3, 4), z.flatten(3, 4)                                     # (B, H, R, M, D), (B, H, R, M, 1)
+        y, z = y.flatten(3, 4), z.flatten(3, 4)
         back = order.argsort(-1)[..., :N]                                           # (B, H, R, N)
         y, z = _take(y, back), _take(z, back)
         y = (y * z.softmax(2)).sum(2)                                               # (B, H, N, D)
@@ -79,14 +79,14 @@ class HashedAttention(nn.Module):
         bits = (2 * (q.shape[2] // self.chunk)).bit_length() - 1
         buckets = self.choice(angular_hash(q, self.directions, bits))
         buckets = buckets.masked_fill(torch.arange(q.shape[2], device=q.device) >= N, 1 << bits)
-        return buckets.argsort(-1, stable=True)
+        return buckets.argsort(dim=-1, stable=True)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, asking: Tensor, asked: Tensor, N: int) -> tuple[Tensor, Tensor]:
         """softmax(q k̂ᵀ) v (*B, n, D) and the logarithm of the sum of exponents (*B, n, 1), by places below N."""
         scores = q @ F.normalize(k, dim=-1).mT
         asking, asked = asking[..., None], asked[..., None, :]
         hidden = asked >= N if self.sees is None else (asked >= N) | ~self.sees(asking, asked)
-        lonely = max(-1e5, torch.finfo(scores.dtype).min / 2)       # equation 6: what only outweighs nothing at all
+        lonely = max(-1e5, torch.finfo(scores.dtype).min / 2)       # outweighs nothing but what is hidden
         scores = scores.masked_fill(hidden, float("-inf")).masked_fill(asking == asked, lonely)
         return self.softmax(scores) @ v, scores.logsumexp(-1, keepdim=True)
 

@@ -20,14 +20,16 @@ class Sagan(nn.Module):
     """γ v(o), o = softmax(f(x) g(x)ᵀ) h(x) (equations 1 to 3), every matrix divided by its largest singular value.
 
     As in the official code: scores are not scaled, f and g have dim / 8 channels and h has dim / 2 (the paper says
-    dim / 8), g(x) and h(x) are max-pooled in squares of 2 x 2, nothing has a bias. Born with γ = `gain`, the published
-    0; `Residual(Sagan(dim, 1), nn.Identity())` is the paper's layer. The singular value is followed by one step of power
-    iteration for each call in training. More heads than the published one split the channels.
-    (B, h, w, C) -> (B, h, w, C). Raises ValueError where the heads do not divide the widths.
+    dim / 8), g(x) and h(x) are max-pooled in squares of 2 x 2, nothing has a bias. Born with γ = `gain`, the
+    published 0: `Residual(Sagan(dim, 1), nn.Identity())` is the paper's layer. Each call in training takes one step of
+    power iteration towards the singular values. More heads than the published one split the channels.
+    (B, h, w, C) -> (B, h, w, C). Raises ValueError where the heads do not divide dim.
     """
 
     def __init__(self, dim: int, heads: int, *, gain: float = 0.0):
         super().__init__()
+        if heads < 1 or dim % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {dim}")
         narrow, half = (max(dim // part // heads, 1) * heads for part in (8, 2))
         self.heads = heads
         self.groups = Elsewhere("squares of places")

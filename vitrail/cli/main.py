@@ -25,7 +25,8 @@ COMMANDS = {
     "predict": ("use", "answer for images that nobody labelled"),
     "explain": ("use", "show what in an image an answer rests on"),
     "export": ("export", "write a model as ONNX or as a torch.export program, checked on real images"),
-    "bench": ("bench", "time forward passes on this machine, beside timm's"),
+    "bench": ("bench", "time forward passes beside timm's, or what attention costs"),
+    "claims": ("claims", "claims of the field, run again here"),
     "doctor": ("doctor", "what of vitrail works on this machine, and what would unlock the rest"),
 }
 BROKEN_PIPE = 141       # 128 + SIGPIPE, as a shell reports it

@@ -87,7 +87,7 @@ class Variant(Generic[M]):
     """
 
     build: Callable[..., M]
-    figures: Figures
+    figures: Figures | TextFigures
     weights: tuple[Weights, ...] = ()
     args: Mapping[str, Any] = field(default_factory=dict)
 
@@ -111,6 +111,6 @@ class Variant(Generic[M]):
         return {name: self.args.get(name, p.default) for name, p in known.items()}
 
 
-def variant(build: Callable[..., M], figures: Figures, *weights: Weights, **args: Any) -> Variant[M]:
+def variant(build: Callable[..., M], figures: Figures | TextFigures, *weights: Weights, **args: Any) -> Variant[M]:
     """A published size: the constructor, its figures, its released weights, its arguments."""
     return Variant(build, figures, weights, args)

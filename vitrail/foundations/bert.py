@@ -17,7 +17,7 @@ from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import Block, Gelu, MaskedAttention, Mlp, PostResidual, Stack, padding
 
 PAPER = Paper(title="BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
-              arxiv="1810.04805", authors="Devlin et al.", year=2018, venue="NAACL 2019", code="google-research/bert",
+              arxiv="1810.04805", authors="Devlin et al.", year=2019, venue="NAACL", code="google-research/bert",
               license="Apache-2.0")
 TASKS = ["masked"]
 
@@ -77,7 +77,7 @@ class Bert(nn.Module):
 
 
 def keys(settings: Mapping[str, Any]) -> Keys:
-    """transformers' BertForPreTraining. The norms of the released files still carry their first names, gamma and beta."""
+    """transformers' BertForPreTraining; the norms of the released files have their older names, gamma and beta."""
     there, here = "bert.encoder.layer.{}.", "blocks.{}."
     table = {"bert.embeddings.word_embeddings.weight": "tokens.weight",
              "bert.embeddings.position_embeddings.weight": "places.weight",
@@ -92,8 +92,8 @@ def keys(settings: Mapping[str, Any]) -> Keys:
     norms = {"bert.embeddings": "norm", there + "attention.output": here + "mix.norm",
              there + "output": here + "mlp.norm", "cls.predictions.transform": "guess_norm"}
     for theirs, ours in norms.items():
-        table |= {f"{theirs}.LayerNorm.{name}": f"{ours}.{kind}" for kind, old in (("weight", "gamma"), ("bias", "beta"))
-                  for name in (kind, old)}
+        table |= {f"{theirs}.LayerNorm.{name}": f"{ours}.{kind}"
+                  for kind, old in (("weight", "gamma"), ("bias", "beta")) for name in (kind, old)}
     joined = Fold(lambda *parts: torch.cat(parts), lambda qkv: qkv.chunk(3))
     rows = [Row(tuple(f"{there}attention.self.{part}.{kind}" for part in ("query", "key", "value")),
                 f"{here}mix.fn.qkv.proj.{kind}", joined) for kind in ("weight", "bias")]
@@ -108,9 +108,10 @@ def _released(file: str) -> Weights:
                    license="Apache-2.0", classes=0, image=0)
 
 
-bert_tiny = variant(Bert, TextFigures(params=0, gflops=0, length=128), vocabulary=64, length=128, dim=64, depth=2,
-                    heads=4, hidden=256, dropout=0.0)
-bert_base = variant(Bert, TextFigures(params=0, gflops=0, length=512, reported={"params_m": 110}, where="section 3"),
-                    _released("bert-base-uncased"))
-bert_large = variant(Bert, TextFigures(params=0, gflops=0, length=512, reported={"params_m": 340}, where="section 3"),
-                     _released("bert-large-uncased"), dim=1024, depth=24, heads=16, hidden=4096)
+bert_tiny = variant(Bert, TextFigures(params=121_154, gflops=0.018, length=128),
+                    vocabulary=64, length=128, dim=64, depth=2, heads=4, hidden=256, dropout=0.0)
+bert_base = variant(Bert, TextFigures(params=110_106_428, gflops=60.623, length=512,
+                                      reported={"params_m": 110}, where="section 3"), _released("bert-base-uncased"))
+bert_large = variant(Bert, TextFigures(params=336_226_108, gflops=184.044, length=512,
+                                       reported={"params_m": 340}, where="section 3"), _released("bert-large-uncased"),
+                     dim=1024, depth=24, heads=16, hidden=4096)

@@ -91,7 +91,8 @@ def keys(settings: Mapping[str, Any]) -> Keys:
     """transformers' GPT2LMHeadModel, whose matrices stand the other way round; the released files name the same
     tensors without the first word."""
     turned = Fold(lambda weight: weight.T.contiguous(), lambda weight: weight.T.contiguous())
-    rows, table, drop = [], {}, ["lm_head.weight"]
+    table: dict[str, str] = {}
+    rows, drop = [], ["lm_head.weight"]
     for there in ("transformer.", ""):
         drop += [there + "h.{}.attn.bias", there + "h.{}.attn.masked_bias"]
         table |= {there + "wte.weight": "tokens.weight", there + "wpe.weight": "places.weight",
@@ -115,9 +116,9 @@ def _size(params: int, gflops: float, file: str, reported: float, **args: Any) -
                    pad=50256, **args)       # the end of a text, as there is no token for padding
 
 
-gpt_tiny = variant(GPT, TextFigures(params=0, gflops=0, length=128), vocabulary=64, length=128, dim=64, depth=2,
-                   heads=4, hidden=256, dropout=0.0)
-gpt2 = _size(0, 0, "gpt2", 117)
-gpt2_medium = _size(0, 0, "gpt2-medium", 345, dim=1024, depth=24, heads=16, hidden=4096)
-gpt2_large = _size(0, 0, "gpt2-large", 762, dim=1280, depth=36, heads=20, hidden=5120)
-gpt2_xl = _size(0, 0, "gpt2-xl", 1542, dim=1600, depth=48, heads=25, hidden=6400)
+gpt_tiny = variant(GPT, TextFigures(params=112_384, gflops=0.017, length=128),
+                   vocabulary=64, length=128, dim=64, depth=2, heads=4, hidden=256, dropout=0.0)
+gpt2 = _size(124_439_808, 145.824, "gpt2", 117)
+gpt2_medium = _size(354_823_168, 413.476, "gpt2-medium", 345, dim=1024, depth=24, heads=16, hidden=4096)
+gpt2_large = _size(774_030_080, 887.285, "gpt2-large", 762, dim=1280, depth=36, heads=20, hidden=5120)
+gpt2_xl = _size(1_557_611_200, 1753.352, "gpt2-xl", 1542, dim=1600, depth=48, heads=25, hidden=6400)

@@ -26,6 +26,6 @@ class PreNormTransformer(EncoderDecoder):
                          dropout=dropout)
 
 
-transformer_pre_tiny = variant(PreNormTransformer, TextFigures(params=0, gflops=0, length=32),
+transformer_pre_tiny = variant(PreNormTransformer, TextFigures(params=236_288, gflops=0.008, length=32),
                                vocabulary=64, dim=64, depth=2, heads=4, hidden=256, dropout=0.0)
-transformer_pre_base = variant(PreNormTransformer, TextFigures(params=0, gflops=0, length=50))
+transformer_pre_base = variant(PreNormTransformer, TextFigures(params=63_047_680, gflops=3.195, length=50))

@@ -11,7 +11,7 @@ from vitrail.core.card import Paper, TextFigures, variant
 from vitrail.nn import Elsewhere, Softmax, padding
 
 PAPER = Paper(title="Neural Machine Translation by Jointly Learning to Align and Translate", arxiv="1409.0473",
-              authors="Bahdanau et al.", year=2014, venue="ICLR 2015", code="lisa-groundhog/GroundHog",
+              authors="Bahdanau et al.", year=2015, venue="ICLR", code="lisa-groundhog/GroundHog",
               license="BSD-3-Clause")
 TASKS = ["translation"]
 
@@ -31,7 +31,7 @@ class GatedCell(nn.Module):
         n = state.shape[-1]
         renew, reset = (x[:, :2 * n] + self.gates(state)).sigmoid().chunk(2, -1)        # (B, n)
         new = (x[:, 2 * n:] + self.candidate(reset * state)).tanh()                     # (B, n)
-        return torch.lerp(state, new, renew)
+        return state + renew * (new - state)
 
 
 class Reader(nn.Module):
@@ -146,5 +146,6 @@ class Seq2Seq(nn.Module):
         return units.unflatten(-1, (-1, 2)).max(-1).values, replace(state, state=after)
 
 
-seq2seq_tiny = variant(Seq2Seq, TextFigures(params=0, gflops=0, length=32), vocabulary=64, dim=64, hidden=96, maxout=64)
-seq2seq_attention = variant(Seq2Seq, TextFigures(params=0, gflops=0, length=50))
+seq2seq_tiny = variant(Seq2Seq, TextFigures(params=289_088, gflops=0.009, length=32),
+                       vocabulary=64, dim=64, hidden=96, maxout=64)
+seq2seq_attention = variant(Seq2Seq, TextFigures(params=80_443_000, gflops=2.119, length=50))

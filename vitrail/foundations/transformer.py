@@ -84,9 +84,10 @@ class EncoderDecoder(nn.Module):
         self.encoded, self.decoded = last(dim), last(dim)
         nn.init.normal_(self.tokens.weight, std=dim ** -0.5)
         init.xavier_linears(self)
-        for mlp_part in (m for m in self.modules() if isinstance(m, Mlp)):      # ViT's small biases are not this paper's
-            nn.init.zeros_(mlp_part.fc1.bias)
-            nn.init.zeros_(mlp_part.fc2.bias)
+        for part in self.modules():
+            if isinstance(part, Mlp):                       # the small biases that it gave them are ViT's
+                nn.init.zeros_(part.fc1.bias)
+                nn.init.zeros_(part.fc2.bias)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """source (B, S), target (B, T) that begins with the start token -> logits (B, T, V) of what follows each."""
@@ -136,10 +137,10 @@ class Transformer(EncoderDecoder):
                          dropout=dropout)
 
 
-transformer_tiny = variant(Transformer, TextFigures(params=0, gflops=0, length=32),
+transformer_tiny = variant(Transformer, TextFigures(params=236_032, gflops=0.008, length=32),
                            vocabulary=64, dim=64, depth=2, heads=4, hidden=256, dropout=0.0)
-transformer_base = variant(Transformer, TextFigures(params=0, gflops=0, length=50,
+transformer_base = variant(Transformer, TextFigures(params=63_045_632, gflops=3.195, length=50,
                                                     reported={"params_m": 65}, where="table 3"))
-transformer_big = variant(Transformer, TextFigures(params=0, gflops=0, length=50,
+transformer_big = variant(Transformer, TextFigures(params=214_171_648, gflops=10.795, length=50,
                                                    reported={"params_m": 213}, where="table 3"),
                           dim=1024, heads=16, hidden=4096, dropout=0.3)

@@ -3,6 +3,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -24,9 +25,9 @@ def peak_bytes(call: Callable[[], object]) -> int:
         with _mute():
             profiler.stop()
     del kept
-    assert profiler.profiler is not None
+    recorded: Any = profiler.profiler
     held = peak = 0
-    events = [e for e in profiler.profiler.kineto_results.events()
+    events = [e for e in recorded.kineto_results.events()
               if e.name() == "[memory]" and e.device_type() == torch.autograd.DeviceType.CPU]
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()

@@ -19,7 +19,8 @@ def text_cost(found: Variant[Any]) -> tuple[int, float]:
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")         # initialisation has nothing to do there
         network = found()
-        texts = [torch.zeros(1, found.figures.length, dtype=torch.int64) for _ in inspect.signature(network.forward).parameters]
+        text = torch.zeros(1, found.figures.length, dtype=torch.int64)
+        texts = [text] * len(inspect.signature(network.forward).parameters)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             network(*texts)
     return sum(p.numel() for p in network.parameters()), counter.get_total_flops() / 2e9

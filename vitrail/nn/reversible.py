@@ -3,13 +3,14 @@
 Gomez et al., "The Reversible Residual Network", NeurIPS 2017, arXiv:1707.04585.
 """
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from vitrail.nn.blocks import _once
@@ -27,34 +28,36 @@ class Choice(nn.Module):
 
 
 @dataclass
-class _Pass:
-    """What a second run of a part needs to be like the first: the random generators' states, and the choices."""
+class _Run:
+    """What a part's second run needs to be like the first: its parameters' places among the stack's, the states of the
+    random generators, and the choices."""
 
+    params: dict[str, int]
     random: Tensor
     devices: list[int]
-    device_states: list[Tensor]
+    states: list[Tensor]
     choices: list[Tensor]
 
 
-def _first(part: nn.Module, x: Tensor) -> tuple[Tensor, _Pass]:
-    kept = _Pass(torch.get_rng_state(), *get_device_states(x), choices=[])
+def _first(part: nn.Module, x: Tensor, index: Mapping[nn.Parameter, int]) -> tuple[Tensor, _Run]:
+    run = _Run({name: index[p] for name, p in part.named_parameters()}, torch.get_rng_state(), *get_device_states(x),
+               choices=[])
 
     def keep(leaf: nn.Module, args: Any, chosen: Tensor) -> None:
-        kept.choices.append(chosen)
+        run.choices.append(chosen)
     with _hooked(part, keep):
-        return part(x), kept
+        return part(x), run
 
 
-def _second(part: nn.Module, x: Tensor, kept: _Pass) -> Tensor:
-    choices = iter(kept.choices)
+def _second(part: nn.Module, x: Tensor, run: _Run, params: dict[str, Tensor]) -> Tensor:
+    choices, kind = iter(run.choices), x.device.type
 
     def put(leaf: nn.Module, args: Any, chosen: Tensor) -> Tensor:
         return next(choices)
-    with torch.random.fork_rng(devices=kept.devices, device_type=x.device.type if kept.devices else "cuda"):
-        torch.set_rng_state(kept.random)
-        set_device_states(kept.devices, kept.device_states, device_type=x.device.type)
-        with _hooked(part, put), _once(part):
-            return part(x)
+    with torch.random.fork_rng(devices=run.devices, device_type=kind), _hooked(part, put), _once(part):
+        torch.set_rng_state(run.random)
+        set_device_states(run.devices, run.states, device_type=kind)
+        return functional_call(part, params, (x,))
 
 
 @contextlib.contextmanager
@@ -69,7 +72,7 @@ def _hooked(part: nn.Module, hook: Any) -> Iterator[None]:
 
 
 class Reversible(nn.Module):
-    """y1 = x1 + f(x2), y2 = x2 + g(y1) (equation 6): two streams of one shape, each changed by the other alone."""
+    """y1 = x1 + f(x2), y2 = x2 + g(y1) (section 3.1): two streams of one shape, each changed by the other alone."""
 
     def __init__(self, f: nn.Module, g: nn.Module):
         super().__init__()
@@ -98,34 +101,36 @@ class ReversibleStack(nn.ModuleList):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             y1, y2 = _Reversed.apply(self, x1, x2, *self.parameters())
             return y1, y2
-        for layer in self:
+        for layer in self.layers():
             x1, x2 = layer(x1, x2)
         return x1, x2
 
     def inverse(self, y1: Tensor, y2: Tensor) -> tuple[Tensor, Tensor]:
         """The inputs of these outputs, as `Reversible.inverse`."""
-        for layer in reversed(self):
+        for layer in reversed(self.layers()):
             y1, y2 = layer.inverse(y1, y2)
         return y1, y2
 
+    def layers(self) -> list[Reversible]:
+        return cast(list[Reversible], list(self))
+
 
 class _Reversed(torch.autograd.Function):
-    """The whole stack as one step of the graph, which saves its outputs and, to be told when they change, its
-    parameters."""
+    """The whole stack as one step of the graph, which saves its outputs and the parameters it ran with."""
 
     @staticmethod
     def forward(ctx: Any, stack: ReversibleStack, x1: Tensor, x2: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
-        kind = x1.device.type
-        ctx.stack, ctx.passes = stack, []
+        kind, index = x1.device.type, {p: i for i, p in enumerate(stack.parameters())}
+        ctx.layers, ctx.runs = stack.layers(), []
         ctx.cast = dict(device_type=kind, enabled=torch.is_autocast_enabled(kind), dtype=torch.get_autocast_dtype(kind),
-                        cache_enabled=False)            # copies cast here, where no gradient flows, would be used again
+                        cache_enabled=False)            # a copy cast here, without gradient, must not be used again
         with torch.autocast(**ctx.cast):
-            for layer in stack:
-                change, f = _first(layer.f, x2)
+            for layer in ctx.layers:
+                change, f = _first(layer.f, x2, index)
                 x1 = x1 + change
-                change, g = _first(layer.g, x1)
+                change, g = _first(layer.g, x1, index)
                 x2 = x2 + change
-                ctx.passes.append((f, g))
+                ctx.runs.append((f, g))
         ctx.save_for_backward(x1, x2, *params)
         return x1, x2
 
@@ -133,24 +138,24 @@ class _Reversed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d1: Tensor, d2: Tensor) -> tuple[Tensor | None, ...]:
         y1, y2, *params = ctx.saved_tensors
-        grads: dict[Tensor, Tensor] = {}
-        for layer, (f, g) in zip(reversed(ctx.stack), reversed(ctx.passes), strict=True):
-            change, d = _pull(layer.g, y1, g, d2, ctx.cast, grads)
-            x2, d1 = y2 - change, d1 + d
-            change, d = _pull(layer.f, x2, f, d1, ctx.cast, grads)
-            y1, y2, d2 = y1 - change, x2, d2 + d
-        return None, d1, d2, *(grads.get(p) for p in params)
+        grads: list[Tensor | None] = [None] * len(params)
 
+        def pull(part: nn.Module, run: _Run, x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+            """part(x), and x's share of the gradient d; the parameters' shares are added to `grads`."""
+            x = x.detach().requires_grad_()
+            with torch.enable_grad(), torch.autocast(**ctx.cast):
+                y = _second(part, x, run, {name: params[i] for name, i in run.params.items()})
+            learned = [i for i in run.params.values() if params[i].requires_grad]
+            dx, *found = torch.autograd.grad(y, [x, *(params[i] for i in learned)], d.to(y.dtype),
+                                             allow_unused=True, materialize_grads=True)
+            for i, gradient in zip(learned, found, strict=True):
+                before = grads[i]
+                grads[i] = gradient if before is None else before + gradient
+            return y.detach(), dx
 
-def _pull(part: nn.Module, x: Tensor, kept: _Pass, d: Tensor, cast: dict[str, Any],
-          grads: dict[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """part(x) and the gradient of x, from that of part(x). Adds those of the part's parameters to `grads`."""
-    params = [p for p in part.parameters() if p.requires_grad]
-    x = x.detach().requires_grad_()
-    with torch.enable_grad(), torch.autocast(**cast):
-        y = _second(part, x, kept)
-    dx, *found = torch.autograd.grad(y, [x, *params], d.to(y.dtype), allow_unused=True)
-    for p, gradient in zip(params, found, strict=True):
-        if gradient is not None:
-            grads[p] = grads[p] + gradient if p in grads else gradient
-    return y.detach(), torch.zeros_like(x) if dx is None else dx
+        for layer, (f, g) in zip(reversed(ctx.layers), reversed(ctx.runs), strict=True):
+            change, dx = pull(layer.g, g, y1, d2)
+            x2, d1 = y2 - change, d1 + dx
+            change, dx = pull(layer.f, f, x2, d1)
+            y1, y2, d2 = y1 - change, x2, d2 + dx
+        return None, d1, d2, *grads

@@ -42,7 +42,7 @@ class Rotary2d(nn.Module):
 class MixedRotary2d(nn.Module):
     """Mixed: every pair of channels turns by f · (x, y), with a frequency f in the plane that its head learns.
 
-    Called as Rotary2d. Born with the axial frequencies, slower, and each head's pair of axes turned at random.
+    Called as Rotary2d. Born as the axial form with each head's pair of axes turned at random.
     """
 
     def __init__(self, dim: int, heads: int, *, prefix: int = 0, temperature: float = 10.0):
@@ -62,8 +62,14 @@ class MixedRotary2d(nn.Module):
 
 def turn(x: Tensor, hands: Tensor) -> Tensor:
     """Each pair of channels of x (*B, N, D) turned by its angle; hands (2, *, N, D / 2): its cosine, its sine."""
-    (cos, sin), (a, b) = hands, x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
+    pairs = x.unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():           # which fuses these lines, and has no kernels for complex numbers
+        (cos, sin), (a, b) = hands, pairs.unbind(-1)
+        return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
+    *steps, last = x.stride()
+    if last != 1 or any(n % 2 for n in (*steps, x.storage_offset())):
+        pairs = pairs.clone(memory_format=torch.contiguous_format)      # a complex number lies at even addresses
+    return torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(*hands)).flatten(-2)
 
 
 def places(grid: tuple[int, int], prefix: int) -> Tensor:

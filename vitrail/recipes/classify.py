@@ -1,8 +1,6 @@
 """From images with labels to a trained, evaluated and explained classifier: what `vitrail train` does."""
-import contextlib
 import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from vitrail.data.source import Source
 from vitrail.data.split import Splits, split
 from vitrail.data.transforms import evaluation_transform, training_transform
 from vitrail.models import create_model, load_model, save_model
+from vitrail.recipes.say import lead, tell
 from vitrail.recipes.settings import ClassifySettings
 from vitrail.report.build import write_report
 from vitrail.tasks.classification.evaluate import Evaluation, evaluate
@@ -117,11 +116,11 @@ def run(settings: ClassifySettings) -> Path:
     with Run.open(settings) as opened:
         if opened.finished:
             opened.check(task.describe())           # what is held out of other data may have been trained on
-        _tell(f"{opened.folder} is finished: nothing is trained" if opened.finished else _about(settings, sides))
+        tell(f"{opened.folder} is finished: nothing is trained" if opened.finished else _about(settings, sides))
         fit(task, settings, opened)
     folder = Path(settings.out)
-    if _lead():
-        _tell(f"evaluating on {len(sides.held_out):,} images, and writing the report")
+    if lead():
+        tell(f"evaluating on {len(sides.held_out):,} images, and writing the report")
         with numerics(settings):
             judge(folder, sides.held_out, workers=settings.workers, batch=settings.batch, on_error=settings.on_error,
                   device=pick_device(settings.device))
@@ -148,14 +147,3 @@ def _about(settings: ClassifySettings, sides: Splits) -> str:
     return (f"{settings.model}{mixed} on {settings.data}{taught}: {len(sides.train):,} images of "
             f"{len(sides.train.classes):,} classes to learn from, {len(sides.held_out):,} held out "
             f"({held.get(how, 'the part that the data name')})")
-
-
-def _lead() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _tell(text: str) -> None:
-    """A line on standard error, by one process."""
-    if _lead():
-        with contextlib.suppress(OSError, ValueError):              # nobody reads on: no reason to stop
-            print(text, file=sys.stderr, flush=True)

@@ -52,12 +52,18 @@ class ClassifySettings(TrainSettings):
 
     def changes(self) -> dict[str, Any]:
         """The model's arguments that `change` names, as values. Raises SettingsError for one that is no name=value."""
-        out: dict[str, Any] = {}
-        for text in self.change:
-            name, equals, value = text.partition("=")
-            if not equals or not name.isidentifier():
-                raise SettingsError(f"the setting 'change' holds {text!r}, and takes name=value, such as depth=6")
-            if name in out:
-                raise SettingsError(f"the setting 'change' names {name!r} twice")
-            out[name] = toml.value(value)
-        return out
+        return changes_of(self.change)
+
+
+def changes_of(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Texts such as "depth=6" as names and values. Raises SettingsError for one that is no name=value, or comes twice.
+    """
+    out: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise SettingsError(f"the setting 'change' holds {text!r}, and takes name=value, such as depth=6")
+        if name in out:
+            raise SettingsError(f"the setting 'change' names {name!r} twice")
+        out[name] = toml.value(value)
+    return out

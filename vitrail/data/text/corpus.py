@@ -66,7 +66,7 @@ def open_text(name: str, *, sentences: int = 6000, seed: int = 0) -> Text:
 
 
 def open_pairs(name: str, *, sentences: int = 6000, seed: int = 0, on_error: str = "stop") -> Pairs:
-    """"toy", or a .tsv file of UTF-8: a line a pair, a sentence, a tabulator, its translation; empty lines do not count.
+    """"toy", or a .tsv file of UTF-8: on each line a sentence, a tabulator, its translation; empty lines do not count.
 
     sentences, seed: of the toy language. on_error: "stop" raises DataError at the first line that is no pair, naming
     it; "skip" leaves such lines out. Raises DataError for any other name, and where there is no pair.

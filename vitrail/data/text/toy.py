@@ -1,7 +1,7 @@
 """A toy language: sentences of a small English grammar, and their translation by rules that can be undone.
 
-    the old cat does not see two red birds in the garden today .
-    hodi hortino mira solda la felaim rubaim du nevide .
+    the old cat does not see two red birds in the garden today.
+    hodi hortino mira solda la felaim rubaim du nevide.
 
 There time and place come first and the verb last; adjectives follow their nouns and take their gender, number and
 case; place becomes an ending; the verb takes the tense, the number of its subject and the negation. Nothing is lost
@@ -77,13 +77,13 @@ class Sentence:
             said = f"{helper} not {plain}"
         if self.mood == "question":
             start, said = f"{helper} {start}", plain
-        return _joined(start, said, self.object.english(), self.place[0], self.time, self._mark())
+        return _joined(start, said, self.object.english(), self.place[0], self.time) + self._mark()
 
     def translated(self) -> str:
         verb = _joined("ne" * (self.mood == "negation") + VERBS[self.verb] + TENSES[self.tense]
                        + "n" * self.subject.plural, "ka" * (self.mood == "question"))
         return _joined(TIMES[self.time], PLACES[self.place], self.subject.translated(""), self.object.translated("m"),
-                       verb, self._mark())
+                       verb) + self._mark()
 
     def _mark(self) -> str:
         return "?" if self.mood == "question" else "."
@@ -120,14 +120,14 @@ def _some(rng: random.Random, choices: list[T]) -> T:
 
 def read(text: str) -> Sentence:
     """The sentence that a text of the other language says. Raises DataError where it breaks a rule."""
-    words = text.split()
+    words = text[:-1].split()
     time = _next(words, _TIMES, "")
     place = _next(words, _PLACES, ("", ""))
     subject, whom = _read_phrase(words, ""), _read_phrase(words, "m")
     verb, tense, negated, plural = _need(words, _VERBS, "a verb")
     asked = _next(words, {"ka": True}, False)
     mood = "question" if asked else "negation" if negated else "statement"
-    if plural != subject.plural or (asked and negated) or words != ["?" if asked else "."]:
+    if plural != subject.plural or (asked and negated) or words or text[-1:] != "?."[not asked]:
         raise DataError(f"{text!r}: the verb does not agree with the rest of the sentence")
     return Sentence(subject, verb, tense, mood, whom, place, time)
 

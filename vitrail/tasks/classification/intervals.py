@@ -1,11 +1,12 @@
 """How sure a measured number is: Wilson's interval for proportions, the bootstrap for everything else."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from vitrail.core.errors import DataError
 
@@ -40,6 +41,16 @@ def wilson(successes: int, total: int, *, level: float = 0.95) -> Score:
     low = 0.0 if successes == 0 else min(centre - half, share)
     high = 1.0 if successes == total else max(centre + half, share)
     return Score(share, low, high)
+
+
+def student_t(values: Sequence[float], *, level: float = 0.95) -> Score:
+    """The mean of a few runs with Student's interval, which takes their deviation as unknown (Student, Biometrika 6,
+    1908). Raises DataError for fewer than two."""
+    if len(values) < 2:
+        raise DataError(f"{len(values)} runs have no deviation: run two seeds at least")
+    half = stdtrit(len(values) - 1, (1 + level) / 2) * np.std(values, ddof=1) / len(values) ** 0.5
+    mean = float(np.mean(values))
+    return Score(mean, mean - float(half), mean + float(half))
 
 
 def chunks(total: int, resamples: int) -> list[int]:

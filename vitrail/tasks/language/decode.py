@@ -101,30 +101,48 @@ def beam(network: Writer, source: Tensor, *, beams: int, longest: int, alpha: fl
 @torch.no_grad()
 def sample(network: Writer, prompt: Sequence[int], *, count: int, longest: int, window: int, temperature: float = 1.0,
            top: int = 0, seed: int = 0, device: torch.device | str = "cpu") -> list[list[int]]:
-    """`count` continuations of a prompt by `longest` tokens each, drawn by chance: without the prompt, or what a mark
-    ends.
+    """`count` continuations of a prompt by `longest` tokens each, drawn by chance; the prompt is left out.
 
     temperature: logits are divided by it; 0 takes the likeliest each time. top: draw from so many of the likeliest
-    only, 0: from all. window: the most tokens that the network looks back over; a longer text is gone on with from the
-    last half of a window. The same seed gives the same texts. Raises SettingsError where nothing can be drawn.
+    only, 0: from all. window: the most tokens that the network looks back over; a longer text is gone on with from its
+    last half window. The same seed gives the same texts. Raises SettingsError where nothing can be drawn.
     """
-    if temperature < 0 or top < 0 or not prompt or count < 1:
-        raise SettingsError("to go on with a text takes a text of at least one unit, and a temperature and a top of 0 "
-                            "or more")
+    if temperature < 0 or top < 0 or not prompt or count < 1 or window < 1:
+        raise SettingsError("to go on with a text takes a text of at least one unit, one continuation, and a "
+                            "temperature and a top of 0 or more")
     generator = torch.Generator().manual_seed(seed)
-    texts = torch.tensor(prompt, device=device).expand(count, -1)
-    keep = max(1, window // 2)
-    state, logits, seen = None, torch.empty(0), 0
+    texts = torch.tensor(list(prompt), device=device).expand(count, -1)
+    unread, state, seen = texts[:, -window:], network.begin(count), 0
     for _ in range(longest):
-        if state is None or seen == window:
-            start = texts[:, -keep:] if state is not None or texts.shape[1] > window else texts
-            state, seen = network.begin(count), start.shape[1]
-            for column in start.unbind(1):
-                logits, state = network.step(column, state)
-        chances = _open(logits.float()).cpu()
-        chances[:, END] = -torch.inf                            # running text has no end
-        tokens = _drawn(chances, temperature, top, generator).to(device)
-        texts = torch.cat([texts, tokens[:, None]], 1)
-        logits, state = network.step(tokens, state)
-        seen += 1
+        if seen + unread.shape[1] > window:
+            unread, state, seen = texts[:, -max(1, window // 2):], network.begin(count), 0
+        for column in unread.unbind(1):
+            logits, state = network.step(column, state)
+        seen += unread.shape[1]
+        unread = _drawn(_open(logits.float()), temperature, top, generator)[:, None]
+        texts = torch.cat([texts, unread], 1)
     return texts[:, len(prompt):].tolist()
+
+
+def _drawn(logits: Tensor, temperature: float, top: int, generator: torch.Generator) -> Tensor:
+    """One token a row of logits (B, V), on their device; the numbers are drawn on the processor, alike everywhere."""
+    logits = logits.index_fill(1, torch.tensor(END, device=logits.device), -torch.inf)      # running text has no end
+    if not temperature:
+        return logits.argmax(-1)
+    if top:
+        least = logits.topk(min(top, logits.shape[1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    shares = (logits / temperature).softmax(-1).cpu()
+    return torch.multinomial(shares, 1, generator=generator)[:, 0].to(logits.device)
+
+
+def _open(scores: Tensor) -> Tensor:
+    """Scores (B, V) of tokens, the marks that are no text ruled out."""
+    return scores.index_fill(1, torch.tensor(NEVER, device=scores.device), -torch.inf)
+
+
+def _only_end(scores: Tensor) -> Tensor:
+    """Scores (B, V) with everything but the end ruled out."""
+    ruled = torch.full_like(scores, -torch.inf)
+    ruled[:, END] = scores[:, END]
+    return ruled

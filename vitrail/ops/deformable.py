@@ -1,0 +1,154 @@
+"""Weighted sums of bilinear samples, the core of deformable attention (Zhu et al., arXiv:2010.04159, equation 3).
+
+A sample is a weighted sum of four rows of a map, and a query's answer a weighted sum of samples: together a bag of
+4 P rows, each with the product of both weights. `embedding_bag` adds them up where they lie, so no sample is ever
+stored. Its own backward pass is slow on a processor; the one here sums each row's gradient as a bag too.
+"""
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from vitrail.ops.windows import by_size
+
+_GATHERED = {"cpu": 1 << 19}        # numbers to gather at a time: what the second-level cache holds
+_GATHERED_ELSEWHERE = 1 << 27
+
+
+def sample_sum(maps: Sequence[Tensor], places: Tensor, weights: Tensor) -> Tensor:
+    """Σ over levels l and points p of weights[l, p] · maps[l] at places[l, p], for each query and head: (B, Q, H, D).
+
+    maps: L maps (B, h, w, H, D), of any sizes. places: (B, Q, H, L, P, 2), x before y, as parts of a map's width
+    and height: (0, 0) is the map's upper left corner and (0.5/w, 0.5/h) the middle of its first pixel. weights:
+    (B, Q, H, L, P). A sample is bilinear between the four nearest pixels; beyond the map there are zeros.
+
+    Coordinates keep their own precision, the maps' kind of number is the answer's. Gradients reach all three.
+    """
+    total: Tensor | None = None
+    for level, at, weight in zip(maps, places.unbind(3), weights.unbind(3), strict=True):
+        part = _SampleSum.apply(level, at, weight)                                  # (B, Q, H, D)
+        total = part if total is None else total + part
+    if total is None:
+        raise ValueError("there is no map to sample")
+    return total
+
+
+def centres(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """The middles of the pixels of maps of these sizes (h, w), one map after another, as `places`: (Q, 2).
+
+    On the device of `like`, with at least the precision of float32.
+    """
+    def make() -> Tensor:
+        kind = {"dtype": torch.promote_types(like.dtype, torch.float32), "device": like.device}
+        grids = [torch.meshgrid((torch.arange(h, **kind) + 0.5) / h, (torch.arange(w, **kind) + 0.5) / w, indexing="ij")
+                 for h, w in sizes]
+        return torch.cat([torch.stack([x, y], -1).flatten(0, 1) for y, x in grids])
+    return by_size(("centres", *sizes), like, make)
+
+
+class _Corners:
+    """The four pixels around each place: which rows they are, and how much of each a sample takes along either axis.
+
+    A pixel c takes part by max(0, 1 - |x - c|). Taken at any two neighbours within the map that include those around
+    x, these hats are the bilinear weights with zeros beyond the map: no pixel has to be masked.
+    """
+
+    def __init__(self, level: Tensor, places: Tensor):
+        B, h, w, H, _ = level.shape
+        x, y = places.unbind(-1)                                                    # (B, Q, H, P)
+        x, y = x * w - 0.5, y * h - 0.5
+        # clamped as whole numbers, so that a place that is no number takes part of some pixel instead of none
+        left, top = (at.floor().int().clamp(0, max(size - 2, 0)) for at, size in ((x, w), (y, h)))
+        self.x, self.y = (x - left, x - left - 1), (y - top, y - top - 1)           # from either pixel
+        self.wx, self.wy = _hats(self.x, w), _hats(self.y, h)
+        image = torch.arange(B, dtype=torch.int32, device=level.device).view(B, 1, 1, 1) * (h * w * H)
+        self.first = (top * w + left) * H + torch.arange(H, dtype=torch.int32, device=level.device).view(H, 1) + image
+        right, below = H * (w > 1), w * H * (h > 1)
+        self.steps = (0, right, below, below + right)
+
+    def rows(self) -> Tensor:
+        """(S, 4 P) for the S = B·Q·H bags: indices into the map's B·h·w·H rows."""
+        rows = self.first.new_empty(*self.first.shape, 4)
+        for corner, step in enumerate(self.steps):
+            torch.add(self.first, step, out=rows[..., corner])
+        return rows.flatten(-2).flatten(0, 2)
+
+    def weights(self, weights: Tensor, like: Tensor) -> Tensor:
+        """(S, 4 P): each row's part in its bag, in the precision of `like`."""
+        parts = self.wx[0].new_empty(*self.first.shape, 4)
+        for corner, (wy, wx) in enumerate((wy * weights, wx) for wy in self.wy for wx in self.wx):
+            torch.mul(wy, wx, out=parts[..., corner])
+        return parts.flatten(-2).flatten(0, 2).to(like.dtype)
+
+
+def _hats(distances: tuple[Tensor, Tensor], size: int) -> tuple[Tensor, Tensor]:
+    """max(0, 1 - |d|); an axis of one pixel has no second one."""
+    first, second = ((1 - d.abs()).relu() for d in distances)
+    return first, second if size > 1 else torch.zeros_like(second)
+
+
+def _slopes(distances: tuple[Tensor, Tensor], size: int) -> tuple[Tensor, Tensor]:
+    """The derivatives of the hats. At their bends, where offsets are born, those to the right."""
+    first, second = ((d.floor() == -1).to(d.dtype) - (d.floor() == 0).to(d.dtype) for d in distances)
+    return first, second if size > 1 else torch.zeros_like(second)
+
+
+class _SampleSum(torch.autograd.Function):
+    """One level of `sample_sum`. Nothing but the inputs is kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, level: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(level, places, weights)
+        corners = _Corners(level, places)
+        bags = F.embedding_bag(corners.rows(), level.flatten(0, 3), mode="sum",
+                               per_sample_weights=corners.weights(weights, level))
+        return bags.view(*places.shape[:3], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        level, places, weights = ctx.saved_tensors
+        h, w = level.shape[1:3]
+        corners = _Corners(level, places)
+        rows, grad = corners.rows(), grad.flatten(0, 2)                             # (S, 4 P), (S, D)
+        to_level = to_places = to_weights = None
+        if ctx.needs_input_grad[0]:
+            to_level = _spread(grad, rows, corners.weights(weights, level), level)
+        if any(ctx.needs_input_grad[1:]):
+            seen = _dots(level.flatten(0, 3), rows, grad).to(places.dtype).view(*weights.shape, 2, 2)
+            (wx, wx_), (wy, wy_) = corners.wx, corners.wy
+            upper, lower = (wx * seen[..., i, 0] + wx_ * seen[..., i, 1] for i in (0, 1))
+            to_weights = (wy * upper + wy_ * lower).to(weights.dtype)
+            if ctx.needs_input_grad[1]:
+                (dx, dx_), (dy, dy_) = _slopes(corners.x, w), _slopes(corners.y, h)
+                across = wy * (dx * seen[..., 0, 0] + dx_ * seen[..., 0, 1])
+                across += wy_ * (dx * seen[..., 1, 0] + dx_ * seen[..., 1, 1])
+                down = dy * upper + dy_ * lower
+                to_places = torch.stack([across * weights * w, down * weights * h], -1).to(places.dtype)
+        return to_level, to_places, to_weights
+
+
+def _spread(grad: Tensor, rows: Tensor, weights: Tensor, level: Tensor) -> Tensor:
+    """The gradient of a map's rows: for each row the weighted sum of the gradients (S, D) of the bags it was in.
+
+    Sorting the entries by row turns this into a bag for each row, with no two threads at one row.
+    """
+    entries, order = rows.flatten().sort()
+    # where the bag of each row begins
+    begins = torch.bincount(entries, minlength=level.shape[:4].numel()).cumsum(0).roll(1)
+    begins[0] = 0
+    bags = order.div(rows.shape[1], rounding_mode="floor")
+    parts = F.embedding_bag(bags, grad, begins, mode="sum", per_sample_weights=weights.flatten().index_select(0, order))
+    return parts.view(level.shape)
+
+
+def _dots(table: Tensor, rows: Tensor, grad: Tensor) -> Tensor:
+    """(S, K): the products of each bag's gradient (S, D) with the bag's rows, gathered a part at a time."""
+    whole = torch.compiler.is_compiling()
+    limit = _GATHERED.get(grad.device.type, _GATHERED_ELSEWHERE)
+    step = len(rows) if whole else max(1, limit // (rows.shape[1] * grad.shape[1]))
+    parts = [(F.embedding(at, table) * g[:, None]).sum(-1) for at, g in zip(rows.split(step), grad.split(step), strict=True)]
+    return torch.cat(parts)

@@ -1,0 +1,143 @@
+"""Several mechanisms in one backbone, under one budget: what `vitrail compare` does.
+
+Everything but the token mixer is the same: images, order, augmentation, seeds, epochs, learning rate. What a training
+costs is measured apart from the trainings, all mechanisms in turns in one process.
+"""
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitrail.data.batches import Batches
+from vitrail.data.transforms import evaluation_transform
+from vitrail.measure.memory import peak_bytes
+from vitrail.measure.operations import multiply_adds
+from vitrail.measure.timing import Times, interleaved
+from vitrail.mixers import find_mixer
+from vitrail.models import load_model
+from vitrail.recipes.classify import build_student, check_student, make_task, open_sides
+from vitrail.recipes.compare_settings import CompareSettings
+from vitrail.recipes.settings import ClassifySettings
+from vitrail.tasks.classification.evaluate import evaluate
+from vitrail.tasks.classification.intervals import Score, student_t, wilson
+from vitrail.train.distributed import pick_device
+from vitrail.train.loop import fit
+from vitrail.train.numerics import numerics
+from vitrail.train.run import Run
+
+BATCH, ROUNDS = 32, 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One mechanism. top1: over the seeds; against: the difference to the first mechanism, seed by seed (points).
+
+    ms: of a forward pass of BATCH images; ratio: to the first mechanism's, with quartiles; step_bytes: the peak of a
+    training step of as many. multiply_adds: of one image.
+    """
+
+    mixer: str
+    runs: tuple[float, ...]
+    top1: Score
+    against: Score | None
+    params: int
+    multiply_adds: int
+    ms: float
+    ratio: tuple[float, float, float]
+    step_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run(settings: CompareSettings, *, tell: Callable[[str], None] = lambda text: None) -> list[Compared]:
+    """Trains and judges every mechanism once a seed, in OUT/<mechanism>/seed-<n>; measures what each costs.
+
+    A comparison that was stopped goes on where it was; trainings that are finished are not done again. tell: is told
+    of each training's score. Raises ModelError for a mechanism that the backbone cannot take, before anything trains.
+    """
+    for mixer in settings.mixers:
+        find_mixer(mixer)
+        check_student(settings.of_run(mixer, 0))
+        for turn in range(settings.seeds):
+            Run.look(settings.of_run(mixer, turn))
+    hits: dict[str, list[tuple[int, int]]] = {mixer: [] for mixer in settings.mixers}
+    todo = [settings.of_run(mixer, turn) for turn in range(settings.seeds) for mixer in settings.mixers]
+    with trainings(todo, settings.jobs) as found:
+        for one, (right, total) in zip(todo, found, strict=True):
+            hits[one.mixer].append((right, total))
+            tell(f"{one.mixer}, seed {one.seed}: held-out top-1 {100 * right / total:.2f} % of {total}")
+    costs = measure({mixer: build_student(settings.of_run(mixer, 0), ("one", "another")) for mixer in settings.mixers})
+    first = [right / total for right, total in hits[settings.mixers[0]]]
+    return [_compared(mixer, hits[mixer], first if mixer != settings.mixers[0] else None, costs[mixer])
+            for mixer in settings.mixers]
+
+
+@contextmanager
+def trainings(todo: Sequence[ClassifySettings], jobs: int) -> Iterator[Iterator[tuple[int, int]]]:
+    """What `train` answers for each, in order; `jobs` at a time, in processes of their own where it is more than 1."""
+    if jobs == 1:
+        yield map(train, todo)
+        return
+    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=get_context("spawn")) as pool:
+        try:
+            yield pool.map(train, todo)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)          # those that run save themselves; none is begun
+            raise
+
+
+def train(settings: ClassifySettings) -> tuple[int, int]:
+    """One training; how many held-out images its last weights tell right, and of how many."""
+    sides = open_sides(settings)
+    task = make_task(settings, sides)
+    with Run.open(settings) as opened:
+        if opened.finished:
+            opened.check(task.describe())
+        with open(opened.folder / "log.txt", "a", encoding="utf-8") as log, redirect_stderr(log):
+            fit(task, settings, opened)
+    with numerics(settings):
+        model = load_model(settings.out)
+        found = evaluate(model, sides.held_out, transform=evaluation_transform(model.identity.preprocessing),
+                         loader=Batches, batch=settings.batch, workers=settings.workers, resamples=1,
+                         on_error=settings.on_error, device=pick_device(settings.device))
+    return sum(p.right for p in found.predictions), found.samples
+
+
+@dataclass(frozen=True)
+class Cost:
+    params: int
+    multiply_adds: int
+    times: Times
+    ratio: tuple[float, float, float]
+    step_bytes: int
+
+
+def measure(models: dict[str, Any]) -> dict[str, Cost]:
+    """What each model costs on the CPU: the first is what the others' times are compared with."""
+    h, w = next(iter(models.values())).identity.preprocessing.size
+    image = torch.randn(BATCH, 3, h, w, generator=torch.Generator().manual_seed(0))
+    times = interleaved({n: lambda m=m: m(image) for n, m in models.items()}, rounds=ROUNDS,    # type: ignore[misc]
+                        device=torch.device("cpu"))
+    base = times[next(iter(models))]
+
+    def step(model: nn.Module) -> None:
+        model(image).sum().backward()
+        model.zero_grad()
+    return {n: Cost(params=sum(p.numel() for p in m.parameters()), multiply_adds=multiply_adds(lambda m=m: m(image[:1])),
+                    times=times[n], ratio=times[n].over(base), step_bytes=peak_bytes(lambda m=m: step(m.train())))
+            for n, m in models.items()}
+
+
+def _compared(mixer: str, hits: Sequence[tuple[int, int]], first: Sequence[float] | None, cost: Cost) -> Compared:
+    shares = [right / total for right, total in hits]
+    top1 = wilson(*hits[0]) if len(hits) == 1 else student_t(shares)
+    against = student_t([a - b for a, b in zip(shares, first, strict=True)]) if first and len(shares) > 1 else None
+    return Compared(mixer=mixer, runs=tuple(shares), top1=top1, against=against, params=cost.params,
+                    multiply_adds=cost.multiply_adds, ms=1e3 * cost.times.median, ratio=cost.ratio,
+                    step_bytes=cost.step_bytes)
