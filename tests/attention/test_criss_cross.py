@@ -85,8 +85,9 @@ def test_memory_grows_with_the_tokens_to_the_power_of_three_halves(training: boo
 
 
 def test_wrong_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 heads do not divide"):
-        CrissCross(16, 3)
+    for heads in (3, 0):
+        with pytest.raises(ValueError, match=f"{heads} heads do not divide"):
+            CrissCross(16, heads)
     with pytest.raises(ValueError, match="2 heads do not divide widths of 16 and 3"):
         CrissCross(16, 2, hidden=3)
     with pytest.raises(ValueError, match="0 rounds"):

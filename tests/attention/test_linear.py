@@ -57,7 +57,7 @@ def test_a_sequence_can_be_read_in_pieces_and_gone_on_with_token_by_token() -> N
         answer, state = module.step(token, state)
         answers.append(answer[:, None])
         assert state.memory.shape == (2, 3, 4, 4) and state.norm.shape == (2, 3, 4)
-    assert apart(torch.cat(answers, 1), module(x)) < 1e-12
+    assert apart(torch.cat(answers, 1).detach(), module(x).detach()) < 1e-12
 
 
 def test_sums_are_kept_in_float32() -> None:
@@ -77,7 +77,7 @@ def test_gradients_are_true() -> None:
 @pytest.mark.parametrize("build", [LinearAttention, CausalLinearAttention])
 @pytest.mark.parametrize("training", [False, True])
 def test_memory_grows_with_the_tokens(build: type[torch.nn.Module], training: bool) -> None:
-    module = build(64, 2)
+    module = build(64, 1)
 
     def peak(n: int) -> int:
         x = draw(1, n, 64)
@@ -85,7 +85,7 @@ def test_memory_grows_with_the_tokens(build: type[torch.nn.Module], training: bo
             return peak_bytes(lambda: module(x))
     small, large = peak(2048), peak(8192)
     assert large < 4.4 * small
-    assert large < 8192 * 32 * 32 * 4, "one D x D matrix for each token and only one head would be more"
+    assert large < 8192 * 64 * 64 * 4 / 2, "a D x D matrix for each token would be twice that"
 
 
 def test_what_cannot_be() -> None:

@@ -86,7 +86,7 @@ def test_both_kinds_of_weights_are_seen() -> None:
 def test_birth(convolution: type[nn.Module]) -> None:
     module = convolution(128, 4, taps=31)
     assert isinstance(module.out, nn.Linear)
-    assert math.isclose(module.out.weight.std(), math.sqrt(2 / 256), rel_tol=0.05) and not module.out.bias.any()
+    assert math.isclose(module.out.weight.std().item(), math.sqrt(2 / 256), rel_tol=0.05) and not module.out.bias.any()
 
 
 @pytest.mark.parametrize("convolution", CONVOLUTIONS)

@@ -108,7 +108,8 @@ def test_concatenation_holds_maps_but_no_pairs_of_channels() -> None:
 
 @FORMS
 def test_heads_divide_the_channels(form: type[NonLocal]) -> None:
-    with pytest.raises(ValueError, match="3 heads do not divide"):
-        form(16, 3)
+    for heads in (3, 0):
+        with pytest.raises(ValueError, match=f"{heads} heads do not divide"):
+            form(16, heads)
     with pytest.raises(ValueError, match="2 heads do not divide widths of 16 and 5"):
         form(16, 2, hidden=5)

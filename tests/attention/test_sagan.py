@@ -67,5 +67,6 @@ def test_no_map_of_weights_is_held() -> None:
 
 
 def test_heads_divide_the_channels() -> None:
-    with pytest.raises(ValueError, match="3 heads do not divide"):
-        Sagan(16, 3)
+    for heads in (3, 0):
+        with pytest.raises(ValueError, match=f"{heads} heads do not divide"):
+            Sagan(16, heads)

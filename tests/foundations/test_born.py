@@ -59,11 +59,10 @@ def test_where_the_norms_stand() -> None:
 @torch.no_grad()
 def test_a_pre_norm_network_whose_branches_are_silent_is_its_last_norm() -> None:
     network, (source, target) = build("pre-norm"), inputs("pre-norm")
-    for part in network.modules():
-        if isinstance(part, Residual):
-            last = part.fn.fc2 if hasattr(part.fn, "fc2") else part.fn.out.proj
-            for parameter in last.parameters():
-                nn.init.zeros_(parameter)
+    last = [p for name, p in network.named_parameters() if ".fc2." in name or ".out.proj." in name]
+    assert len(last) == 2 * (2 + 1) + 2 * (2 + 2)               # a weight of each branch, a bias of each Mlp
+    for parameter in last:
+        nn.init.zeros_(parameter)
     expected = network.decoded(network.embed(target)) @ network.tokens.weight.T
     torch.testing.assert_close(network(source, target), expected, atol=1e-12, rtol=1e-12)
 

@@ -57,9 +57,9 @@ class CrissCross(nn.Module):
 
     def __init__(self, dim: int, heads: int, *, hidden: int | None = None, gain: float = 0.0):
         super().__init__()
-        hidden = max(dim // 8 // heads, 1) * heads if hidden is None else hidden
-        if heads < 1 or dim % heads or hidden % heads:
-            raise ValueError(f"{heads} heads do not divide widths of {dim} and {hidden}")
+        if heads < 1 or dim % heads or (hidden or heads) % heads:
+            raise ValueError(f"{heads} heads do not divide widths of {dim}{f' and {hidden}' if hidden else ''}")
+        hidden = hidden or max(dim // 8 // heads, 1) * heads
         self.heads, self.hidden = heads, hidden
         self.groups = Elsewhere("its own row and column")
         self.qkv = nn.Linear(dim, 2 * hidden + dim)

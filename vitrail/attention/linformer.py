@@ -5,12 +5,12 @@ Wang et al., 2020, arXiv:2006.04768.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.core.card import Paper
 from vitrail.core.mechanism import LINEAR, Mechanism, Takes
 from vitrail.nn import Attend, Elsewhere, Merge, Split
-from vitrail.ops.positions import resample_positions
 
 PAPER = Paper(title="Linformer: Self-Attention with Linear Complexity", arxiv="2006.04768", authors="Wang et al.",
               year=2020, code="facebookresearch/fairseq", license="MIT")
@@ -20,7 +20,7 @@ class Compress(nn.Module):
     """E or F of equation 7: learned sums over the tokens, (B, N, C) -> (B, K, C) for K = `rank` rows.
 
     Born for `tokens` tokens. A shorter sequence is taken for one whose end is missing, as in the published code. A
-    longer one, for which that code has no answer, takes the weights resampled along the sequence and scaled by
+    longer one, for which that code has no answer, takes the weights interpolated along the sequence and scaled by
     tokens / N, so that the sums stay as large as they were.
     """
 
@@ -35,8 +35,7 @@ class Compress(nn.Module):
         N, tokens = x.shape[1], self.weight.shape[1]
         weight = self.weight[:, :N]
         if N > tokens:
-            table = resample_positions(self.weight.T[None], (N, 1), old=(tokens, 1))
-            weight = table[0].T * (tokens / N)
+            weight = F.interpolate(self.weight[None], size=N, mode="linear")[0] * (tokens / N)
         return weight @ x                                                       # (B, K, C)
 
 

@@ -14,7 +14,7 @@ from vitrail.ops.neighbours import by_offset, by_place, gather, masked_edges, mi
 from vitrail.ops.windows import by_size
 
 PAPER = Paper(title="Local Relation Networks for Image Recognition", arxiv="1904.11491", authors="Hu et al.",
-              year=2019, venue="ICCV", code="microsoft/Swin-Transformer (branch LR-Net)", license="MIT")
+              year=2019, venue="ICCV", code="microsoft/Swin-Transformer", license="MIT")
 
 
 def squared_difference(q: Tensor, k: Tensor) -> Tensor:

@@ -28,9 +28,9 @@ class NonLocal(nn.Module, ABC):
 
     def __init__(self, dim: int, heads: int, *, hidden: int | None = None, pool: int = 1):
         super().__init__()
-        self.hidden = max(dim // 2 // heads, 1) * heads if hidden is None else hidden
-        if heads < 1 or dim % heads or self.hidden % heads:
-            raise ValueError(f"{heads} heads do not divide widths of {dim} and {self.hidden}")
+        if heads < 1 or dim % heads or (hidden or heads) % heads:
+            raise ValueError(f"{heads} heads do not divide widths of {dim}{f' and {hidden}' if hidden else ''}")
+        self.hidden = hidden or max(dim // 2 // heads, 1) * heads
         self.heads, self.pool = heads, pool
         self.groups = Elsewhere("squares of places") if pool > 1 else None
         self.g, self.out = nn.Linear(dim, self.hidden), nn.Linear(self.hidden, dim)

@@ -13,7 +13,7 @@ from vitrail.nn import Elsewhere, Shown, Split
 from vitrail.ops.neighbours import by_offset, by_place, dots, mix, pad_zero, reach, zero_edges
 
 PAPER = Paper(title="Stand-Alone Self-Attention in Vision Models", arxiv="1906.05909", authors="Ramachandran et al.",
-              year=2019, venue="NeurIPS", code="google-research/google-research", license="Apache-2.0")
+              year=2019, venue="NeurIPS")
 
 
 class StandAlone(nn.Module):

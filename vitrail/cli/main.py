@@ -21,6 +21,7 @@ COMMANDS = {
     "diff": ("catalogue", "what differs between two models"),
     "data": ("data", "check a data set: classes, sizes, broken files, a sheet of samples"),
     "train": ("train", "train a classifier on your images"),
+    "compare": ("compare", "train several attention mechanisms in one model under one budget"),
     "evaluate": ("use", "score a model on labelled images, each number with its interval"),
     "predict": ("use", "answer for images that nobody labelled"),
     "explain": ("use", "show what in an image an answer rests on"),

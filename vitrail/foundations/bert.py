@@ -37,8 +37,9 @@ class Bert(nn.Module):
     """A post-norm encoder of token + segment + position, with the two heads that it is pre-trained with.
 
     tokens (B, N) that begin with the class token, segments (B, N) of 0 and 1 -> Pretraining. The output shares the
-    matrix of the embeddings. GELU is exact, as in transformers; the authors' code came to approximate it by a tanh.
-    Raises ModelError on a text longer than `length`.
+    matrix of the embeddings. GELU is exact, as in transformers; the authors' code approximates it by a tanh. The
+    authors also drop weights of attention while training, which is left out here. Raises ModelError on a text longer
+    than `length`.
     """
 
     def __init__(self, *, vocabulary: int = 30522, pad: int = 0, length: int = 512, dim: int = 768, depth: int = 12,
@@ -77,7 +78,7 @@ class Bert(nn.Module):
 
 
 def keys(settings: Mapping[str, Any]) -> Keys:
-    """transformers' BertForPreTraining; the norms of the released files have their older names, gamma and beta."""
+    """transformers' BertForPreTraining; files may give the norms their older names, gamma and beta."""
     there, here = "bert.encoder.layer.{}.", "blocks.{}."
     table = {"bert.embeddings.word_embeddings.weight": "tokens.weight",
              "bert.embeddings.position_embeddings.weight": "places.weight",

@@ -11,8 +11,7 @@ from vitrail.core.card import Paper, TextFigures, variant
 from vitrail.nn import Elsewhere, Softmax, padding
 
 PAPER = Paper(title="Neural Machine Translation by Jointly Learning to Align and Translate", arxiv="1409.0473",
-              authors="Bahdanau et al.", year=2015, venue="ICLR", code="lisa-groundhog/GroundHog",
-              license="BSD-3-Clause")
+              authors="Bahdanau et al.", year=2015, venue="ICLR", code="lisa-groundhog/GroundHog")
 TASKS = ["translation"]
 
 
