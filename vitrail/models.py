@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.core import catalogue
-from vitrail.core.card import Paper, Variant, Weights
+from vitrail.core.card import Figures, Paper, Variant, Weights
 from vitrail.core.catalogue import Entry
 from vitrail.core.errors import CheckpointError, ModelError, nearest
 from vitrail.core.identity import Identity, Preprocessing
@@ -71,7 +71,7 @@ def create_model(name: str, *, classes: int | None = None, labels: Sequence[str]
         raise ModelError(f"the release {weights!r} is of {name} as published, which has no other mixer: leave out one "
                          "of the two")
     if classes is None:
-        classes = len(labels) or found.figures.classes
+        classes = len(labels) or _figures(found).classes
     if classes < 1 or (labels and len(labels) != classes):
         raise ModelError(f"{classes} classes and {len(labels)} labels do not go together")
     release = next((w for w in found.weights if w.name == weights), None) if weights is not None else None
@@ -105,9 +105,14 @@ def _mixed(name: str, backbone: Any, mixer: "str | type[nn.Module] | Mechanism")
     return Mixed(name, backbone, chosen), chosen.name
 
 
+def _figures(found: Variant[Any]) -> Figures:
+    assert isinstance(found.figures, Figures)               # a backbone's are those of images
+    return found.figures
+
+
 def _eyes(found: Variant[Any], changes: Mapping[str, Any], release: Weights | None) -> Preprocessing:
     """The release's preprocessing, or the default one, at the size this model is built for."""
-    asked = changes.get("image", release.image if release else found.settings().get("image", found.figures.image))
+    asked = changes.get("image", release.image if release else found.settings().get("image", _figures(found).image))
     size = (asked, asked) if isinstance(asked, int) else tuple(asked)
     if release is None:
         return Preprocessing(size=size)

@@ -30,6 +30,8 @@ class Proof:
 def apart(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference over the deviation of `theirs`."""
     assert ours.shape == theirs.shape, f"{tuple(ours.shape)} is not {tuple(theirs.shape)}"
+    ours, theirs = ours.detach(), theirs.detach()
+    assert ours.isfinite().all() and theirs.isfinite().all(), "max() of a list would drop what is not a number"
     return float((ours - theirs).abs().max() / theirs.std())
 
 

@@ -15,14 +15,14 @@ from vitrail.core.errors import ModelError
 
 VOCABULARY = {"image", "patch", "dim", "depth", "depths", "heads", "mlp_ratio", "hidden", "window", "dropout",
               "drop_path", "scale", "tokens", "local", "locality", "inner", "inner_heads", "inner_stride",
-              "class_depth", "norm_tokens", "bottleneck"}
+              "class_depth", "norm_tokens", "bottleneck", "vocabulary", "pad", "length", "maxout"}
 
 
 def test_the_table_is_what_the_modules_hold() -> None:
     assert recompute() == json.loads(catalogue.FILE.read_text("utf-8"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *catalogue.names("foundation")])
 def test_figures_are_exact(name: str) -> None:
     params, gflops = measure(name)
     figures = catalogue.variant_of(name).figures
@@ -30,10 +30,19 @@ def test_figures_are_exact(name: str) -> None:
     assert round(gflops, 3) == pytest.approx(figures.gflops, abs=5.1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*catalogue.names("attention"), *catalogue.names("position")])
+def test_what_a_mechanism_declares_is_whole(name: str) -> None:
+    card = vitrail.card(name)
+    assert card.paper.title and card.paper.authors and card.paper.arxiv in card.paper.cite()
+    assert inspect.getdoc(card.variant.build), "a student reads it with the paper beside it"
+    told = [card.variant.enters, card.variant.fits] if card.entry.kind == "position" else [card.variant.shows]
+    assert all(told)
+
+
+@pytest.mark.parametrize("name", [*NAMES, *catalogue.names("foundation")])
 def test_card_names_paper_and_licences(name: str) -> None:
     card = vitrail.card(name)
-    assert card.paper.title and card.paper.authors and card.paper.arxiv and card.paper.year > 2014
+    assert card.paper.title and card.paper.authors and (card.paper.arxiv or card.paper.venue) and card.paper.year > 2013
     assert [p.title for p in card.builds_on] == [importlib.import_module(f"vitrail.{m}").PAPER.title
                                                  for m in card.paper.builds_on]
     keys = catalogue.module_of(name).KEYS

@@ -17,7 +17,7 @@ PAPER = Paper(title="Attention Augmented Convolutional Networks", arxiv="1904.09
 
 
 class RelativeAttention2d(nn.Module):
-    """Attention over all places of a map, with relative logits in two dimensions (equation 3), projected.
+    """Attention over all places of a map, with relative logits in two dimensions, projected.
 
     Queries and keys have `keys` channels and values `values`, over all heads. The projection holds keys, queries and
     values in this order, the paper's. (B, h, w, C) -> (B, h, w, values).
@@ -28,7 +28,7 @@ class RelativeAttention2d(nn.Module):
 
     def __init__(self, dim: int, heads: int, *, grid: tuple[int, int], keys: int, values: int):
         super().__init__()
-        if heads < 1 or keys % heads or values % heads:
+        if heads < 1 or keys < heads or keys % heads or values % heads:
             raise ValueError(f"{heads} heads do not divide {keys} channels of keys and {values} of values")
         self.heads, self.keys, self.values = heads, keys, values
         self.kqv = nn.Linear(dim, 2 * keys + values)
@@ -38,16 +38,16 @@ class RelativeAttention2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:                                             # (B, h, w, C)
         grid = (x.shape[1], x.shape[2])
         k, q, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in
-                   self.kqv(x.flatten(1, 2)).split((self.keys, self.keys, self.values), -1))    # (B, H, N, D)
+                   self.kqv(x.flatten(1, 2)).split((self.keys, self.keys, self.values), -1))    # 3 x (B, H, N, D)
         q, k = self.position.widen(q * q.shape[-1] ** -0.5, k, grid)                    # (B, H, N, E)
         # the fused CPU kernel wants values as wide as keys; zeros stay zeros
-        wide = F.pad(v, (0, max(k.shape[-1] - v.shape[-1], 0)))                         # (B, H, N, E)
+        wide = F.pad(v, (0, max(k.shape[-1] - v.shape[-1], 0)))
         y = self.attend(q, k, wide, scale=1.0)[..., :v.shape[-1]]
         return self.out(y).unflatten(1, grid)
 
 
 class AttentionAugmented(nn.Module):
-    """[conv(x), attention(x)]: dim - values channels of a window x window convolution, `values` of attention (eq. 4).
+    """[conv(x), attention(x)]: dim - values channels of a window x window convolution, `values` of attention.
 
     None of either is allowed: values = 0 is the convolution alone, values = dim the attention.
     (B, h, w, C) -> (B, h, w, C). Raises ValueError for an even window, more values than channels, or heads that do
@@ -79,5 +79,5 @@ def _mixer(dim: int, heads: int, grid: tuple[int, int]) -> AttentionAugmented:
 
 attention_augmented = Mechanism(
     build=AttentionAugmented, mixer=_mixer, takes=Takes.MAP, time=QUADRATIC, memory=QUADRATIC,
-    where="section 3.2.1: O((HW)² heads) for the logits (here they go through the fused kernel and are never held)",
+    where="section 3: O((HW)² heads) for the logits (here they go through the fused kernel and are never held)",
     shows="the weights of the attention's half, (B, heads, N, N)")

@@ -60,8 +60,10 @@ def attend_linear_masked(q: Tensor, k: Tensor, v: Tensor, state: State | None = 
 
 def _segment(q: Tensor, k: Tensor, v: Tensor, state: State | None, chunk: int) -> tuple[Tensor, State]:
     N, pad = q.shape[-2], -q.shape[-2] % chunk
-    # zero features add nothing to any sum, unlike the features of zeros
-    q, k, v = (F.pad(t, (0, 0, 0, pad)).unflatten(-2, (-1, chunk)) for t in (features(q), features(k), v))
+    q, k = features(q), features(k)
+    if pad:                             # behind φ: zero features add nothing to any sum, unlike the features of zeros
+        q, k, v = (F.pad(t, (0, 0, 0, pad)) for t in (q, k, v))
+    q, k, v = (t.unflatten(-2, (-1, chunk)) for t in (q, k, v))                     # (B, H, G, c, D)
     within = (q @ k.mT).tril()                                                      # (B, H, G, c, c)
     memory = _sums(k.mT @ v, None if state is None else state.memory)               # (B, H, G + 1, D, D)
     norm = _sums(k.sum(-2), None if state is None else state.norm)                  # (B, H, G + 1, D)

@@ -67,7 +67,7 @@ def _offsets(window: int, like: Tensor) -> Tensor:
 
 
 class LocalRelation(nn.Module):
-    """Σ_j softmax_j(Φ(q_i, k_j) + g(j - i)) x_j over the window x window places around i (section 4).
+    """Σ_j softmax_j(Φ(q_i, k_j) + g(j - i)) x_j over the window x window places around i.
 
     Query and key are one number each for every group of channels (the paper's groups have 8), Φ is `relate`, g is
     `prior`. `heads` counts the groups; group g holds the g-th run of dim / heads channels. Places beyond the edge are
@@ -99,5 +99,5 @@ class LocalRelation(nn.Module):
 
 local_relation = Mechanism(
     build=LocalRelation, mixer=lambda dim, heads, grid: LocalRelation(dim, heads), takes=Takes.MAP, time=LINEAR,
-    memory=LINEAR, where="section 4: the cost of a place is that of its window",
+    memory=LINEAR, where="the local relation layer: the cost of a place is that of its window",
     shows="the weights of each place's window, row by row, (B, groups, N, window²)")

@@ -57,7 +57,7 @@ class Gaussian(NonLocal):
         self.attend, self.scale = Attend(), scale
 
     def gather(self, x: Tensor, small: Tensor, g: Tensor) -> Tensor:
-        return attend_evenly(self.attend, self.split(x), self.split(small), g, scale=self.scale)
+        return self.attend(self.split(x), self.split(small), g, scale=self.scale)
 
 
 class Embedded(NonLocal):
@@ -139,17 +139,6 @@ def max_pool(x: Tensor, size: int) -> Tensor:
     frames = x.flatten(0, -4).permute(0, 3, 1, 2)
     square = (min(size, x.shape[-3]), min(size, x.shape[-2]))
     return F.max_pool2d(frames, square).permute(0, 2, 3, 1).unflatten(0, x.shape[:-3])
-
-
-def attend_evenly(attend: Attend, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
-    """Attention whose values have another width than its queries: (B, H, N, D), (B, H, M, D), (B, H, M, V).
-
-    Zeros fill the narrower ones up, because the fused kernel takes one width only, and the other one would hold
-    the N x M weights.
-    """
-    wide, values = max(q.shape[-1], v.shape[-1]), v.shape[-1]
-    q, k, v = (F.pad(t, (0, wide - t.shape[-1])) for t in (q, k, v))
-    return attend(q, k, v, scale=scale)[..., :values]
 
 
 # the mixers have neither norm nor residual: those are the surrounding block's

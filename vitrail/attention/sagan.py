@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from vitrail.attention.non_local import attend_evenly, max_pool
+from vitrail.attention.non_local import max_pool
 from vitrail.core.card import Paper
 from vitrail.core.mechanism import QUADRATIC, Mechanism, Takes
 from vitrail.nn import Attend, Elsewhere
@@ -44,7 +44,7 @@ class Sagan(nn.Module):
         q = self.split(self.f(x))                                           # (B, H, N, D)
         k = self.split(max_pool(self.g(x), 2))                              # (B, H, M, D)
         v = self.split(max_pool(self.h(x), 2))                              # (B, H, M, V)
-        o = attend_evenly(self.attend, q, k, v, scale=1.0)                  # (B, H, N, V)
+        o = self.attend(q, k, v, scale=1.0)                                # (B, H, N, V)
         return self.v(o.transpose(1, 2).flatten(2)).view_as(x) * self.gain
 
     def split(self, x: Tensor) -> Tensor:

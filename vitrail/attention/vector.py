@@ -101,12 +101,12 @@ class _Vector(nn.Module):
 
 
 class VectorPairwise(_Vector):
-    """Σ_j softmax_j(γ([δ(x_i, x_j), p_i - p_j])) ⊙ β(x_j) over the window around i (section 3.1, equations 2 to 4).
+    """Σ_j softmax_j(γ([δ(x_i, x_j), p_i - p_j])) ⊙ β(x_j) over the window around i (section 3.1).
 
     δ is `relate` of φ(x) and ψ(x), which have `hidden` channels (a sixteenth of dim); β(x) has `width` (a quarter),
     `heads` of which have weights of their own. γ is norm, ReLU, linear, twice. p is a linear map of a place's
     coordinates, -1 to 1 over the map, without the published bias: it cancels. Then norm, ReLU and a linear layer back
-    to dim (section 4, the block). The edge is mirrored, in p as well.
+    to dim, as in the paper's block. The edge is mirrored, in p as well.
     (B, h, w, C) -> (B, h, w, C). Raises ValueError for an even window, or where the heads do not divide the width.
     """
 
@@ -119,16 +119,16 @@ class VectorPairwise(_Vector):
                            norm2=BatchNorm(self.hidden), act2=nn.ReLU(), fc2=Conv(self.hidden, heads, 1))
 
     def forward(self, x: Tensor) -> Tensor:                                             # (B, h, w, C)
-        delta = self.relation(self.relate, x)                                           # (B, R, K, h, w)
         h, w = x.shape[1:3]
-        p = self.place(_coordinates(h, w, x)).movedim(-1, 0)[None]             # (1, 2, h, w)
+        delta = self.relation(self.relate, x)                                           # (B, R, K, h, w)
+        p = self.place(_coordinates(h, w, x)).movedim(-1, 0)[None]                      # (1, 2, h, w)
         apart = subtraction(p, p, self.window).expand(len(x), -1, -1, -1, -1)           # (B, 2, K, h, w)
         scores = self.gamma(torch.cat([delta, apart], 1).flatten(3).permute(0, 3, 2, 1))        # (B, N, K, G)
         return self.aggregate(scores.transpose(1, 3).softmax(2).transpose(2, 3), x)     # (B, h, w, C)
 
 
 class VectorPatchwise(_Vector):
-    """Σ_j γ(δ(x_R))_j ⊙ β(x_j) over the window R around i, without softmax (section 3.2, equations 5 and 6).
+    """Σ_j γ(δ(x_R))_j ⊙ β(x_j) over the window R around i, without softmax (section 3.2).
 
     δ is `relate` of φ(x) and ψ(x) over the whole patch, γ norm, ReLU, linear, twice; the rest is `VectorPairwise`'s.
     (B, h, w, C) -> (B, h, w, C). Raises ValueError for an even window, or where the heads do not divide the width.

@@ -17,7 +17,7 @@ class Paper:
     """Where a system comes from. `builds_on` names the modules of the papers it imports from."""
 
     title: str
-    arxiv: str
+    arxiv: str                              # empty for one that is not there
     authors: str
     year: int
     venue: str = ""
@@ -27,8 +27,8 @@ class Paper:
 
     def cite(self) -> str:
         """One line: authors, year, title, and where to find it."""
-        where = f"{self.venue}, " if self.venue else ""
-        return f"{self.authors} ({self.year}). {self.title}. {where}arXiv:{self.arxiv}"
+        said = ", ".join(x for x in (self.venue, self.arxiv and f"arXiv:{self.arxiv}") if x)
+        return f"{self.authors} ({self.year}). {self.title}." + (f" {said}" if said else "")
 
 
 @dataclass(frozen=True, kw_only=True)

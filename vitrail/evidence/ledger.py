@@ -6,6 +6,7 @@ mechanisms of a size take turns in one process. Peak memory is counted allocatio
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -104,10 +105,10 @@ def measure(chosen: Iterable[str] = (), *, sides: Sequence[int] = SIDES, dim: in
                 continue
             mixer, x = make(row.name, side, dim=dim, heads=heads)
             row.tokens.append(side * side)
-            row.multiply_adds.append(multiply_adds(lambda mixer=mixer, x=x: mixer(x)))          # type: ignore[misc]
+            row.multiply_adds.append(multiply_adds(partial(mixer, x)))
             with torch.inference_mode():
-                row.peak.append(peak_bytes(lambda mixer=mixer, x=x: mixer(x)))                  # type: ignore[misc]
-            running[row.name] = lambda mixer=mixer, x=x: mixer(x)                               # type: ignore[misc]
+                row.peak.append(peak_bytes(partial(mixer, x)))
+            running[row.name] = partial(mixer, x)
         times = interleaved(running, rounds=rounds, device=torch.device("cpu"), warm=1)
         for row in rows:
             if row.name in times:

@@ -37,7 +37,8 @@ class GPT(nn.Module):
     """Pre-norm blocks under a causal mask, learned positions, one more norm, and the embeddings' matrix for output.
 
     tokens (B, N) -> logits (B, N, V) of what follows each. `pad` fills up a batch behind the shorter texts; as nothing
-    sees what comes after it, nothing is masked. The dropout of attention's weights is left out. Raises ModelError on a text longer than `length`.
+    sees what comes after it, nothing is masked. Dropout falls on the embeddings and the branches. Raises ModelError on
+    a text longer than `length`.
     """
 
     def __init__(self, *, vocabulary: int = 50257, pad: int = 0, length: int = 1024, dim: int = 768, depth: int = 12,

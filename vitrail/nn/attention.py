@@ -25,7 +25,7 @@ class Shown(Visible):
 class Attend(nn.Module):
     """softmax(q kᵀ · scale + bias) v (Vaswani et al. 2017, equation 1), scale 1/√D unless given.
 
-    q (*B, H, N, D), k and v (*B, H, M, D), bias broadcast to (*B, H, N, M); returns (*B, H, N, D).
+    q (*B, H, N, D), k (*B, H, M, D), v (*B, H, M, V), bias broadcast to (*B, H, N, M); returns (*B, H, N, V).
     `fused` runs the fused kernel. `watched` shows the weights to the recorder beside it, which leaves
     the output as it was, bit for bit. With `fused` off the weights stand in the path of the gradient.
     """
@@ -42,6 +42,18 @@ class Attend(nn.Module):
         if self.watched:
             with torch.no_grad():
                 self.weights(q, k, bias, scale)
+        if (values := v.shape[-1]) != (width := q.shape[-1]):
+            return self._evened(q, k, v, bias, scale=width ** -0.5 if scale is None else scale)[..., :values]
+        return self._kernel(q, k, v, bias, scale)
+
+    def _evened(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+        """Zeros fill up what is narrower: the fused kernel takes one width, and the other one would hold the weights."""
+        wide = max(q.shape[-1], v.shape[-1])
+        q, k, v = (F.pad(t, (0, wide - t.shape[-1])) for t in (q, k, v))
+        return self._kernel(q, k, v, bias, scale)
+
+    @staticmethod
+    def _kernel(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
         if bias is not None and bias.ndim == 3:
             bias = bias[None]                               # the fused CPU kernel takes a bias of two or four
         if q.ndim == 4:

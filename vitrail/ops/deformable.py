@@ -64,8 +64,10 @@ class _Corners:
         left, top = (at.floor().int().clamp(0, max(size - 2, 0)) for at, size in ((x, w), (y, h)))
         self.x, self.y = (x - left, x - left - 1), (y - top, y - top - 1)           # from either pixel
         self.wx, self.wy = _hats(self.x, w), _hats(self.y, h)
-        image = torch.arange(B, dtype=torch.int32, device=level.device).view(B, 1, 1, 1) * (h * w * H)
-        self.first = (top * w + left) * H + torch.arange(H, dtype=torch.int32, device=level.device).view(H, 1) + image
+        kind = torch.int32 if max(B * h * w * H, 4 * x.numel()) < 2**31 else torch.int64
+        image = torch.arange(0, B * h * w * H, h * w * H, dtype=kind, device=level.device).view(B, 1, 1, 1)
+        head = torch.arange(H, dtype=kind, device=level.device).view(H, 1)
+        self.first = (top * w + left) * H + head + image                            # (B, Q, H, P)
         right, below = H * (w > 1), w * H * (h > 1)
         self.steps = (0, right, below, below + right)
 
@@ -147,8 +149,9 @@ def _spread(grad: Tensor, rows: Tensor, weights: Tensor, level: Tensor) -> Tenso
 
 def _dots(table: Tensor, rows: Tensor, grad: Tensor) -> Tensor:
     """(S, K): the products of each bag's gradient (S, D) with the bag's rows, gathered a part at a time."""
-    whole = torch.compiler.is_compiling()
     limit = _GATHERED.get(grad.device.type, _GATHERED_ELSEWHERE)
-    step = len(rows) if whole else max(1, limit // (rows.shape[1] * grad.shape[1]))
-    parts = [(F.embedding(at, table) * g[:, None]).sum(-1) for at, g in zip(rows.split(step), grad.split(step), strict=True)]
-    return torch.cat(parts)
+    step = max(1, limit // (rows.shape[1] * grad.shape[1]))
+    if torch.compiler.is_compiling():
+        step = len(rows)                                                            # a compiler gathers nothing
+    pieces = zip(rows.split(step), grad.split(step), strict=True)
+    return torch.cat([F.embedding(at, table).mul_(g[:, None]).sum(-1) for at, g in pieces])

@@ -1,6 +1,6 @@
 """Relative places in two dimensions: a query meets a learned vector of the column offset and one of the row offset.
 
-Bello et al., ICCV 2019, arXiv:1904.09925, section 3.2.1; so in the Bottleneck Transformer (arXiv:2101.11605).
+Bello et al., ICCV 2019, arXiv:1904.09925; so in the Bottleneck Transformer (arXiv:2101.11605).
 """
 from collections.abc import Callable
 
@@ -39,7 +39,7 @@ def sliced(table: Tensor, n: int) -> Tensor:
 
 
 class RelativeLogits2d(nn.Module):
-    """q_i · (r^W_{x_j - x_i} + r^H_{y_j - y_i}), two tables for all heads, of 2W - 1 and 2H - 1 vectors (equation 3).
+    """q_i · (r^W_{x_j - x_i} + r^H_{y_j - y_i}), two tables for all heads, of 2W - 1 and 2H - 1 vectors (section 3).
 
     Two forms with one result. Called, it gives the logits (*, N, N), to be added to q · k. `widen` gives q and k with
     H + W channels more, whose product holds the logits already: a fused kernel then needs no N x N tensor at all.

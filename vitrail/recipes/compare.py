@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -122,16 +123,19 @@ def measure(models: dict[str, Any]) -> dict[str, Cost]:
     """What each model costs on the CPU: the first is what the others' times are compared with."""
     h, w = next(iter(models.values())).identity.preprocessing.size
     image = torch.randn(BATCH, 3, h, w, generator=torch.Generator().manual_seed(0))
-    times = interleaved({n: lambda m=m: m(image) for n, m in models.items()}, rounds=ROUNDS,    # type: ignore[misc]
+    times = interleaved({name: partial(model, image) for name, model in models.items()}, rounds=ROUNDS,
                         device=torch.device("cpu"))
     base = times[next(iter(models))]
 
     def step(model: nn.Module) -> None:
         model(image).sum().backward()
         model.zero_grad()
-    return {n: Cost(params=sum(p.numel() for p in m.parameters()), multiply_adds=multiply_adds(lambda m=m: m(image[:1])),
-                    times=times[n], ratio=times[n].over(base), step_bytes=peak_bytes(lambda m=m: step(m.train())))
-            for n, m in models.items()}
+
+    def cost(name: str, model: nn.Module) -> Cost:
+        return Cost(params=sum(p.numel() for p in model.parameters()), times=times[name],
+                    ratio=times[name].over(base), multiply_adds=multiply_adds(lambda: model(image[:1])),
+                    step_bytes=peak_bytes(lambda: step(model.train())))
+    return {name: cost(name, model) for name, model in models.items()}
 
 
 def _compared(mixer: str, hits: Sequence[tuple[int, int]], first: Sequence[float] | None, cost: Cost) -> Compared:

@@ -7,7 +7,7 @@ from vitrail.recipes.compare import BATCH, Compared
 from vitrail.recipes.compare_settings import CompareSettings
 from vitrail.report.style import EMBER, GLASS, INK, LEAF, make_axes
 
-HEAD = ("mixer", "top-1 %", "95 %", "against the first", "params", "GFLOPs", "ms", "time ratio", "quartiles", "step MiB")
+HEAD = ("mixer", "top-1 %", "95 %", "to the first", "params", "GFLOPs", "ms", "time ratio", "quartiles", "step MiB")
 NUMBERS = ("top-1 %", "params", "GFLOPs", "ms", "time ratio", "step MiB")
 
 
@@ -49,7 +49,8 @@ def plot(found: Sequence[Compared]) -> Figure:
     places = list(range(len(ranked)))
     low = [100 * (c.top1.value - c.top1.low) for c in ranked]
     high = [100 * (min(c.top1.high, 1.0) - c.top1.value) for c in ranked]
-    score.errorbar([100 * c.top1.value for c in ranked], places, xerr=[low, high], fmt="o", color=GLASS, capsize=3, lw=1)
+    score.errorbar([100 * c.top1.value for c in ranked], places, xerr=[low, high], fmt="o", color=GLASS, capsize=3,
+                   lw=1)
     for at, c in enumerate(ranked):
         score.plot([100 * r for r in c.runs], [at] * len(c.runs), "|", color=INK, ms=7)
     score.set(title="held-out top-1, %")
@@ -58,6 +59,9 @@ def plot(found: Sequence[Compared]) -> Figure:
     time.set(title=f"ms, forward pass of {BATCH}")
     memory.barh(places, [c.step_bytes / 2**20 for c in ranked], color=EMBER, height=0.6)
     memory.set(title=f"MiB, training step of {BATCH}")
+    for axes in (score, time, memory):
+        axes.set_ylim(-0.6, len(ranked) - 0.4)
+        axes.set_axisbelow(True)
     for axes in (time, memory):
         axes.set_yticks(places, [])
     return figure

@@ -1,0 +1,55 @@
+"""Offset attention: what self-attention gathers is taken from the point itself, as a Laplacian takes the mean.
+
+Guo et al., Computational Visual Media 2021, arXiv:2012.09688 (PCT). Points have no order, and none is made.
+"""
+import torch
+from torch import Tensor, nn
+
+from vitrail.core.card import Paper
+from vitrail.core.errors import ModelError
+from vitrail.core.mechanism import QUADRATIC, Mechanism, Takes
+from vitrail.nn import Attend
+
+PAPER = Paper(title="PCT: Point Cloud Transformer", arxiv="2012.09688", authors="Guo et al.", year=2021,
+              venue="Computational Visual Media", code="MenghaoGuo/PCT", license="MIT")
+
+
+class Offset(nn.Module):
+    """LBR(x - A v): a linear layer, a batch norm and a ReLU on the offset from what attention gathers (equation 8).
+
+    A_ij is a softmax over the askers i, then a part of row i (equation 9): e^s_ij / Z_j over its sum along j, with
+    Z_j = Σ_i e^s_ij. That is the softmax over j of s_ij - ln Z_j, so the fused kernel does for a key longer by
+    -ln Z_j. As in the official code query and key are one projection to a quarter of the width, without a scale.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        if dim % 4:
+            raise ModelError(f"offset attention compares a quarter of the width, which {dim} does not have")
+        self.key, self.value = nn.Linear(dim, dim // 4, bias=False), nn.Linear(dim, dim)
+        self.attend = Attend()
+        self.linear, self.norm, self.act = nn.Linear(dim, dim), nn.BatchNorm1d(dim), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:                                         # (B, N, C)
+        k, v = self.key(x), self.value(x)
+        asked = (k @ k.mT).logsumexp(-1, keepdim=True)                              # (B, N, 1)
+        q, k = torch.cat([k, torch.ones_like(asked)], -1), torch.cat([k, -asked], -1)
+        gathered = self.attend(q[:, None], k[:, None], v[:, None], scale=1.0)[:, 0]
+        return self.act(self.norm(self.linear(x - gathered).mT).mT)                 # (B, N, C)
+
+
+class OffsetAttention(nn.Module):
+    """x + LBR(x - A v): (B, N, C) -> (B, N, C) (PCT, equation 8)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.offset = Offset(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.offset(x)
+
+
+# the block around a mixer adds x by itself
+offset_attention = Mechanism(
+    build=OffsetAttention, mixer=lambda dim, heads, grid: Offset(dim), takes=Takes.TOKENS, time=QUADRATIC,
+    memory=QUADRATIC, where="section 3.3 (one head)", shows="the weights, (B, 1, N, N)")
