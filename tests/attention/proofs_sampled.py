@@ -1,17 +1,30 @@
 """What attention to sampled places and to points is compared with: transformers, official code, the plain formulas."""
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.attention.proof import Proof, apart, draw
+from tests.attention.proof import GOLDEN, Proof, apart, draw
 from vitrail.attention.deformable import Deformable, DeformableMap
+from vitrail.attention.offset_attention import OffsetAttention
+from vitrail.attention.point_transformer import PointTransformer, PointTransformerMap
 from vitrail.core.torchvision_guard import import_torchvision
 from vitrail.ops.deformable import centres, sample_sum
+from vitrail.testing.golden import read_golden
 from vitrail.testing.noise import fill_
 
 PYRAMIDS = ([(8, 8), (4, 4), (2, 2), (1, 1)], [(7, 5), (3, 9), (1, 4), (2, 1)])
 EXACT = 1e-12           # of float64, where both sides are formulas
-NAMES = {"sampling_offsets": "offsets", "attention_weights": "weights", "value_proj": "value", "output_proj": "out"}
+DEFORMABLE = {"sampling_offsets": "offsets", "attention_weights": "weights", "value_proj": "value",
+              "output_proj": "out"}
+POINTS = {"linear_q": "q", "linear_k": "k", "linear_v": "v", "linear_p": "theta", "linear_w": "gamma"}
+OFFSET = {"q_conv": "offset.key", "v_conv": "offset.value", "trans_conv": "offset.linear", "after_norm": "offset.norm"}
+
+
+def renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors under the names of our parts."""
+    return {names[k.partition(".")[0]] + k[k.index("."):]: v for k, v in state.items()}
 
 
 def sampled_by_grid(maps: list[Tensor], places: Tensor, weights: Tensor) -> Tensor:
@@ -56,8 +69,7 @@ def against_transformers() -> float:
         theirs = DeformableDetrMultiscaleDeformableAttention(config, heads, points)
         fill_(theirs)
         ours = Deformable(dim, heads, levels=len(sizes), points=points)
-        ours.load_state_dict({f"{NAMES[k.rpartition('.')[0]]}.{k.rpartition('.')[2]}": v
-                              for k, v in theirs.state_dict().items()})
+        ours.load_state_dict(renamed(theirs.state_dict(), DEFORMABLE))
         maps = [draw(2, h, w, dim, seed=i) for i, (h, w) in enumerate(sizes)]
         seen: list[Tensor] = []
         ours.shown.register_forward_hook(lambda leaf, args, weights, seen=seen: seen.append(weights))
@@ -88,6 +100,69 @@ def whole_steps_read_pixels() -> float:
     return apart(mixer(x), mixer.sample.out(torch.cat(heads, -1)))
 
 
+@torch.no_grad()
+def points_against_official_code() -> float:
+    """Two clouds of 17 and 7 points, 5 neighbours, 4 weights for 32 channels."""
+    golden = read_golden(GOLDEN / "point_transformer.safetensors")
+    ours = PointTransformer(32, 4, neighbours=5).eval()
+    ours.load_state_dict(renamed(golden.state, POINTS))
+    ends = golden.inputs["o"].tolist()
+    sizes = [b - a for a, b in zip([0, *ends], ends, strict=False)]
+    clouds = zip(*(golden.inputs[k].split(sizes) for k in ("p", "x")), golden.outputs["y"].split(sizes), strict=True)
+    return max(apart(ours(p[None], x[None])[0], y) for p, x, y in clouds)
+
+
+@torch.no_grad()
+def points_against_a_loop() -> float:
+    """Equation 3 point by point, neighbour by neighbour, channel by channel."""
+    mixer = PointTransformer(12, 3, neighbours=4).double().eval()
+    fill_(mixer)
+    xyz, x = draw(1, 9, 3, dtype=torch.float64), draw(1, 9, 12, seed=1, dtype=torch.float64)
+    p, q, k, v = xyz[0], mixer.q(x)[0], mixer.k(x)[0], mixer.v(x)[0]
+    out = torch.zeros(9, 12, dtype=torch.float64)
+    for i in range(9):
+        near = sorted(range(9), key=lambda j, i=i: float((p[j] - p[i]).norm()))[:4]
+        deltas = [mixer.theta((p[j] - p[i])[None])[0] for j in near]
+        scores = [mixer.gamma((k[j] - q[i] + delta)[None])[0] for j, delta in zip(near, deltas, strict=True)]
+        for channel in range(12):
+            parts = torch.stack([s[channel % 3] for s in scores]).softmax(0)
+            out[i, channel] = sum(part * (v[j, channel] + delta[channel])
+                                  for part, j, delta in zip(parts, near, deltas, strict=True))
+    return apart(mixer(xyz, x)[0], out)
+
+
+@torch.no_grad()
+def points_of_a_map() -> float:
+    """A map's places, given as points in an order drawn at random, answer the same; 13 neighbours leave no ties."""
+    mixer, x = PointTransformerMap(8, 2, neighbours=13).double().eval(), draw(2, 20, 20, 8, dtype=torch.float64)
+    fill_(mixer)
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
+    y, u = torch.meshgrid(torch.arange(20.0), torch.arange(20.0), indexing="ij")
+    places = torch.stack([u, y], -1).double().flatten(0, 1).expand(2, -1, -1)
+    answers = torch.empty_like(x).flatten(1, 2)
+    answers[:, order] = mixer.points(places[:, order], x.flatten(1, 2)[:, order])
+    inside = slice(2, -2)                                   # at the edges the nearest 13 are a choice among equals
+    return apart(mixer(x)[:, inside, inside], answers.view_as(x)[:, inside, inside])
+
+
+@torch.no_grad()
+def offsets_against_official_code() -> float:
+    golden = read_golden(GOLDEN / "offset_attention.safetensors")
+    ours = OffsetAttention(32).eval()
+    state = {k: v[..., 0] if k.endswith("conv.weight") else v for k, v in golden.state.items()}
+    ours.load_state_dict(renamed(state, OFFSET))
+    return max(apart(ours(golden.inputs[k].mT).mT, golden.outputs[k]) for k in ("even", "odd"))
+
+
+@torch.no_grad()
+def offsets_without_order() -> float:
+    """Points in another order answer the same in that order."""
+    mixer, x = OffsetAttention(16).double().eval(), draw(2, 11, 16, dtype=torch.float64)
+    fill_(mixer)
+    order = torch.randperm(11, generator=torch.Generator().manual_seed(0))
+    return apart(mixer(x[:, order]), mixer(x)[:, order])
+
+
 PROOFS = [
     Proof(name="deformable", how="package", difference=against_transformers,
           reference="transformers DeformableDetrMultiscaleDeformableAttention: points, boxes, masks, 2 sizes, gradients"),
@@ -95,4 +170,14 @@ PROOFS = [
           reference="bags of rows equal grid_sample level by level, with the gradients of all inputs"),
     Proof(name="deformable", how="property", difference=whole_steps_read_pixels, tolerance=EXACT,
           reference="a newborn reads whole pixels in the directions of the compass"),
+    Proof(name="point_transformer", how="golden", difference=points_against_official_code,
+          reference="POSTECH-CVLab/point-transformer PointTransformerLayer, clouds of 2 sizes"),
+    Proof(name="point_transformer", how="property", difference=points_against_a_loop, tolerance=EXACT,
+          reference="equation 3 as a loop over points, neighbours and channels"),
+    Proof(name="point_transformer", how="property", difference=points_of_a_map, tolerance=EXACT,
+          reference="the places of a map answer as points in any order"),
+    Proof(name="offset_attention", how="golden", difference=offsets_against_official_code,
+          reference="Strawberry-Eat-Mango/PCT_Pytorch SA_Layer, clouds of 2 sizes"),
+    Proof(name="offset_attention", how="property", difference=offsets_without_order, tolerance=EXACT,
+          reference="points in any order"),
 ]

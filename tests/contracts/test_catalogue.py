@@ -45,7 +45,7 @@ def test_card_names_paper_and_licences(name: str) -> None:
     assert card.paper.title and card.paper.authors and (card.paper.arxiv or card.paper.venue) and card.paper.year > 2013
     assert [p.title for p in card.builds_on] == [importlib.import_module(f"vitrail.{m}").PAPER.title
                                                  for m in card.paper.builds_on]
-    keys = catalogue.module_of(name).KEYS
+    keys = getattr(catalogue.module_of(name), "KEYS", {})
     for weights in card.variant.weights:
         assert weights.license and weights.keys in keys
         assert weights.source.startswith(("hf://", "https://"))

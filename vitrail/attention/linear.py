@@ -25,20 +25,31 @@ def features(x: Tensor) -> Tensor:
     return F.elu(x).add_(1)
 
 
-def attend_linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """φ(q) (Σ φ(k) vᵀ) / φ(q) (Σ φ(k)), equations 5 and 6: (*B, H, N, D), in time and memory N.
-
-    No scale: the paper has none.
-    """
-    q, k = features(q), features(k)
-    return q @ (k.mT @ v) / (q @ k.sum(-2)[..., None] + EPS)
-
-
 class State(NamedTuple):
     """What a sequence leaves behind (equations 18 and 19), in float32 at least."""
 
     memory: Tensor          # Σ φ(k) vᵀ: (B, H, D, D)
     norm: Tensor            # Σ φ(k): (B, H, D)
+
+
+def attend_linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """φ(q) (Σ φ(k) vᵀ) / φ(q) (Σ φ(k)), equations 5 and 6: (B, H, N, D), in time and memory N.
+
+    No scale: the paper has none. Features are made where they are used, a segment at a time, and not kept for all N.
+    """
+    parts = [_sum_up(a, b) for a, b in zip(k.split(SEGMENT, -2), v.split(SEGMENT, -2), strict=True)]
+    memory, norm = (torch.stack(sums).sum(0).to(q.dtype) for sums in zip(*parts, strict=True))
+    return torch.cat([_ask(a, memory, norm) for a in q.split(SEGMENT, -2)], -2)
+
+
+def _sum_up(k: Tensor, v: Tensor) -> State:
+    k, wide = features(k), torch.promote_types(k.dtype, torch.float32)
+    return State((k.mT @ v).to(wide), k.sum(-2, dtype=wide))
+
+
+def _ask(q: Tensor, memory: Tensor, norm: Tensor) -> Tensor:
+    q = features(q)
+    return q @ memory / (q @ norm[..., None] + EPS)
 
 
 def attend_linear_masked(q: Tensor, k: Tensor, v: Tensor, state: State | None = None, *,

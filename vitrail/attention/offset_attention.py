@@ -17,9 +17,10 @@ PAPER = Paper(title="PCT: Point Cloud Transformer", arxiv="2012.09688", authors=
 class Offset(nn.Module):
     """LBR(x - A v): a linear layer, a batch norm and a ReLU on the offset from what attention gathers (equation 8).
 
-    A_ij is a softmax over the askers i, then a part of row i (equation 9): e^s_ij / Z_j over its sum along j, with
-    Z_j = Σ_i e^s_ij. That is the softmax over j of s_ij - ln Z_j, so the fused kernel does for a key longer by
-    -ln Z_j. As in the official code query and key are one projection to a quarter of the width, without a scale.
+    A_ij is a softmax over the askers i, then divided by the sum of row i (equation 9): e^s_ij / Z_j over its sum
+    along j, with Z_j = Σ_i e^s_ij. That is the softmax over j of s_ij - ln Z_j: attention with a bias a key. As in
+    the official code query and key are one projection to a quarter of the width, and the product has no scale.
+    Raises ModelError where the width has no quarter.
     """
 
     def __init__(self, dim: int):
@@ -31,10 +32,9 @@ class Offset(nn.Module):
         self.linear, self.norm, self.act = nn.Linear(dim, dim), nn.BatchNorm1d(dim), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:                                         # (B, N, C)
-        k, v = self.key(x), self.value(x)
-        asked = (k @ k.mT).logsumexp(-1, keepdim=True)                              # (B, N, 1)
-        q, k = torch.cat([k, torch.ones_like(asked)], -1), torch.cat([k, -asked], -1)
-        gathered = self.attend(q[:, None], k[:, None], v[:, None], scale=1.0)[:, 0]
+        k, v = self.key(x)[:, None], self.value(x)[:, None]
+        asked = (k @ k.mT).logsumexp(-1)                                            # (B, 1, N)
+        gathered = self.attend(k, k, v, bias=-asked[:, :, None], scale=1.0)[:, 0]   # (B, N, C)
         return self.act(self.norm(self.linear(x - gathered).mT).mT)                 # (B, N, C)
 
 
