@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from vitrail.tasks.language.model import LanguageModel
 
 FORMAT = "vitrail-text-1"
-LENGTH = 128                # tokens of a text, where neither the user nor the model says how many
+LENGTH = 64                 # tokens of a text, where neither the user nor the model says how many
 
 
 def is_of_text(name: str) -> bool:
@@ -22,7 +22,7 @@ def is_of_text(name: str) -> bool:
 def create_language_model(name: str, *, vocabulary: "Vocabulary", length: int = 0, **changes: Any) -> "LanguageModel":
     """A model of text by name, with new weights, on the CPU, in evaluation mode.
 
-    length: the most tokens of a text; 0: the model's own, at most 128. A model with a place for each token gets as
+    length: the most tokens of a text; 0: the model's own, at most 64. A model with a place for each token gets as
     many. changes: any other argument of the variant's constructor; how large the vocabulary is follows from it.
 
     Raises ModelError on an unknown name or argument, and on a name that is of no model of text.

@@ -98,7 +98,7 @@ def causal_official() -> float:
 
 
 def explicit(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
-    """Equations 4 and 8 as they stand, with weights of N x N, in their float64."""
+    """Equations 4 and 8 as they stand, with weights of N x N."""
     def phi(x: Tensor) -> Tensor:
         return torch.where(x > 0, x + 1, x.exp())
     weights = torch.einsum("bhnd,bhmd->bhnm", phi(q), phi(k))
@@ -217,8 +217,9 @@ PROOFS = [
           difference=linformer_is_attention, tolerance=1e-12),
     Proof(name="linear_attention", how="golden", reference="the official LinearAttention, 2 lengths",
           difference=linear_official),
-    Proof(name="linear_attention", how="property", reference="explicit N x N weights, 2 lengths (one of two segments), float64",
-          difference=linear_explicit, tolerance=1e-12),
+    Proof(name="linear_attention", how="property",
+          reference="explicit N x N weights, in one segment and in two, float64", difference=linear_explicit,
+          tolerance=1e-12),
     Proof(name="causal_linear_attention", how="golden",
           reference="the official CausalLinearAttention and RecurrentLinearAttention, 2 lengths",
           difference=causal_official),

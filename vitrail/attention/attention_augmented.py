@@ -3,7 +3,6 @@
 Bello et al., ICCV 2019, arXiv:1904.09925.
 """
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.core.card import Paper
@@ -40,10 +39,7 @@ class RelativeAttention2d(nn.Module):
         k, q, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in
                    self.kqv(x.flatten(1, 2)).split((self.keys, self.keys, self.values), -1))    # 3 x (B, H, N, D)
         q, k = self.position.widen(q * q.shape[-1] ** -0.5, k, grid)                    # (B, H, N, E)
-        # the fused CPU kernel wants values as wide as keys; zeros stay zeros
-        wide = F.pad(v, (0, max(k.shape[-1] - v.shape[-1], 0)))
-        y = self.attend(q, k, wide, scale=1.0)[..., :v.shape[-1]]
-        return self.out(y).unflatten(1, grid)
+        return self.out(self.attend(q, k, v, scale=1.0)).unflatten(1, grid)
 
 
 class AttentionAugmented(nn.Module):

@@ -2,7 +2,6 @@
 
 Guo et al., Computational Visual Media 2021, arXiv:2012.09688 (PCT). Points have no order, and none is made.
 """
-import torch
 from torch import Tensor, nn
 
 from vitrail.core.card import Paper
@@ -11,7 +10,7 @@ from vitrail.core.mechanism import QUADRATIC, Mechanism, Takes
 from vitrail.nn import Attend
 
 PAPER = Paper(title="PCT: Point Cloud Transformer", arxiv="2012.09688", authors="Guo et al.", year=2021,
-              venue="Computational Visual Media", code="MenghaoGuo/PCT", license="MIT")
+              venue="Computational Visual Media", code="MenghaoGuo/PCT")
 
 
 class Offset(nn.Module):

@@ -9,7 +9,6 @@ from vitrail.core.card import Paper
 from vitrail.core.errors import ModelError
 from vitrail.core.mechanism import LINEAR, QUADRATIC, Mechanism, Takes
 from vitrail.nn import Chain, Elsewhere, Softmax
-from vitrail.ops.deformable import centres
 from vitrail.ops.points import nearest_points, points_at
 
 PAPER = Paper(title="Point Transformer", arxiv="2012.09164", authors="Zhao et al.", year=2021, venue="ICCV",
@@ -51,19 +50,20 @@ class PointTransformer(nn.Module):
 class PointTransformerMap(nn.Module):
     """The places of a map as points of a plane, a pixel apart: (B, h, w, C) -> (B, h, w, C).
 
-    Of the 16 nearest, the first 13 are all that lie within two pixels; of the next, as far as each other, three.
+    Born with 13 neighbours, all that lie within two pixels: of 16, the published number, the last three would be a
+    choice among eight that are equally far.
     """
 
-    def __init__(self, dim: int, heads: int, *, neighbours: int = 16):
+    def __init__(self, dim: int, heads: int, *, neighbours: int = 13):
         super().__init__()
         self.points = PointTransformer(dim, heads, neighbours=neighbours, axes=2)
         self.groups = self.points.groups
 
     def forward(self, x: Tensor) -> Tensor:
         B, h, w, _ = x.shape
-        size = torch.tensor([w, h], device=x.device)
-        places = (centres([(h, w)], x) * size).expand(B, -1, -1)                    # (B, N, 2)
-        return self.points(places, x.flatten(1, 2)).view_as(x)
+        rows, columns = (torch.arange(size, dtype=torch.float32, device=x.device) for size in (h, w))
+        places = torch.cartesian_prod(rows, columns)                                # (N, 2)
+        return self.points(places.expand(B, -1, -1), x.flatten(1, 2)).view_as(x)
 
 
 class _Norm(nn.BatchNorm1d):

@@ -56,23 +56,24 @@ class HashedAttention(nn.Module):
         self.register_buffer("directions", torch.randn(heads, dim // heads, rounds, columns,
                                                        generator=torch.Generator().manual_seed(seed)))
 
-    def forward(self, x: Tensor) -> Tensor:                                         # (B, N, C)
-        N = x.shape[1]
-        if N <= self.chunk:
-            q, v = self.qv(x[:, None, None])                                        # (B, 1, 1, H, N, D)
+    def forward(self, x: Tensor) -> Tensor:                                 # (B, N, C)
+        N, n = x.shape[1], self.chunk
+        if N <= n:
+            q, v = self.qv(x)                                               # (B, H, N, D)
             places = torch.arange(N, device=x.device)
-            y = self.attend(q, q, v, places, places, N)[0][:, 0, 0]                 # (B, H, N, D)
+            y, _ = self.attend(q, F.normalize(q, dim=-1), v, places, places, N)
             return self.out(y.transpose(1, 2).flatten(2))
-        q, v = self.qv(F.pad(x, (0, 0, 0, -N % self.chunk)))                        # (B, H, M, D)
-        order = self.order(q, N)                                                    # (B, H, R, M)
-        q, v = _take(q[:, :, None], order), _take(v[:, :, None], order)             # (B, H, R, M, D)
-        q, v, places = (t.unflatten(3, (-1, self.chunk)) for t in (q, v, order))
-        y, z = self.attend(q, _behind(q), _behind(v), places, _behind(places), N)
-        y, z = y.flatten(3, 4), z.flatten(3, 4)
-        back = order.argsort(-1)[..., :N]                                           # (B, H, R, N)
-        y, z = _take(y, back), _take(z, back)
-        y = (y * z.softmax(2)).sum(2)                                               # (B, H, N, D)
-        return self.out(y.transpose(1, 2).flatten(2))                               # (B, N, C)
+        q, v = self.qv(F.pad(x, (0, 0, 0, -N % n)))                         # (B, H, M, D)
+        order = self.order(q, N)                                            # (B, H, R, M)
+        asking = order.unflatten(3, (-1, n))                                # (B, H, R, G, n)
+        before = asking.flatten(2, 3).roll(1, 2).view_as(asking)            # (B, H, R, G, n)
+        asked = torch.cat([before, asking], -1)
+        y, z = self.attend(_take(q, asking), _take(F.normalize(q, dim=-1), asked), _take(v, asked), asking, asked, N)
+        M = order.shape[3]
+        back = order.argsort(-1)[..., :N] + torch.arange(0, self.rounds * M, M, device=x.device)[:, None]
+        y, z = _take(y.flatten(2, 4), back), _take(z.flatten(2, 4), back)
+        y = (y * z.softmax(2)).sum(2)                                       # (B, H, N, D)
+        return self.out(y.transpose(1, 2).flatten(2))                       # (B, N, C)
 
     def order(self, q: Tensor, N: int) -> Tensor:
         """The places of the tokens (B, H, M, D), sorted by bucket in each round, those from N on last: (B, H, R, M)."""
@@ -83,25 +84,23 @@ class HashedAttention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, asking: Tensor, asked: Tensor, N: int) -> tuple[Tensor, Tensor]:
         """softmax(q k̂ᵀ) v (*B, n, D) and the logarithm of the sum of exponents (*B, n, 1), by places below N."""
-        scores = q @ F.normalize(k, dim=-1).mT
         asking, asked = asking[..., None], asked[..., None, :]
-        hidden = asked >= N if self.sees is None else (asked >= N) | ~self.sees(asking, asked)
-        lonely = max(-1e5, torch.finfo(scores.dtype).min / 2)       # outweighs nothing but what is hidden
-        scores = scores.masked_fill(hidden, float("-inf")).masked_fill(asking == asked, lonely)
-        return self.softmax(scores) @ v, scores.logsumexp(-1, keepdim=True)
+        scores = q @ k.mT
+        if N % self.chunk:
+            scores.masked_fill_(asked >= N, float("-inf"))
+        if self.sees is not None:
+            scores.masked_fill_(~self.sees(asking, asked), float("-inf"))
+        scores.masked_fill_(asking == asked, max(-1e5, torch.finfo(scores.dtype).min / 2))
+        weights = self.softmax(scores)
+        # the largest exponent's logarithm, less its share: without another pass over the exponents
+        return weights @ v, scores.amax(-1, keepdim=True) - weights.amax(-1, keepdim=True).log()
 
 
-def _take(x: Tensor, order: Tensor) -> Tensor:
-    """Rows (B, H, R or 1, M, D) in another order (B, H, R, N): (B, H, R, N, D)."""
-    rows = torch.arange(x.shape[:3].numel(), device=x.device).view(*x.shape[:3], 1) * x.shape[3] + order
-    return x.flatten(0, 3).index_select(0, rows.flatten()).view(*order.shape, -1)
-
-
-def _behind(x: Tensor) -> Tensor:
-    """Each chunk (B, H, R, G, n, ...) behind the one before it, the last of the round before for the first, in a circle
-    as in the released code: (B, H, R, G, 2n, ...)."""
-    before = x.flatten(2, 3).roll(1, 2).view_as(x)
-    return torch.cat([before, x], 4)
+def _take(x: Tensor, places: Tensor) -> Tensor:
+    """Rows (B, H, M, D) by their places (B, H, ...): (B, H, ..., D)."""
+    B, H, M, D = x.shape
+    first = torch.arange(0, B * H * M, M, device=x.device).view(B, H, *(1,) * (places.ndim - 2))
+    return x.reshape(-1, D).index_select(0, (first + places).flatten()).view(*places.shape, D)
 
 
 class Reformer(nn.Module):

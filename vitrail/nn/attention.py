@@ -47,7 +47,7 @@ class Attend(nn.Module):
         return self._kernel(q, k, v, bias, scale)
 
     def _evened(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-        """Zeros fill up what is narrower: the fused kernel takes one width, and the other one would hold the weights."""
+        """Zeros fill up what is narrower: the fused kernel takes one width, and no other one spares the weights."""
         wide = max(q.shape[-1], v.shape[-1])
         q, k, v = (F.pad(t, (0, wide - t.shape[-1])) for t in (q, k, v))
         return self._kernel(q, k, v, bias, scale)

@@ -42,10 +42,10 @@ def centres(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
     On the device of `like`, with at least the precision of float32.
     """
     def make() -> Tensor:
-        kind = {"dtype": torch.promote_types(like.dtype, torch.float32), "device": like.device}
-        grids = [torch.meshgrid((torch.arange(h, **kind) + 0.5) / h, (torch.arange(w, **kind) + 0.5) / w, indexing="ij")
-                 for h, w in sizes]
-        return torch.cat([torch.stack([x, y], -1).flatten(0, 1) for y, x in grids])
+        def middles(size: int) -> Tensor:
+            return (torch.arange(size, dtype=kind, device=like.device) + 0.5) / size
+        kind = torch.promote_types(like.dtype, torch.float32)
+        return torch.cat([torch.cartesian_prod(middles(h), middles(w)).flip(-1) for h, w in sizes])
     return by_size(("centres", *sizes), like, make)
 
 

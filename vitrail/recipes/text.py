@@ -27,6 +27,7 @@ from vitrail.train.numerics import numerics
 from vitrail.train.run import Run
 
 SHARES, COUNTED = {"exact", "next"}, {"samples", "tokens"}      # scores that are shares of samples; what is no score
+STRETCHES = 2000
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ def make_task(settings: TextSettings, known: TextIdentity, sides: Sides) -> Lang
     data = {side: {"name": text.name, "fingerprint": text.fingerprint(),
                    "skipped": [asdict(s) for s in getattr(text, "skipped", ())]}
             for side, text in (("train", sides.train), ("held_out", sides.held_out))}
-    length, stride = known.length, settings.stride or max(1, known.length // 8)
-    words = sides.vocabulary
+    words, length = sides.vocabulary, known.length
+    stride = settings.stride or _stride(sides, length)
     common: dict[str, Any] = {
         "build": lambda: create_language_model(settings.model, vocabulary=words, length=length, **settings.changes()),
         "save": lambda model, folder: save_language_model(model, folder, overwrite=True),
@@ -93,6 +94,12 @@ def make_task(settings: TextSettings, known: TextIdentity, sides: Sides) -> Lang
     return MaskedTask(
         train=MaskedSamples(train, words, length=length, stride=stride, seed=settings.seed),
         held_out=MaskedSamples(held_out, words, length=length, stride=length - 3, seed=settings.seed), **common)
+
+
+def _stride(sides: Sides, length: int) -> int:
+    """As far apart as makes some 2,000 stretches of a text; no farther than they are long, less what BERT adds."""
+    units = sum(len(sides.vocabulary.numbers(piece)) for piece in getattr(sides.train, "pieces", ()))
+    return max(1, min(units // STRETCHES, length - 3))
 
 
 def check_model(settings: TextSettings) -> TextIdentity:

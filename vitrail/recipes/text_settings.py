@@ -25,9 +25,9 @@ class TextSettings(TrainSettings):
     units: Literal["auto", "characters", "words"] = field(default="auto", metadata={
         "help": "what a text is made of; auto: words to translate and of the toy language, else characters"})
     most: int = setting(30_000, low=1, high=1 << 20, help="units that are known, the most frequent ones")
-    length: int = setting(0, low=0, high=1 << 16, help="tokens of a text; 0: the model's own, at most 128")
-    stride: int = setting(0, low=0, high=1 << 16,
-                          help="units between the starts of two stretches of a running text; 0: an eighth of length")
+    length: int = setting(0, low=0, high=1 << 16, help="tokens of a text; 0: the model's own, at most 64")
+    stride: int = setting(0, low=0, high=1 << 16, help="units between the starts of two stretches of a running text; "
+                                                       "0: so that an epoch has 2,000, and shows each unit once")
     smoothing: float = setting(0.1, low=0, below=1, help="label smoothing")
     epochs: int = setting(20, low=1, high=1_000_000, help="times through the training data")
     lr: float = setting(3e-3, above=0, high=100, help="the highest learning rate")
