@@ -14,11 +14,6 @@ FORMAT = "vitrail-text-1"
 LENGTH = 64                 # tokens of a text, where neither the user nor the model says how many
 
 
-def is_of_text(name: str) -> bool:
-    """Whether a name of the catalogue is one that this module builds. Raises ModelError on an unknown name."""
-    return catalogue.find(name).kind == "foundation"
-
-
 def create_language_model(name: str, *, vocabulary: "Vocabulary", length: int = 0, **changes: Any) -> "LanguageModel":
     """A model of text by name, with new weights, on the CPU, in evaluation mode.
 
@@ -100,6 +95,15 @@ def load_language_model(folder: str | Path) -> "LanguageModel":
     except RuntimeError as e:
         raise CheckpointError(f"{tensors} does not fit {identity.model}: {e}") from None
     return model
+
+
+def is_saved_text(folder: str | Path) -> bool:
+    """Whether a folder, of a run or of a saved model, says that it holds a model of text."""
+    try:
+        data = json.loads((saved(folder) / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError):
+        return False
+    return isinstance(data, dict) and data.get("format") == FORMAT
 
 
 def saved(folder: str | Path) -> Path:

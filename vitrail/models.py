@@ -154,6 +154,9 @@ def load_model(folder: str | Path, *, mixer: "type[nn.Module] | Mechanism | None
         data = json.loads(config.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as e:
         raise CheckpointError(f"{config} is not readable as JSON: {e}") from None
+    if isinstance(data, dict) and data.get("format") == "vitrail-text-1":
+        raise CheckpointError(f"{folder} holds {data.get('model')}, a model of text, and this is done with a model of "
+                              "images; `vitrail generate` asks it, vitrail.language.load_language_model loads it")
     if not isinstance(data, dict) or data.get("format") != "vitrail-1":
         raise CheckpointError(f"{config} does not describe a vitrail model (format 'vitrail-1')")
     identity = Identity.from_json(data)

@@ -12,6 +12,12 @@ PAPER = Paper(title="Axial Attention in Multidimensional Transformers", arxiv="1
               year=2019, code="google-research/google-research", license="Apache-2.0")
 
 
+class PlainLine(SelfAttention):
+    """Self-attention whose tokens are the places of one row or column: (B, h, w, C), along w."""
+
+    groups = Elsewhere("its own row or column")
+
+
 class PlainAxial(nn.Module):
     """Self-attention along the columns, and then along the rows of what that gave (section 3.1).
 
@@ -22,9 +28,7 @@ class PlainAxial(nn.Module):
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
-        self.height, self.width = SelfAttention(dim, heads), SelfAttention(dim, heads)
-        for line in (self.height, self.width):
-            line.groups = Elsewhere("its own row or column")
+        self.height, self.width = PlainLine(dim, heads), PlainLine(dim, heads)
 
     def forward(self, x: Tensor) -> Tensor:                                     # (B, h, w, C)
         return self.width(self.height(x.transpose(1, 2)).transpose(1, 2))       # (B, h, w, C)

@@ -3,6 +3,7 @@
 Zaheer et al., NeurIPS 2020, arXiv:2007.14062.
 """
 import random
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -19,23 +20,36 @@ PAPER = Paper(title="Big Bird: Transformers for Longer Sequences", arxiv="2007.1
               year=2020, venue="NeurIPS", code="google-research/bigbird", license="Apache-2.0")
 
 
+def random_blocks(heads: int, blocks: int, picks: int, seed: int) -> list[list[list[int]]]:
+    """Different blocks for each block but the first and the last, none of them global or a neighbour: heads x
+    (blocks - 2) x picks numbers. The released code draws from the first 5 + 2 picks blocks alone."""
+    drawn = random.Random(mix(seed, "big_bird", blocks))
+
+    def row(i: int) -> list[int]:
+        left, right = range(1, i - 1), range(i + 2, blocks - 1)
+        at = drawn.sample(range(len(left) + len(right)), picks)
+        return [left[j] if j < len(left) else right[j - len(left)] for j in at]
+    return [[row(i) for i in range(1, blocks - 1)] for _ in range(heads)]
+
+
 class BlockSparseAttention(nn.Module):
     """Attention over global, neighbouring and random blocks (section 2, appendix D; the form ITC).
 
     The tokens are cut into G blocks. The first and the last see all tokens. Each block between them sees those two,
-    itself, its neighbours to both sides, and `picks` others drawn at random for each head, once for all from `seed`
+    itself, its neighbours to both sides, and `picks` others, which `plan` draws for each head, once for all from `seed`
     and the number of blocks. The last block may be filled up with tokens that nobody sees. Up to 5 + picks blocks, all
     tokens see each other.
     Raises ModelError for a block without tokens or less than no picks.
     """
 
-    def __init__(self, dim: int, heads: int, *, block: int = 64, picks: int = 3, seed: int = 0):
+    def __init__(self, dim: int, heads: int, *, block: int = 64, picks: int = 3, seed: int = 0,
+                 plan: Callable[[int, int, int, int], list[list[list[int]]]] = random_blocks):
         super().__init__()
         if block < 1 or picks < 0:
             raise ModelError(f"block-sparse attention needs blocks of a token at least and no less than 0 random "
                              f"ones, not block={block} and picks={picks}")
         self.groups = Elsewhere("global, neighbouring and random blocks")
-        self.heads, self.block, self.picks, self.seed = heads, block, picks, seed
+        self.heads, self.block, self.picks, self.seed, self.plan = heads, block, picks, seed, plan
         self.qkv, self.out = Split(dim, heads, 3), Merge(dim)
         self.over_all, self.over_blocks = Attend(), Attend()
 
@@ -54,23 +68,15 @@ class BlockSparseAttention(nn.Module):
         y = torch.cat([ends[:, :, :n], inner.flatten(2, 3), ends[:, :, n:]], 2)         # (B, H, M, D)
         return self.out(y[:, :, :N])                                            # (B, N, C)
 
-    def plan(self, blocks: int) -> list[list[list[int]]]:
-        """The random blocks of each head and each inner block: heads x (blocks - 2) x picks."""
-        drawn = random.Random(mix(self.seed, "big_bird", blocks))
-
-        def picked(i: int) -> list[int]:
-            left, right = range(1, i - 1), range(i + 2, blocks - 1)
-            at = drawn.sample(range(len(left) + len(right)), self.picks)
-            return [left[j] if j < len(left) else right[j - len(left)] for j in at]
-        return [[picked(i) for i in range(1, blocks - 1)] for _ in range(self.heads)]
-
     def seen(self, blocks: int, like: Tensor) -> Tensor:
         """The blocks that an inner block sees, (heads, blocks - 2, 5 + picks): first, neighbours, random ones, last."""
+        drawn = self.heads, blocks, self.picks, self.seed
+
         def make() -> Tensor:
             rows = [[[0, i - 1, i, i + 1, *picks, blocks - 1] for i, picks in enumerate(head, 1)]
-                    for head in self.plan(blocks)]
+                    for head in self.plan(*drawn)]
             return torch.tensor(rows, device=like.device)
-        return by_size(("big_bird_seen", self.heads, self.picks, self.seed, blocks), like, make)
+        return by_size(("big_bird_seen", self.plan, *drawn), like, make)
 
 
 def _take(x: Tensor, seen: Tensor, n: int) -> Tensor:

@@ -51,5 +51,5 @@ class GatedAxial(nn.Module):
 
 gated_axial = Mechanism(
     build=GatedAxial, mixer=lambda dim, heads, grid: GatedAxial(dim, heads, grid=grid), takes=Takes.MAP,
-    time=THREE_HALVES, memory=THREE_HALVES, where="section 2.1: attention along one axis after the other",
+    time=THREE_HALVES, memory=THREE_HALVES, where="equation 3: as axial attention, one axis after the other",
     shows="the weights of columns (B, w, heads, h, h) and of rows (B, h, heads, w, w)")

@@ -17,10 +17,10 @@ PAPER = Paper(title="Is Attention Better Than Matrix Decomposition?", arxiv="210
 
 
 class Hamburger(nn.Module, ABC):
-    """norm(W_u M(W_l x)): M, the ham, gives a matrix of rank `rank` that is near to what it gets (equation 7).
+    """norm(W_u M(W_l x)): M, the ham, gives a matrix of rank `rank` that is near to what it gets (section 2.2).
 
     M runs `train_steps` or `eval_steps` steps from a fixed start without gradient, and one more with it (the one-step
-    gradient, section 3.3): its gradient is not that of the whole run, which for many steps vanishes or explodes.
+    gradient): its gradient is not that of the whole run, which for many steps vanishes or explodes.
     The official code draws the start, `bases`, anew at each call, so that its answers differ from call to call even
     in evaluation. Here they are drawn once, from `seed`, and kept as a buffer; nor are they moved by what is seen.
     The `hidden` channels (by default dim) are decomposed in `heads` groups of their own, one as published.
@@ -87,7 +87,7 @@ class HamburgerNMF(Hamburger):
 
 
 class HamburgerVQ(Hamburger):
-    """Vector quantisation: soft k-means by the cosine of the angle; a place becomes the mean of its codes."""
+    """Vector quantisation: soft k-means by the cosine of the angle; a place becomes the mean of its codes (algorithm 1)."""
 
     def ham(self, x: Tensor, bases: Tensor) -> Tensor:
         with torch.no_grad():
@@ -99,7 +99,7 @@ class HamburgerVQ(Hamburger):
 
 
 class HamburgerCD(Hamburger):
-    """Concept decomposition: soft spherical k-means, and then least squares with a ridge of 0.1 (the official code's)."""
+    """Concept decomposition: soft spherical k-means, and then least squares with a ridge of 0.1."""
 
     def ham(self, x: Tensor, bases: Tensor) -> Tensor:
         with torch.no_grad():
@@ -134,13 +134,13 @@ def _rank(dim: int) -> int:
 # a block's heads are none of the decomposition's groups: the published number is one, of the whole width
 hamburger_nmf = Mechanism(
     build=HamburgerNMF, mixer=lambda dim, heads, grid: HamburgerNMF(dim, 1, rank=_rank(dim)), takes=Takes.MAP,
-    time=LINEAR, memory=LINEAR, where="section 3.2: O(N d r) a step",
+    time=LINEAR, memory=LINEAR, where="O(N d r) a step",
     shows="nothing: places have coefficients of common bases, and no weights for each other")
 hamburger_vq = Mechanism(
     build=HamburgerVQ, mixer=lambda dim, heads, grid: HamburgerVQ(dim, 1, rank=_rank(dim)), takes=Takes.MAP,
-    time=LINEAR, memory=LINEAR, where="section 3.2: O(N d r) a step",
+    time=LINEAR, memory=LINEAR, where="O(N d r) a step",
     shows="nothing: places have coefficients of common bases, and no weights for each other")
 hamburger_cd = Mechanism(
     build=HamburgerCD, mixer=lambda dim, heads, grid: HamburgerCD(dim, 1, rank=_rank(dim)), takes=Takes.MAP,
-    time=LINEAR, memory=LINEAR, where="section 3.2: O(N d r) a step",
+    time=LINEAR, memory=LINEAR, where="O(N d r) a step",
     shows="nothing: places have coefficients of common bases, and no weights for each other")

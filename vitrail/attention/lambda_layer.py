@@ -22,8 +22,8 @@ class Lambda(nn.Module, ABC):
 
     λ^c = softmax(k)ᵀ v is of what the map holds, the softmax being over its places; λ^p_n = E_nᵀ v is of where it
     stands, left to the subclass. Keys and queries have `keys` channels, values dim / heads; with `intra` u > 1 there
-    are u keys and values a place, whose λ are added (appendix B.4). Queries and values are batch-normalised. There is
-    no official code: the projections are born from a normal of deviation dim^-1/2, as the paper's keys and values.
+    are u keys and values a place, whose λ are added (appendix B.4). Queries and values are batch-normalised. No official
+    code was released; the layer is born as timm's.
     (B, h, w, C) -> (B, h, w, C). Raises ValueError where the heads do not divide dim.
     """
 
@@ -108,5 +108,5 @@ lambda_global = Mechanism(
     shows="nothing: the context becomes a K x V matrix a place, and places have no weights for each other")
 lambda_local = Mechanism(
     build=LambdaLocal, mixer=lambda dim, heads, grid: LambdaLocal(dim, heads), takes=Takes.MAP,
-    time=LINEAR, memory=LINEAR, where="section 3.2: lambda convolution, linear in N",
+    time=LINEAR, memory=LINEAR, where="section 3: lambda convolution, Θ(b N r k v / h) of time for r neighbours",
     shows="nothing: the context becomes a K x V matrix a place, and places have no weights for each other")

@@ -62,7 +62,7 @@ class PointTransformerMap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, h, w, _ = x.shape
         rows, columns = (torch.arange(size, dtype=torch.float32, device=x.device) for size in (h, w))
-        places = torch.cartesian_prod(rows, columns)                                # (N, 2)
+        places = torch.cartesian_prod(rows, columns).flip(-1)                       # (N, 2)
         return self.points(places.expand(B, -1, -1), x.flatten(1, 2)).view_as(x)
 
 

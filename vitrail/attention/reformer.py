@@ -22,7 +22,8 @@ PAPER = Paper(title="Reformer: The Efficient Transformer", arxiv="2001.04451", a
 
 
 def earlier(asking: Tensor, asked: Tensor) -> Tensor:
-    """A `sees` for sequences that are read in order: a place sees itself and those before it."""
+    """A `sees` for sequences that are read in order: a place sees itself and those before it. It hides what comes later,
+    not where it sorts: later tokens still move the bounds of the chunks."""
     return asked <= asking
 
 

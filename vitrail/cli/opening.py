@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from vitrail.core import catalogue
 from vitrail.core.errors import DataError, ModelError, SettingsError, VitrailError, nearest
+from vitrail.language import is_saved_text
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,9 @@ def check_model(text: str, weights: str) -> None:
     if text and path.is_dir():
         if weights:
             raise SettingsError(f"{text} is a folder, which holds its own weights: leave out --weights")
+        if is_saved_text(path):
+            raise ModelError(f"{text} holds a model of text, and this command is for models of images: "
+                             f"vitrail generate {text} TEXT asks it")
         return
     if text and path.exists():
         raise ModelError(f"{text} is a file, and a model is the folder of a run or of a saved model, or a name of the "

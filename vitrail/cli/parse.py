@@ -37,6 +37,21 @@ def read(kind: type[S], words: Sequence[str]) -> tuple[S, Namespace]:
         raise
 
 
+def given(name: str, words: Sequence[str]) -> Any:
+    """What the words, or else the file of settings that they name, say of one field; None where they say nothing.
+
+    For finding out of which kind the settings are: nothing else is checked. Raises SettingsError for a bad file.
+    """
+    said: dict[str, str | None] = {}
+    for word, after in zip(words, [*words[1:], None], strict=True):
+        key, equals, value = word.removeprefix("--").partition("=")
+        if equals or word.startswith("--"):
+            said.setdefault(key.replace("-", "_"), value if equals else after)
+    if said.get(name) is None and said.get("settings"):
+        return toml.load(Path(str(said["settings"]))).get(name)
+    return said.get(name)
+
+
 def _values(kind: type[Checked], words: Sequence[str]) -> tuple[dict[str, Any], Namespace]:
     hints, found = _hints(kind), dict[str, Any]()
     common = Namespace(settings="", json=False, debug=False)

@@ -41,13 +41,21 @@ def worst(found: Iterable[float]) -> float:
     return float(torch.tensor(list(found), dtype=torch.float64).max())
 
 
+def least(found: Iterable[float]) -> float:
+    """The smallest; nan where there is one."""
+    return -worst(-value for value in found)
+
+
 def bars(found: Mapping[str, float], *, limit: float = EXACT, title: str) -> Figure:
     """Distances as bars on a logarithmic axis, with the line under which they are rounding."""
     figure, (axes,) = make_axes(8, 0.9 + 0.34 * len(found))
     names, values = list(found), [max(v, FLOOR) for v in found.values()]
     axes.barh(names, [v - FLOOR for v in values], left=FLOOR, height=0.6,
               color=[GLASS if v <= limit else EMBER for v in values])
+    for at, value in enumerate(found.values()):
+        axes.text(1.6 * values[at], at, "0" if value == 0 else f"{value:.0e}", va="center", fontsize=7)
+    axes.set_axisbelow(True)
     axes.axvline(limit, color="#94a3b8", lw=1, ls="--")
-    axes.set(xscale="log", xlim=(FLOOR, 10 * max(1.0, *values)), xlabel=title)
+    axes.set(xscale="log", xlim=(FLOOR, 300 * max(1.0, *values)), xlabel=title)
     axes.invert_yaxis()
     return figure

@@ -33,12 +33,12 @@ class Times:
 
 
 def interleaved(things: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device,
-                warm: int = 3) -> dict[str, Times]:
+                warm: int = 3, gradients: bool = False) -> dict[str, Times]:
     """Calls each thing once a round, in a new order each round, so that none always follows the same other one; the
-    first `warm` rounds do not count."""
+    first `warm` rounds do not count. Without `gradients` nothing is recorded for a backward pass."""
     names = list(things)
     found: dict[str, list[float]] = {name: [] for name in names}
-    with torch.inference_mode():
+    with torch.inference_mode(not gradients):
         for turn in range(-warm, rounds):
             for name in random.Random(turn).sample(names, len(names)):
                 _wait(device)

@@ -30,7 +30,7 @@ def sample_sum(maps: Sequence[Tensor], places: Tensor, weights: Tensor) -> Tenso
     total: Tensor | None = None
     for level, at, weight in zip(maps, places.unbind(3), weights.unbind(3), strict=True):
         part = _SampleSum.apply(level, at, weight)                                  # (B, Q, H, D)
-        total = part if total is None else total + part
+        total = part if total is None else total.add_(part)
     if total is None:
         raise ValueError("there is no map to sample")
     return total
@@ -69,20 +69,18 @@ class _Corners:
         head = torch.arange(H, dtype=kind, device=level.device).view(H, 1)
         self.first = (top * w + left) * H + head + image                            # (B, Q, H, P)
         right, below = H * (w > 1), w * H * (h > 1)
-        self.steps = (0, right, below, below + right)
+        self.steps = self.first.new_tensor((0, right, below, below + right))
 
     def rows(self) -> Tensor:
         """(S, 4 P) for the S = B·Q·H bags: indices into the map's B·h·w·H rows."""
-        rows = self.first.new_empty(*self.first.shape, 4)
-        for corner, step in enumerate(self.steps):
-            torch.add(self.first, step, out=rows[..., corner])
-        return rows.flatten(-2).flatten(0, 2)
+        return (self.first[..., None] + self.steps).flatten(-2).flatten(0, 2)
 
     def weights(self, weights: Tensor, like: Tensor) -> Tensor:
         """(S, 4 P): each row's part in its bag, in the precision of `like`."""
-        parts = self.wx[0].new_empty(*self.first.shape, 4)
-        for corner, (wy, wx) in enumerate((wy * weights, wx) for wy in self.wy for wx in self.wx):
-            torch.mul(wy, wx, out=parts[..., corner])
+        parts = self.wx[0].new_empty(*self.first.shape, 4)                          # three times as fast as a stack
+        for j, wy in enumerate(wy * weights for wy in self.wy):
+            for i, wx in enumerate(self.wx):
+                parts[..., 2 * j + i] = wy * wx
         return parts.flatten(-2).flatten(0, 2).to(like.dtype)
 
 

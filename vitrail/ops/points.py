@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_DISTANCES = 1 << 22        # how many to hold at a time
+_DISTANCES = 1 << 19        # how many to hold at a time
 
 
 def nearest_points(xyz: Tensor, count: int) -> Tensor:

@@ -75,12 +75,13 @@ def make_task(settings: TextSettings, known: TextIdentity, sides: Sides) -> Lang
             for side, text in (("train", sides.train), ("held_out", sides.held_out))}
     words, length = sides.vocabulary, known.length
     stride = settings.stride or _stride(sides, length)
+    texts = "/".join(str(side["fingerprint"]) for side in data.values())
     common: dict[str, Any] = {
         "build": lambda: create_language_model(settings.model, vocabulary=words, length=length, **settings.changes()),
         "save": lambda model, folder: save_language_model(model, folder, overwrite=True),
         "data": {"data": data, "record": dict(sides.record),
                  "vocabulary": {"units": words.kind, "size": len(words)}, "length": length,
-                 "fingerprint": "/".join(str(d["fingerprint"]) for d in data.values()) + f"/{words.kind}/{length}/{stride}"},
+                 "fingerprint": f"{texts}/{words.kind}/{length}/{stride}"},
         "seed": settings.seed, "batch": settings.batch, "accumulate": settings.accumulate,
         "smoothing": settings.smoothing}
     train, held_out = sides.train, sides.held_out
