@@ -2,8 +2,9 @@
 `python benchmarks/deformable.py`.
 
 The shapes are Deformable DETR's on an image of 800 x 1066: 8 heads of 32 channels, 4 levels, 4 points. In the encoder
-each of the 17821 places asks around itself, in the decoder 300 queries ask anywhere. Answers and gradients are compared
-first. Each round calls both, in an order drawn anew; `ratio` is the median of the rounds' own ratios with its quartiles.
+each of the 17821 places asks around itself, in the decoder 300 queries ask anywhere. Answers and gradients are
+compared first. Each round calls both, in an order drawn anew; a ratio is the median of the rounds' own ratios, with its
+quartiles.
 """
 import argparse
 from collections.abc import Callable

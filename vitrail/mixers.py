@@ -40,10 +40,8 @@ def find_mixer(wanted: "str | type[nn.Module] | Mechanism") -> Mixer:
     if isinstance(wanted, Mechanism):
         return _declared(f"{wanted.build.__module__}.{wanted.build.__qualname__}", wanted)
     for name in catalogue.names("attention"):
-        if catalogue.find(name).module == wanted.__module__.removeprefix("vitrail."):
-            known = catalogue.mechanism_of(name)
-            if known.build is wanted:
-                return _declared(name, known)
+        if (known := catalogue.mechanism_of(name)).build is wanted:
+            return _declared(name, known)
     return _own(wanted)
 
 

@@ -1,5 +1,6 @@
 """What axial attention, lambda layers and matrix decompositions are compared with: official code, timm and formulas."""
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -148,7 +149,8 @@ def lambda_against_timm() -> float:
     from timm.layers.lambda_layer import LambdaLayer
     differences = []
     for grid, heads, training in ((SIZES[0], 3, False), (SIZES[1], 4, False), (SIZES[1], 2, True)):
-        theirs = LambdaLayer(24, feat_size=grid, num_heads=heads, dim_head=6, r=None).train(training)
+        theirs: Any = LambdaLayer(24, feat_size=grid, num_heads=heads, dim_head=6,
+                                  r=None).train(training)   # type: ignore[arg-type]
         ours = LambdaGlobal(24, heads, grid=grid, keys=6).train(training)
         fill_(theirs)
         ours.offsets.copy_(theirs.pos_emb.flatten(0, 1)[None])
@@ -163,11 +165,11 @@ def lambda_convolution_against_timm() -> float:
     from timm.layers.lambda_layer import LambdaLayer
     differences = []
     for (h, w), heads, window, training in ((SIZES[0], 3, 5, False), (SIZES[1], 2, 9, False), (SIZES[1], 4, 3, True)):
-        theirs = LambdaLayer(24, num_heads=heads, dim_head=6, r=window).train(training)
+        theirs: Any = LambdaLayer(24, num_heads=heads, dim_head=6, r=window).train(training)
         ours = LambdaLocal(24, heads, window=window, keys=6).train(training)
         fill_(theirs)
         ours.conv.weight.copy_(theirs.conv_lambda.weight[..., 0])
-        ours.conv.bias.copy_(theirs.conv_lambda.bias)
+        ours.conv.bias.copy_(theirs.conv_lambda.bias)                       # type: ignore[union-attr]
         differences.append(carried_lambda(ours, theirs, draw(2, h, w, 24)))
     return max(differences)
 
@@ -193,7 +195,7 @@ def intra_depth(form: str) -> float:
         else:
             ours = LambdaLocal(24, heads, window=state["pos_conv.weight"].shape[-1], keys=5, intra=depth)
             ours.conv.weight.copy_(state["pos_conv.weight"][:, :, 0])
-            ours.conv.bias.copy_(state["pos_conv.bias"])
+            ours.conv.bias.copy_(state["pos_conv.bias"])                    # type: ignore[union-attr]
         ours.qkv.weight.copy_(torch.cat([state[f"to_{part}.weight"] for part in "qkv"])[..., 0, 0])
         for name in ("norm_q", "norm_v"):
             ours.get_submodule(name).load_state_dict(norm(below(state, name)), strict=False)
@@ -268,7 +270,7 @@ def hamburger_official(form: str, build: Callable[..., Hamburger]) -> float:
 
 
 PROOFS = [
-    Proof(name="axial", how="golden", reference="csrhddlam/axial-deeplab AxialAttention, 2 sizes, evaluation and training",
+    Proof(name="axial", how="golden", reference="axial-deeplab AxialAttention, 2 sizes, evaluation and training",
           difference=lambda: axial_official("axial", Axial)),
     Proof(name="axial", how="property", reference="a loop over places in float64",
           difference=lambda: axial_against_a_loop(Axial), tolerance=EXACT),

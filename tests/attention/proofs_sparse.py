@@ -47,7 +47,8 @@ def reformer_config(buckets: int | list[int], rounds: int, chunk: int, *, decode
 
 def lsh(tokens: int, rounds: int, chunk: int, buckets: int | list[int], *, decoder: bool = False) -> float:
     """With tokens that no chunk divides, transformers is handed the filling and its mask."""
-    theirs = model_of("reformer").ReformerAttention(reformer_config(buckets, rounds, chunk, decoder=decoder)).double().eval()
+    config = reformer_config(buckets, rounds, chunk, decoder=decoder)
+    theirs = model_of("reformer").ReformerAttention(config).double().eval()
     fill_(theirs)
     theirs.layer_norm = nn.Identity()
     ours = HashedAttention(32, 4, chunk=chunk, rounds=rounds, sees=earlier if decoder else None).double()

@@ -1,5 +1,6 @@
 """Deformable attention: what it reads, what it keeps, how it is born, and what it says when it cannot."""
 import operator
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from vitrail.measure.memory import peak_bytes
 from vitrail.ops.deformable import centres, sample_sum
 
 
-def asked(sizes: list[tuple[int, int]], dim: int, queries: int, numbers: int = 2) -> tuple[Tensor, Tensor, list[Tensor]]:
+def asked(sizes: list[tuple[int, int]], dim: int, queries: int,
+          numbers: int = 2) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Queries, references and maps."""
     reference = draw(2, queries, len(sizes), numbers, seed=1).sigmoid()
     return draw(2, queries, dim), reference, [draw(2, h, w, dim, seed=i) for i, (h, w) in enumerate(sizes)]
 
@@ -46,7 +49,7 @@ def test_newborn_offsets_have_the_slope_to_the_right() -> None:
 def test_a_token_reads_four_pixels_a_point() -> None:
     mixer, x = DeformableMap(8, 2, points=3), draw(1, 12, 11, 8).requires_grad_()
     with torch.no_grad():
-        mixer.sample.offsets.bias += 0.3
+        mixer.sample.offsets.bias.add_(0.3)
     mixer(x)[0, 6, 5].sum().backward()
     assert x.grad is not None
     read = x.grad[0].abs().sum(-1) > 0
@@ -119,7 +122,7 @@ def test_memory_grows_with_the_tokens() -> None:
     def train(x: Tensor) -> None:
         mixer(x).sum().backward()
     for call in (mixer, train):
-        small, large = (peak_bytes(lambda x=draw(1, side, side, 16), call=call: call(x)) for side in (32, 64))
+        small, large = (peak_bytes(partial(call, draw(1, side, side, 16))) for side in (32, 64))
         assert large < 4.2 * small
 
 
@@ -128,7 +131,7 @@ def test_no_sample_is_stored() -> None:
     sizes = [(16, 16), (8, 8), (4, 4), (2, 2)]
     maps = [draw(1, h, w, 4, 32) for h, w in sizes]
     places, weights = draw(1, 340, 4, 4, 4, 2).sigmoid(), draw(1, 340, 4, 4, 4).sigmoid()
-    plain, bags = (peak_bytes(lambda form=form: form(maps, places, weights)) for form in (sampled_by_grid, sample_sum))
+    plain, bags = (peak_bytes(partial(form, maps, places, weights)) for form in (sampled_by_grid, sample_sum))
     assert bags < plain / 4
 
 

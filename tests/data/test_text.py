@@ -47,8 +47,9 @@ def test_translating_back_is_the_inverse() -> None:
 
 @pytest.mark.parametrize(("text", "said"), [
     ("", "a noun"), ("mira", "an article"), ("mira la fela la vide.", "a noun"), ("mira la felam la.", "a verb"),
-    ("mira la felam la viden.", "agree"), ("mira la felam la vide?", "agree"), ("mira la felam la nevide ka?", "agree"),
-    ("mira soldo la felam la vide.", "an article"), ("mira la felam la vide vide.", "agree"),
+    ("mira la felam la viden.", "breaks a rule"), ("mira la felam la vide?", "breaks a rule"),
+    ("mira la felam la nevide ka?", "breaks a rule"), ("mira la felam la vide", "breaks a rule"),
+    ("mira soldo la felam la vide.", "an article"), ("mira la felam la vide vide.", "breaks a rule"),
     ("mira du felam la vide.", "an article")])
 def test_what_breaks_a_rule_is_not_read(text: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
@@ -88,8 +89,8 @@ def test_a_damaged_vocabulary_is_refused(data: Any) -> None:
 
 def test_the_page_is_the_declaration() -> None:
     page, = open_text("page").pieces
-    assert page.startswith("In Congress, July 4, 1776.") and page.endswith("our Lives, our Fortunes and our sacred Honor.")
-    assert page.count("\nHe has ") == 18 and page.count("\nFor ") == 9 and len(page.split()) == 1335
+    assert page.startswith("In Congress, July 4, 1776.") and page.endswith(" our Fortunes and our sacred Honor.")
+    assert page.count("\nHe has ") == 17 and page.count("\nFor ") == 9 and len(page.split()) == 1335
     assert hashlib.sha256(page.encode()).hexdigest().startswith("7b937cc9e4fb9a4c")
 
 
@@ -192,10 +193,10 @@ def test_sentences_that_are_too_long_are_named_or_left_out() -> None:
 @pytest.mark.parametrize("of", [1, 2, 4])
 def test_batches_are_shared_out_whatever_the_processes(of: int) -> None:
     samples = pairs(30)
-    whole = [b for epoch in (0, 1) for b in TextBatches(samples, batch=8, seed=5, shuffle=True, drop_last=True).epoch(epoch)]
-    parts = [[b for epoch in (0, 1) for b in
-              TextBatches(samples, batch=8, seed=5, shuffle=True, drop_last=True, rank=rank, of=of).epoch(epoch)]
-             for rank in range(of)]
+    def two_epochs(rank: int, of: int) -> list[TranslationBatch]:
+        batches = TextBatches(samples, batch=8, seed=5, shuffle=True, drop_last=True, rank=rank, of=of)
+        return [batch for epoch in (0, 1) for batch in batches.epoch(epoch)]
+    whole, parts = two_epochs(0, 1), [two_epochs(rank, of) for rank in range(of)]
     assert len(whole) == 6
     for step, batch in enumerate(whole):
         here = [p[step] for p in parts]

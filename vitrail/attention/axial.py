@@ -38,8 +38,11 @@ class Scores(nn.Module):
             return (stacked * self.gain).sum(1).view_as(scores[0])
         assert self.norm.running_var is not None
         deviation = (self.norm.running_var + self.norm.eps).sqrt()
-        content, query, key = self.gain / deviation.view_as(self.gain)              # (H, 1, 1)
-        return content * scores[0] + query * scores[1] + key * scores[2]
+        gains = self.gain / deviation.view_as(self.gain)                            # (3, H, 1, 1)
+        total = scores[0] * gains[0]
+        for score, gain in zip(scores[1:], gains[1:], strict=True):
+            total = torch.addcmul(total, score, gain)
+        return total
 
 
 class Sum(nn.Module):

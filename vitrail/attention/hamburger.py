@@ -87,7 +87,8 @@ class HamburgerNMF(Hamburger):
 
 
 class HamburgerVQ(Hamburger):
-    """Vector quantisation: soft k-means by the cosine of the angle; a place becomes the mean of its codes (algorithm 1)."""
+    """Vector quantisation: soft k-means by the cosine of the angle (algorithm 1). A place becomes the mean of its codes,
+    by their nearness; to the gradient, its own length is a constant."""
 
     def ham(self, x: Tensor, bases: Tensor) -> Tensor:
         with torch.no_grad():
@@ -95,7 +96,7 @@ class HamburgerVQ(Hamburger):
             for _ in range(self.steps):
                 bases = means(x, nearest(directions, F.normalize(bases, dim=-2, eps=1e-6)))
             codes = F.normalize(bases, dim=-2, eps=1e-6)
-        return nearest(x / (length + 1e-6), codes) @ bases.mT          # the length is a constant to the gradient
+        return nearest(x / (length + 1e-6), codes) @ bases.mT
 
 
 class HamburgerCD(Hamburger):

@@ -22,8 +22,8 @@ class Lambda(nn.Module, ABC):
 
     λ^c = softmax(k)ᵀ v is of what the map holds, the softmax being over its places; λ^p_n = E_nᵀ v is of where it
     stands, left to the subclass. Keys and queries have `keys` channels, values dim / heads; with `intra` u > 1 there
-    are u keys and values a place, whose λ are added (appendix B.4). Queries and values are batch-normalised. No official
-    code was released; the layer is born as timm's.
+    are u keys and values a place, whose λ are added (appendix B.4). Queries and values are batch-normalised. There is
+    no official code; the layer is born as timm's.
     (B, h, w, C) -> (B, h, w, C). Raises ValueError where the heads do not divide dim.
     """
 

@@ -52,7 +52,7 @@ class HashedAttention(nn.Module):
         self.chunk, self.rounds, self.sees = chunk, rounds, sees
         self.qv, self.out = Split(dim, heads, 2, bias=False), nn.Linear(dim, dim, bias=False)
         self.choice, self.softmax = Choice(), Softmax()
-        columns = max(chunk, 32)                # 32 hashes of one bit tell apart more buckets than there will be
+        columns = max(chunk, 32)                # 32 tell apart 2**32 buckets, more than there will be
         self.directions: Tensor
         self.register_buffer("directions", torch.randn(heads, dim // heads, rounds, columns,
                                                        generator=torch.Generator().manual_seed(seed)))

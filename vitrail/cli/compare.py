@@ -16,7 +16,7 @@ def _parse(name: str, words: Sequence[str]) -> Namespace | None:
     if any(w in ("-h", "--help") for w in words) or not words:
         show.say(parse.page(CompareSettings, usage=USAGE))
         return None
-    settings, common = parse.read(CompareSettings, words)
+    settings, common = parse.read(CompareSettings, words, command=name)
     return Namespace(task=settings, json=common.json)
 
 

@@ -20,9 +20,10 @@ COMMON = ("settings", "help", "json", "debug")          # flags beside the field
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def read(kind: type[S], words: Sequence[str]) -> tuple[S, Namespace]:
-    """The settings that the words give, and the flags `json` and `debug`. Raises SettingsError on any other word."""
-    values, common = _values(kind, words)
+def read(kind: type[S], words: Sequence[str], *, command: str = "train") -> tuple[S, Namespace]:
+    """The settings that the words of a command give, and the flags `json` and `debug`. Raises SettingsError on any
+    other word."""
+    values, common = _values(kind, words, command)
     given = toml.load(Path(common.settings)) if common.settings else {}
     named, needed = given | values, [f.name for f in fields(kind) if f.default is MISSING]
     missing = [n for n in needed if n not in named] if set(named) <= set(_hints(kind)) else []
@@ -52,7 +53,7 @@ def given(name: str, words: Sequence[str]) -> Any:
     return said.get(name)
 
 
-def _values(kind: type[Checked], words: Sequence[str]) -> tuple[dict[str, Any], Namespace]:
+def _values(kind: type[Checked], words: Sequence[str], command: str) -> tuple[dict[str, Any], Namespace]:
     hints, found = _hints(kind), dict[str, Any]()
     common = Namespace(settings="", json=False, debug=False)
     rest = list(words)
@@ -70,7 +71,7 @@ def _values(kind: type[Checked], words: Sequence[str]) -> tuple[dict[str, Any], 
             name = name.removeprefix("no_") if off else name
             if name not in hints:
                 raise SettingsError(f"there is no setting {_split(word)[0]!r}.{_nearest(name, hints)} "
-                                    "See vitrail train --help")
+                                    f"See vitrail {command} --help")
             taken = _take(name, hints[name], value, rest, off)
             if name in found and not _open_ended(hints[name]):
                 raise SettingsError(f"the setting {name!r} is given twice: {found[name]!r} and {taken!r}")

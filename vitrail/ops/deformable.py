@@ -29,11 +29,11 @@ def sample_sum(maps: Sequence[Tensor], places: Tensor, weights: Tensor) -> Tenso
     """
     total: Tensor | None = None
     for level, at, weight in zip(maps, places.unbind(3), weights.unbind(3), strict=True):
-        part = _SampleSum.apply(level, at, weight)                                  # (B, Q, H, D)
+        part = _SampleSum.apply(level, at, weight)                                  # (S, D)
         total = part if total is None else total.add_(part)
     if total is None:
         raise ValueError("there is no map to sample")
-    return total
+    return total.unflatten(0, places.shape[:3])
 
 
 def centres(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
@@ -97,15 +97,14 @@ def _slopes(distances: tuple[Tensor, Tensor], size: int) -> tuple[Tensor, Tensor
 
 
 class _SampleSum(torch.autograd.Function):
-    """One level of `sample_sum`. Nothing but the inputs is kept for the backward pass."""
+    """One level of `sample_sum`, a row a bag: (B·Q·H, D). Nothing but the inputs is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, level: Tensor, places: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(level, places, weights)
         corners = _Corners(level, places)
-        bags = F.embedding_bag(corners.rows(), level.flatten(0, 3), mode="sum",
+        return F.embedding_bag(corners.rows(), level.flatten(0, 3), mode="sum",
                                per_sample_weights=corners.weights(weights, level))
-        return bags.view(*places.shape[:3], -1)
 
     @staticmethod
     @once_differentiable
@@ -113,7 +112,7 @@ class _SampleSum(torch.autograd.Function):
         level, places, weights = ctx.saved_tensors
         h, w = level.shape[1:3]
         corners = _Corners(level, places)
-        rows, grad = corners.rows(), grad.flatten(0, 2)                             # (S, 4 P), (S, D)
+        rows = corners.rows()
         to_level = to_places = to_weights = None
         if ctx.needs_input_grad[0]:
             to_level = _spread(grad, rows, corners.weights(weights, level), level)

@@ -120,16 +120,16 @@ def _some(rng: random.Random, choices: list[T]) -> T:
 
 def read(text: str) -> Sentence:
     """The sentence that a text of the other language says. Raises DataError where it breaks a rule."""
-    words = text[:-1].split()
+    words = text.rstrip(".?").split()
     time = _next(words, _TIMES, "")
     place = _next(words, _PLACES, ("", ""))
     subject, whom = _read_phrase(words, ""), _read_phrase(words, "m")
-    verb, tense, negated, plural = _need(words, _VERBS, "a verb")
-    asked = _next(words, {"ka": True}, False)
-    mood = "question" if asked else "negation" if negated else "statement"
-    if plural != subject.plural or (asked and negated) or words or text[-1:] != "?."[not asked]:
-        raise DataError(f"{text!r}: the verb does not agree with the rest of the sentence")
-    return Sentence(subject, verb, tense, mood, whom, place, time)
+    verb, tense, negated, _ = _need(words, _VERBS, "a verb")
+    mood = "question" if _next(words, {"ka": True}, False) else "negation" if negated else "statement"
+    found = Sentence(subject, verb, tense, mood, whom, place, time)
+    if (right := found.translated()) != text:
+        raise DataError(f"{text!r} breaks a rule: {right!r} does not")
+    return found
 
 
 def back(text: str) -> str:

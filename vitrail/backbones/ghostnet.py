@@ -1,0 +1,187 @@
+"""GhostNet: half of a layer's channels are cheap copies of the other half, each filtered by itself.
+
+Han et al., CVPR 2020, arXiv:1911.11907. A convolutional net of the smallest budgets, to compare transformers with.
+"""
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.keys import Keys
+from vitrail.nn import BatchNorm, Chain, Conv, Features, Stack, mean_map
+
+PAPER = Paper(title="GhostNet: More Features from Cheap Operations", arxiv="1911.11907", authors="Han et al.",
+              year=2020, venue="CVPR", code="huawei-noah/Efficient-AI-Backbones", license="Apache-2.0")
+
+
+class Ghost(nn.Module):
+    """[p, depthwise 3 x 3 of p], p a 1 x 1 convolution to half of the channels (section 3.1): (B, H, W, C) -> `out`.
+
+    The ratio s is 2, the size d of the cheap filters 3, as in all published sizes (section 4.1).
+    """
+
+    def __init__(self, dim: int, out: int, act: nn.Module):
+        super().__init__()
+        half = out // 2
+        self.primary = Chain(conv=Conv(dim, half, 1, bias=False), norm=BatchNorm(half), act=act)
+        self.cheap = Chain(conv=Conv(half, half, 3, padding=1, groups=half, bias=False), norm=BatchNorm(half), act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        primary = self.primary(x)                                                       # (B, H, W, P)
+        return torch.cat([primary, self.cheap(primary)], -1)
+
+
+class SqueezeExcite(nn.Module):
+    """x · gate(mean of x), a gate a channel (Hu et al., arXiv:1709.01507), here a hard sigmoid: relu6(x + 3) / 6."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        hidden = round_to_four(dim / 4)
+        self.reduce, self.expand = Conv(dim, hidden, 1), Conv(hidden, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:                                             # (B, H, W, C)
+        gate = self.expand(F.relu(self.reduce(x.mean((1, 2), keepdim=True))))           # (B, 1, 1, C)
+        return x * F.hardsigmoid(gate)
+
+
+def depthwise(dim: int, size: int, stride: int) -> Chain:
+    """A convolution of each channel by itself, and a norm."""
+    return Chain(conv=Conv(dim, dim, size, stride, size // 2, groups=dim, bias=False), norm=BatchNorm(dim))
+
+
+class GhostBottleneck(nn.Module):
+    """A Ghost that widens, one without activation that narrows, and between them what strides (figure 3).
+
+    `window` is the size of the depthwise convolutions, of the shortcut too where the shape changes. No activation
+    follows the sum.
+    """
+
+    def __init__(self, dim: int, hidden: int, out: int, *, window: int, stride: int, squeeze: bool):
+        super().__init__()
+        self.widen, self.narrow = Ghost(dim, hidden, nn.ReLU()), Ghost(hidden, out, nn.Identity())
+        self.down = depthwise(hidden, window, stride) if stride > 1 else nn.Identity()
+        self.squeeze = SqueezeExcite(hidden) if squeeze else nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or dim != out:
+            self.shortcut = Chain(depthwise=depthwise(dim, window, stride),
+                                  pointwise=Chain(conv=Conv(dim, out, 1, bias=False), norm=BatchNorm(out)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.narrow(self.squeeze(self.down(self.widen(x))))
+
+
+# table 1: for each stage its blocks, as (window, hidden, out, squeeze); the first of a stage strides, but not in stage 1
+STAGES: tuple[tuple[tuple[int, int, int, bool], ...], ...] = (
+    ((3, 16, 16, False),),
+    ((3, 48, 24, False), (3, 72, 24, False)),
+    ((5, 72, 40, True), (5, 120, 40, True)),
+    ((3, 240, 80, False), (3, 200, 80, False), (3, 184, 80, False), (3, 184, 80, False), (3, 480, 112, True),
+     (3, 672, 112, True)),
+    ((5, 672, 160, True), (5, 960, 160, False), (5, 960, 160, True), (5, 960, 160, False), (5, 960, 160, True)),
+)
+
+
+class GhostNet(nn.Module):
+    """A stem of stride 2, five stages of Ghost bottlenecks, and a 1 x 1 convolution (table 1).
+
+    image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 2, 4, 8, 16, 32, the last one behind the convolution.
+    `width` multiplies all widths, which are rounded to multiples of four. Born as torch's layers are: the authors'
+    code has no other initialisation. `dropout` is the readout's.
+    """
+
+    def __init__(self, *, width: float = 1.0, dropout: float = 0.2):
+        super().__init__()
+        self.dropout = dropout
+        before = round_to_four(16 * width)
+        self.tokenize = Chain(conv=Conv(3, before, 3, 2, 1, bias=False), norm=BatchNorm(before), act=nn.ReLU())
+        self.stages = nn.ModuleList()
+        ends = []
+        for i, stage in enumerate(STAGES):
+            blocks = []
+            for j, (window, hidden, out, squeeze) in enumerate(stage):
+                blocks.append(GhostBottleneck(before, round_to_four(hidden * width), round_to_four(out * width),
+                                              window=window, stride=2 if i and not j else 1, squeeze=squeeze))
+                before = round_to_four(out * width)
+            self.stages.append(Stack(blocks))
+            ends.append(before)
+        last = round_to_four(STAGES[-1][-1][1] * width)
+        self.last = Chain(conv=Conv(before, last, 1, bias=False), norm=BatchNorm(last), act=nn.ReLU())
+        self.widths, self.strides = (*ends[:-1], last), (2, 4, 8, 16, 32)
+
+    def forward(self, image: Tensor) -> Features:
+        x, maps = self.tokenize(image.permute(0, 2, 3, 1)), []                          # (B, h, w, C)
+        for stage in self.stages:
+            x = stage(x)                                                                # (B, H, W, C)
+            maps.append(x)
+        return Features(maps=(*maps[:-1], self.last(x)))
+
+    def readout(self, classes: int) -> nn.Module:
+        """1,280 channels of the mean of the last map, dropped out, and a linear layer."""
+        return GhostHead(self.widths[-1], classes, dropout=self.dropout)
+
+
+class GhostHead(nn.Module):
+    """Features -> (B, classes): the mean of the last map, widened behind the pooling, where it costs one place."""
+
+    def __init__(self, dim: int, classes: int, *, dropout: float):
+        super().__init__()
+        self.widen, self.dropout = Conv(dim, 1280, 1), nn.Dropout(dropout)
+        self.linear = nn.Linear(1280, classes)
+
+    def forward(self, features: Features) -> Tensor:
+        x = F.relu(self.widen(mean_map(features)[:, None, None]))                       # (B, 1, 1, D)
+        return self.linear(self.dropout(x[:, 0, 0]))
+
+
+def round_to_four(width: float) -> int:
+    """The nearest multiple of four, at least four, and the next one where that would lose more than a tenth."""
+    found = max(4, int(width + 2) // 4 * 4)
+    return found + 4 if found < 0.9 * width else found
+
+
+def _size(width: float, params: int, gflops: float, reported: Mapping[str, float],
+          *weights: Weights) -> Variant[GhostNet]:
+    return variant(GhostNet, Figures(params=params, gflops=gflops, reported=reported, where="table 7"), *weights,
+                   width=width)
+
+
+ghostnet_050 = _size(0.5, 2_587_292, 0.042, {"params_m": 2.6, "gflops": 0.042})
+ghostnet_100 = _size(1.0, 5_182_508, 0.141, {"params_m": 5.2, "gflops": 0.141},
+                     Weights(name="in1k", source="hf://timm/ghostnet_100.in1k/model.safetensors", keys="timm",
+                             license="Apache-2.0", reported={"top1": 73.98}, where="README of the authors' code"),
+                     Weights(name="official_in1k", keys="official", license="Apache-2.0", interpolation="bilinear",
+                             source="https://github.com/huawei-noah/Efficient-AI-Backbones/raw/f90e129/"
+                                    "ghostnet_pytorch/models/state_dict_73.98.pth",
+                             reported={"top1": 73.98}, where="README of the authors' code"))
+ghostnet_130 = _size(1.3, 7_358_820, 0.227, {"params_m": 7.3, "gflops": 0.226})
+
+
+def _layouts() -> dict[str, str]:
+    """Where each tensor stands: the published code counts ten groups of blocks, this file five stages."""
+    table = {"conv_stem.*": "backbone.tokenize.conv.*", "bn1.*": "backbone.tokenize.norm.*",
+             "conv_head.*": "head.widen.*", "classifier.*": "head.linear.*"}
+    group = 0
+    for i, stage in enumerate(STAGES):
+        first = 1 if i else 0                       # a stage's first block, which strides, is a group of its own
+        for j in range(len(stage)):
+            there, here = f"blocks.{group + (j >= first > 0)}.{j - first if j else 0}.", f"backbone.stages.{i}.{j}."
+            for theirs, ours in (("ghost1", "widen"), ("ghost2", "narrow")):
+                for part, name in (("primary_conv", "primary"), ("cheap_operation", "cheap")):
+                    table |= {f"{there}{theirs}.{part}.0.*": f"{here}{ours}.{name}.conv.*",
+                              f"{there}{theirs}.{part}.1.*": f"{here}{ours}.{name}.norm.*"}
+            table |= {there + "conv_dw.*": here + "down.conv.*", there + "bn_dw.*": here + "down.norm.*",
+                      there + "se.conv_reduce.*": here + "squeeze.reduce.*",
+                      there + "se.conv_expand.*": here + "squeeze.expand.*"}
+            for n, name in enumerate(("depthwise.conv", "depthwise.norm", "pointwise.conv", "pointwise.norm")):
+                table[f"{there}shortcut.{n}.*"] = f"{here}shortcut.{name}.*"
+        group += 1 + first
+    return table | {f"blocks.{group}.0.conv.*": "backbone.last.conv.*",
+                    f"blocks.{group}.0.bn1.*": "backbone.last.norm.*"}
+
+
+LAYOUT = Keys(_layouts())           # timm keeps the authors' names
+
+KEYS: dict[str, Any] = {"timm": lambda settings: LAYOUT, "official": lambda settings: LAYOUT}
