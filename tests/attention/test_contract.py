@@ -152,3 +152,13 @@ def test_it_takes_its_place_in_a_plain_backbone(name: str) -> None:
 def test_what_cannot_mix_says_why(name: str) -> None:
     with pytest.raises(ModelError, match="cannot mix the tokens of an image: "):
         vitrail.create_model("deit_ti16", mixer=name, depth=1)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_shapes_alone_are_enough(name: str) -> None:
+    """A run asks a model of shapes whether it takes its images, before it reads any."""
+    with torch.device("meta"):
+        make = mechanism_of(name).mixer
+        assert not isinstance(make, str)
+        x = torch.empty(tokens(name, 2, (7, 5)).shape)
+        assert make(32, 4, (7, 5))(x).shape == x.shape

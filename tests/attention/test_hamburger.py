@@ -141,6 +141,13 @@ def test_no_light_and_16_bits_give_numbers(build: Callable[..., Hamburger]) -> N
 
 
 @pytest.mark.parametrize("build", FORMS)
+def test_shapes_alone_suffice(build: Callable[..., Hamburger]) -> None:
+    """As where a run's settings are checked before anything is computed."""
+    with torch.device("meta"):
+        assert build(8, 1, rank=3)(torch.empty(2, 3, 4, 8)).shape == (2, 3, 4, 8)
+
+
+@pytest.mark.parametrize("build", FORMS)
 @pytest.mark.parametrize("training", [False, True])
 def test_memory_is_linear_in_the_tokens_and_steps_add_none(build: Callable[..., Hamburger], training: bool) -> None:
     def peak(side: int, steps: int = 6) -> int:
@@ -158,5 +165,5 @@ def test_wrong_numbers_are_refused() -> None:
     for heads in (3, 0):
         with pytest.raises(ValueError, match=f"{heads} heads do not divide a width of 16"):
             HamburgerVQ(12, heads, hidden=16)
-    with pytest.raises(ValueError, match="no rank of 0"):
+    with pytest.raises(ValueError, match="a rank of 0"):
         HamburgerNMF(12, 1, rank=0)

@@ -132,20 +132,20 @@ def test_the_reversible_stack_has_the_gradients_of_the_plain_one() -> None:
 
 
 def test_rounding_throws_no_token_into_another_bucket() -> None:
-    """An Mlp whose answers are far larger than the tokens: their inputs come back with an error of 1e-3. With the
-    buckets of the first run the gradient has such an error; buckets chosen anew would give other gradients."""
+    """An Mlp whose answers are far larger than the tokens: their inputs come back with an error of 0.03. With the
+    buckets of the first run the gradient is near; buckets chosen anew would give another."""
     def error(anew: bool) -> float:
         torch.manual_seed(0)
         layers = Reformer(32, 4, depth=1, chunk=8, rounds=2).layers
         (layer,) = layers.layers()
-        layer.g.get_parameter("mlp.fc2.weight").data *= 1e4
+        layer.g.get_parameter("mlp.fc2.weight").data *= 1e6
         if anew:
             layer.f.get_submodule("mix").choice = torch.nn.Identity()
         a, b = (draw(1, 256, 32).requires_grad_() for _ in range(2))
         d = draw(1, 256, 32, seed=1)
         (ours,), (told,) = torch.autograd.grad(layers(a, a)[0], [a], d), torch.autograd.grad(layer(b, b)[0], [b], d)
         return apart(ours, told)
-    assert error(anew=False) < 0.01 < 0.1 < error(anew=True)
+    assert error(anew=False) < 0.02 < 0.1 < error(anew=True)
 
 
 def test_the_stack_holds_no_layer_but_one() -> None:

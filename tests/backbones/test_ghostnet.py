@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from vitrail.backbones.ghostnet import (STAGES, Ghost, GhostBottleneck, GhostHead, GhostNet, SqueezeExcite, ghostnet_100,
-                                        round_to_four)
+from vitrail.backbones.ghostnet import (STAGES, Ghost, GhostBottleneck, GhostHead, GhostNet, SqueezeExcite,
+                                        ghostnet_100, round_to_four)
 from vitrail.nn import Conv
 from vitrail.testing.noise import fill_
 

@@ -15,7 +15,7 @@ from vitrail.core.errors import ModelError
 
 VOCABULARY = {"image", "patch", "dim", "depth", "depths", "heads", "mlp_ratio", "hidden", "window", "dropout",
               "drop_path", "scale", "tokens", "local", "locality", "inner", "inner_heads", "inner_stride",
-              "class_depth", "norm_tokens", "bottleneck", "vocabulary", "pad", "length", "maxout"}
+              "class_depth", "norm_tokens", "bottleneck", "width", "vocabulary", "pad", "length", "maxout"}
 
 
 def test_the_table_is_what_the_modules_hold() -> None:

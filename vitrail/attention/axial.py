@@ -63,7 +63,7 @@ class Line(nn.Module):
     are `fit`: resampled, or `sliced` (positions.relative_2d). As in the official code, q, k and v are batch-normalised,
     so are the kinds of scores (`scores`) and of answers (`total`) before they are added, and nothing is scaled.
     Queries and keys have half as many channels as values. (B, h, w, C) -> (B, h, w, C).
-    Raises ValueError where 2 heads do not divide dim.
+    Raises ValueError where twice the heads do not divide dim.
     """
 
     def __init__(self, dim: int, heads: int, *, length: int, scores: nn.Module, total: nn.Module,

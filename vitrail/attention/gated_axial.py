@@ -32,10 +32,11 @@ class Gated(nn.Module):
 class GatedAxial(nn.Module):
     """Axial attention with gates: softmax(q·k + G_Q q·r^q + G_K k·r^k) (G_V1 v + G_V2 r^v) (equation 3).
 
-    G_V1 is born as 1, the others as 0.1. As in the official code a gate stands before a batch norm, which equation 3
-    does not have: a norm by a batch's own statistics takes the gate out again, but for its sign and the norm's ε, so
-    gates act by what the running statistics remember. The official code also holds them fixed for ten epochs, which is
-    left to the training. (B, h, w, C) -> (B, h, w, C), born for maps of `grid`. Raises ValueError as `Line`.
+    G_V1 is born as 1, the others as 0.1. In the official code, and here, each gate stands before a batch norm, of which
+    equation 3 knows nothing: by a batch's own statistics the norm takes the gate out again, but for its sign and
+    the norm's ε, and the running statistics follow. The official code holds the gates fixed for ten epochs;
+    that is left to the training.
+    (B, h, w, C) -> (B, h, w, C), born for maps of `grid`. Raises ValueError as `Line`.
     """
 
     def __init__(self, dim: int, heads: int, *, grid: tuple[int, int],

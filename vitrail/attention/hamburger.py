@@ -3,6 +3,7 @@
 Geng et al., ICLR 2021, arXiv:2109.04553.
 """
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ class Hamburger(nn.Module, ABC):
     in evaluation. Here they are drawn once, from `seed`, and kept as a buffer; nor are they moved by what is seen.
     The `hidden` channels (by default dim) are decomposed in `heads` groups of their own, one as published.
     (B, h, w, C) -> (B, h, w, C), to be added to x. The published layer has a ReLU behind that sum.
-    Raises ValueError where the heads do not divide hidden.
+    Raises ValueError where the heads do not divide hidden, or for no bases at all.
     """
 
     bases: Tensor
@@ -34,8 +35,10 @@ class Hamburger(nn.Module, ABC):
                  eval_steps: int = 7, seed: int = 0):
         super().__init__()
         hidden = hidden or dim
-        if heads < 1 or hidden % heads or rank < 1:
-            raise ValueError(f"{heads} heads do not divide a width of {hidden}" if rank > 0 else f"no rank of {rank}")
+        if heads < 1 or hidden % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {hidden}")
+        if rank < 1:
+            raise ValueError(f"a rank of {rank} leaves nothing; there is at least one base")
         self.heads, self.train_steps, self.eval_steps = heads, train_steps, eval_steps
         self.groups = Elsewhere(f"{rank} bases that all places share")
         self.lower, self.upper = nn.Linear(dim, hidden), nn.Linear(hidden, dim, bias=False)
@@ -49,7 +52,7 @@ class Hamburger(nn.Module, ABC):
         z = self.lower(x).flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)     # (B, H, N, D)
         # sums over all places, ratios of them, and an inverse: 16 bits are too few
         wide = z.to(torch.promote_types(z.dtype, torch.float32))                        # (B, H, N, D)
-        with torch.autocast(x.device.type, enabled=False):
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             y = self.ham(wide, self.bases.to(wide.dtype)).to(z.dtype)                   # (B, H, N, D)
         return self.norm(self.upper(y.transpose(1, 2).flatten(2)).unflatten(1, x.shape[1:3]))
 
@@ -87,8 +90,10 @@ class HamburgerNMF(Hamburger):
 
 
 class HamburgerVQ(Hamburger):
-    """Vector quantisation: soft k-means by the cosine of the angle (algorithm 1). A place becomes the mean of its codes,
-    by their nearness; to the gradient, its own length is a constant."""
+    """Vector quantisation: soft k-means by the cosine of the angle (algorithm 1).
+
+    A place becomes the mean of the codes by their nearness. To the gradient, its own length is a constant.
+    """
 
     def ham(self, x: Tensor, bases: Tensor) -> Tensor:
         with torch.no_grad():

@@ -22,8 +22,8 @@ PAPER = Paper(title="Reformer: The Efficient Transformer", arxiv="2001.04451", a
 
 
 def earlier(asking: Tensor, asked: Tensor) -> Tensor:
-    """A `sees` for sequences that are read in order: a place sees itself and those before it. It hides what comes later,
-    not where it sorts: later tokens still move the bounds of the chunks."""
+    """A `sees` for sequences that are read in order: a place sees itself and those before it. It hides what later tokens
+    hold, not that they are there: they still move the bounds of the chunks."""
     return asked <= asking
 
 
@@ -131,4 +131,4 @@ def _mixer(dim: int, heads: int, grid: tuple[int, int]) -> HashedAttention:
 reformer = Mechanism(
     build=HashedAttention, mixer=_mixer, takes=Takes.TOKENS, time=LOG_LINEAR, memory=LINEAR, where="section 2, table 1",
     shows="the weights of each round's chunks over the one before and themselves, in the order of the buckets, "
-          "(B, heads, rounds, chunks, n, 2n)")
+          "(B, heads, rounds, chunks, n, 2n); up to n tokens, (B, heads, N, N)")

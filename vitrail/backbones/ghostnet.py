@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import BatchNorm, Chain, Conv, Features, Stack, mean_map
+from vitrail.nn import BatchNorm, Chain, Conv, DropPath, Features, Stack, mean_map, ramp
 
 PAPER = Paper(title="GhostNet: More Features from Cheap Operations", arxiv="1911.11907", authors="Han et al.",
               year=2020, venue="CVPR", code="huawei-noah/Efficient-AI-Backbones", license="Apache-2.0")
@@ -52,6 +52,14 @@ def depthwise(dim: int, size: int, stride: int) -> Chain:
     return Chain(conv=Conv(dim, dim, size, stride, size // 2, groups=dim, bias=False), norm=BatchNorm(dim))
 
 
+def shortcut(dim: int, out: int, window: int, stride: int) -> nn.Module:
+    """The way past a bottleneck: the identity, or where the shape changes a depthwise and a 1 x 1 convolution."""
+    if stride == 1 and dim == out:
+        return nn.Identity()
+    return Chain(depthwise=depthwise(dim, window, stride),
+                 pointwise=Chain(conv=Conv(dim, out, 1, bias=False), norm=BatchNorm(out)))
+
+
 class GhostBottleneck(nn.Module):
     """A Ghost that widens, one without activation that narrows, and between them what strides (figure 3).
 
@@ -59,21 +67,19 @@ class GhostBottleneck(nn.Module):
     follows the sum.
     """
 
-    def __init__(self, dim: int, hidden: int, out: int, *, window: int, stride: int, squeeze: bool):
+    def __init__(self, dim: int, hidden: int, out: int, *, window: int, stride: int, squeeze: bool,
+                 drop: float):
         super().__init__()
         self.widen, self.narrow = Ghost(dim, hidden, nn.ReLU()), Ghost(hidden, out, nn.Identity())
         self.down = depthwise(hidden, window, stride) if stride > 1 else nn.Identity()
         self.squeeze = SqueezeExcite(hidden) if squeeze else nn.Identity()
-        self.shortcut: nn.Module = nn.Identity()
-        if stride > 1 or dim != out:
-            self.shortcut = Chain(depthwise=depthwise(dim, window, stride),
-                                  pointwise=Chain(conv=Conv(dim, out, 1, bias=False), norm=BatchNorm(out)))
+        self.drop, self.shortcut = DropPath(drop), shortcut(dim, out, window, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(x) + self.narrow(self.squeeze(self.down(self.widen(x))))
+        return self.shortcut(x) + self.drop(self.narrow(self.squeeze(self.down(self.widen(x)))))
 
 
-# table 1: for each stage its blocks, as (window, hidden, out, squeeze); the first of a stage strides, but not in stage 1
+# table 1: a stage's blocks, as (window, hidden, out, squeeze); the first one strides, in every stage but the first
 STAGES: tuple[tuple[tuple[int, int, int, bool], ...], ...] = (
     ((3, 16, 16, False),),
     ((3, 48, 24, False), (3, 72, 24, False)),
@@ -89,21 +95,22 @@ class GhostNet(nn.Module):
 
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 2, 4, 8, 16, 32, the last one behind the convolution.
     `width` multiplies all widths, which are rounded to multiples of four. Born as torch's layers are: the authors'
-    code has no other initialisation. `dropout` is the readout's.
+    code has no other initialisation. `dropout` is the readout's; stochastic depth, `drop_path`, is this library's.
     """
 
-    def __init__(self, *, width: float = 1.0, dropout: float = 0.2):
+    def __init__(self, *, width: float = 1.0, dropout: float = 0.2, drop_path: float = 0.0):
         super().__init__()
         self.dropout = dropout
         before = round_to_four(16 * width)
         self.tokenize = Chain(conv=Conv(3, before, 3, 2, 1, bias=False), norm=BatchNorm(before), act=nn.ReLU())
-        self.stages = nn.ModuleList()
+        self.stages, drops = nn.ModuleList(), iter(ramp(drop_path, sum(len(stage) for stage in STAGES)))
         ends = []
         for i, stage in enumerate(STAGES):
             blocks = []
             for j, (window, hidden, out, squeeze) in enumerate(stage):
                 blocks.append(GhostBottleneck(before, round_to_four(hidden * width), round_to_four(out * width),
-                                              window=window, stride=2 if i and not j else 1, squeeze=squeeze))
+                                              window=window, stride=2 if i and not j else 1, squeeze=squeeze,
+                                              drop=next(drops)))
                 before = round_to_four(out * width)
             self.stages.append(Stack(blocks))
             ends.append(before)
@@ -112,7 +119,7 @@ class GhostNet(nn.Module):
         self.widths, self.strides = (*ends[:-1], last), (2, 4, 8, 16, 32)
 
     def forward(self, image: Tensor) -> Features:
-        x, maps = self.tokenize(image.permute(0, 2, 3, 1)), []                          # (B, h, w, C)
+        x, maps = self.tokenize(image.permute(0, 2, 3, 1)), []                          # (B, h, w, D)
         for stage in self.stages:
             x = stage(x)                                                                # (B, H, W, C)
             maps.append(x)
@@ -153,8 +160,8 @@ ghostnet_100 = _size(1.0, 5_182_508, 0.141, {"params_m": 5.2, "gflops": 0.141},
                      Weights(name="in1k", source="hf://timm/ghostnet_100.in1k/model.safetensors", keys="timm",
                              license="Apache-2.0", reported={"top1": 73.98}, where="README of the authors' code"),
                      Weights(name="official_in1k", keys="official", license="Apache-2.0", interpolation="bilinear",
-                             source="https://github.com/huawei-noah/Efficient-AI-Backbones/raw/f90e129/"
-                                    "ghostnet_pytorch/models/state_dict_73.98.pth",
+                             source="https://github.com/huawei-noah/Efficient-AI-Backbones/raw/"
+                                    "f90e129b645c3b1684fe07cd361cd557d0ad71f7/ghostnet_pytorch/models/state_dict_73.98.pth",
                              reported={"top1": 73.98}, where="README of the authors' code"))
 ghostnet_130 = _size(1.3, 7_358_820, 0.227, {"params_m": 7.3, "gflops": 0.226})
 

@@ -7,7 +7,8 @@ from vitrail.cli import show
 from vitrail.cli.command import Command, add_threads
 from vitrail.cli.opening import set_threads
 from vitrail.core.errors import SettingsError, nearest
-from vitrail.evidence.claims import CLAIMS
+from vitrail.evidence.claim import Claim
+from vitrail.evidence.claims import CLAIMS, find
 
 FOLDER = "docs/evidence"
 ACTS = ("list", "run", "report")
@@ -31,28 +32,27 @@ def _list(a: Namespace) -> int:
 
 def _run(a: Namespace) -> int:
     if not a.ids:
-        raise SettingsError("vitrail claims run needs ids, or the word all; `vitrail claims list` shows them")
-    wanted = list(CLAIMS) if a.ids == ["all"] else list(dict.fromkeys(a.ids))
-    for name in wanted:
-        if name not in CLAIMS:
-            raise SettingsError(f"there is no claim {name!r}.{nearest(name, CLAIMS)} `vitrail claims list` shows them")
+        raise SettingsError("vitrail claims run needs ids, or one of the words all, exact and cost; "
+                            "`vitrail claims list` shows them")
+    wanted: list[Claim] = []
+    for word in a.ids:
+        wanted += [c for c in CLAIMS.values() if word in ("all", c.kind)] or [find(word)]
     set_threads(a)
     from vitrail.evidence import run
     told = []
-    for name in wanted:
-        claim = run.find(name)
-        show.note(f"{name}: {claim.says}")
+    for claim in dict.fromkeys(wanted):
+        show.note(f"{claim.id}: {claim.says}")
         if a.smoke:
             outcome, path = run.run(claim, smoke=True), None
         elif a.out:
             outcome, path = run.publish(claim, Path(a.out), overwrite=a.overwrite)
         else:
             outcome, path = run.run(claim), None
-        told.append({"id": name, "held": outcome.held, "finding": outcome.finding, "numbers": dict(outcome.numbers),
+        told.append({"id": claim.id, "held": outcome.held, "finding": outcome.finding, "numbers": dict(outcome.numbers),
                      "smoke": a.smoke, "file": path})
         if not a.json:
             word = "smoke run, no verdict" if a.smoke else run.verdict(outcome.held)
-            show.say(f"{name}: {word}. {outcome.finding}" + (f"\n  {path}" if path else ""))
+            show.say(f"{claim.id}: {word}. {outcome.finding}" + (f"\n  {path}" if path else ""))
     if a.json:
         show.emit(told)
     return 0
@@ -70,7 +70,7 @@ def _report(a: Namespace) -> int:
 
 def _arguments(p: ArgumentParser) -> None:
     p.add_argument("act", metavar="list|run|report", help="list them; run some; write the page over those that ran")
-    p.add_argument("ids", nargs="*", metavar="ID", help="claims to run, or the word all")
+    p.add_argument("ids", nargs="*", metavar="ID", help="claims to run, or all, exact or cost for many")
     p.add_argument("--smoke", action="store_true", help="run the machinery in seconds, for no verdict")
     p.add_argument("--out", default="", metavar="FOLDER", help=f"keep numbers and plots there (report: {FOLDER})")
     p.add_argument("--overwrite", action="store_true", help="replace a result that is there")

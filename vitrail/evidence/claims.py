@@ -93,8 +93,8 @@ CLAIMS: dict[str, Claim] = dict([
     _claim("matcher", "exact", "exact_sums",
            "The Hungarian assignment equals brute force on small sets.",
            source="Kuhn 1955; Carion et al., arXiv:2005.12872, section 3.1",
-           miniature="every 3 x 3 table of the costs 0, 1 and 2; 20 random tables of every size from 1 x 1 to 6 x 6 for "
-                     "each of five seeds",
+           miniature="every 3 x 3 table of the costs 0, 1 and 2; 20 random tables of every size from 1 x 1 to 6 x 6 "
+                     "for each of five seeds",
            statistic="the gap between the solver's total and the least total over all assignments",
            refuted_by="a gap beyond 1e-12, or an answer that takes a row or column twice"),
     _claim("cost_exponents", "cost", "cost_tokens",
@@ -125,14 +125,15 @@ CLAIMS: dict[str, Claim] = dict([
            source="Zhu et al., arXiv:2010.04159, sections 3 and 4.1",
            miniature="one encoder layer of 256 channels, 8 heads and an Mlp of 1,024, with self-attention and with "
                      "deformable attention (4 points, one level), on square maps of 2,304 to 16,384 places, inference",
-           statistic="the exponents of multiply-adds and of median times (95 % bootstrap interval) of the mixers alone; "
-                     "those of whole layers, where the Mlp's linear share is added, are reported",
+           statistic="the exponents of multiply-adds and of median times (95 % bootstrap interval) of the mixers "
+                     "alone; those of whole layers, where the Mlp's linear share is added, are reported",
            refuted_by="self-attention below 1.8, or deformable attention above 1.15, in either"),
     _claim("lambda_cost", "cost", "cost_tokens",
            "Lambda layers hold no attention map.",
            source="Bello, arXiv:2102.08602, section 3.2 and table 2",
-           miniature="global and local lambda layers against self-attention with its map of weights held: 128 channels, "
-                     "4 heads, square maps of 256 to 4,096 places; and batches of 1 to 8 at 1,024 places; inference",
+           miniature="global and local lambda layers against self-attention with its map of weights held: 128 "
+                     "channels, 4 heads, square maps of 256 to 4,096 places; and batches of 1 to 8 at 1,024 places; "
+                     "inference",
            statistic="the peak of memory, counted allocation by allocation: its share of one map of weights "
                      "(batch x heads x N² numbers), and its growth with N",
            refuted_by="a lambda layer whose peak reaches a map of weights at 4,096 places, or grows with N^1.8 or "

@@ -10,7 +10,7 @@ from vitrail.nn import Chain, Mlp, PositionTable, SelfAttention, transformer_blo
 from vitrail.positions.sinusoidal import Sinusoidal
 
 DIM, HEADS = 32, 4
-SENTENCES = "Deepak is the son of Pradeep".split(), "Pradeep is the son of Deepak".split()
+SENTENCES = ("Deepak", "is", "the", "son", "of", "Pradeep"), ("Pradeep", "is", "the", "son", "of", "Deepak")
 SEEN = 0.01             # of the answers' deviation: what counts as told apart
 
 
@@ -87,7 +87,8 @@ def point_invariance(smoke: bool) -> Outcome:
         xyz = draw(2, count, 3, seed=seed)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         for name, answer in (("Point Transformer", lambda p: transformer(p, lift(p))),
-                             ("PCT's offset attention", lambda p: pct(lift(p))), ("PointNet", lambda p: shared(lift(p)))):
+                             ("PCT's offset attention", lambda p: pct(lift(p))),
+                             ("PointNet", lambda p: shared(lift(p)))):
             here, there = answer(xyz), answer(xyz[:, order])
             found.setdefault(f"{name}: each point", []).append(apart(there, here[:, order]))
             found.setdefault(f"{name}: maximum over all", []).append(apart(there.amax(1), here.amax(1)))

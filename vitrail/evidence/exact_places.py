@@ -160,7 +160,8 @@ def translation(smoke: bool) -> Outcome:
     conv, alone = noisy(Conv(dim, dim, 3, padding=1)), noisy(StandAlone(dim, heads, window=5))
     relative = noisy(RelativeAttention2d(dim, heads, grid=grid, keys=8, values=8))
     absolute = {"learned": noisy(PositionTable(grid, dim)), "sines in 2-D": noisy(SinCos2d(dim))}
-    plain, found = noisy(SelfAttention(dim, heads)), {}
+    plain = noisy(SelfAttention(dim, heads))
+    found: dict[str, list[float]] = {}
 
     def located(position: nn.Module) -> Callable[[Tensor], Tensor]:
         return lambda x: plain(position(x.flatten(1, 2), grid)).unflatten(1, grid)

@@ -7,7 +7,7 @@ from vitrail.evidence.claim import Outcome
 from vitrail.evidence.exactness import draw, least, noisy, seeds, worst
 from vitrail.foundations.gpt import gpt_tiny
 from vitrail.foundations.transformer import transformer_tiny
-from vitrail.report.style import EMBER, GLASS, INK, make_axes
+from vitrail.report.style import EMBER, make_axes
 
 
 def reaches(layer: nn.Module, x: Tensor) -> Tensor:

@@ -4,9 +4,10 @@ Each is timed as the token mixer it is in a block, projections included, on squa
 mechanisms of a size take turns in one process. Peak memory is counted allocation by allocation, beside the input.
 """
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from vitrail.core.catalogue import find, mechanism_of, names
 from vitrail.core.errors import ModelError, SettingsError
-from vitrail.core.mechanism import Takes
+from vitrail.core.mechanism import Mechanism, Takes
 from vitrail.measure.fit import Growth, growth
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds
@@ -73,9 +74,8 @@ def mixing(chosen: Iterable[str] = ()) -> list[str]:
     return wanted
 
 
-def make(name: str, side: int, *, dim: int = DIM, heads: int = HEADS) -> tuple[nn.Module, Tensor]:
+def make(found: Mechanism, side: int, *, dim: int = DIM, heads: int = HEADS) -> tuple[nn.Module, Tensor]:
     """A mechanism born for a square map, and such a map of normal numbers, in the layout that it takes."""
-    found = mechanism_of(name)
     assert not isinstance(found.mixer, str)
     torch.manual_seed(0)
     mixer = found.mixer(dim, heads, (side, side)).eval()
@@ -84,16 +84,17 @@ def make(name: str, side: int, *, dim: int = DIM, heads: int = HEADS) -> tuple[n
 
 
 def measure(chosen: Iterable[str] = (), *, sides: Sequence[int] = SIDES, dim: int = DIM, heads: int = HEADS,
-            rounds: int = 5, limit_gb: float = 6.0, tell: Callable[[str], None] = lambda text: None) -> list[Row]:
+            rounds: int = 5, limit_gb: float = 6.0, others: Mapping[str, Mechanism] = MappingProxyType({}),
+            tell: Callable[[str], None] = lambda text: None) -> list[Row]:
     """A row a mechanism. Sizes whose peak would pass `limit_gb` GiB, as those before foretell, are left out.
 
-    tell: is told of progress. Raises SettingsError for sizes that are no sides of maps.
+    others: mechanisms that the catalogue does not hold, to be measured beside those chosen. tell: is told of progress. Raises SettingsError for sizes that are no sides of maps.
     """
     if not sides or min(sides) < 1 or list(sides) != sorted(set(sides)):
         raise SettingsError(f"the sides of maps {tuple(sides)} must be whole numbers, each larger than the one before")
-    rows = []
-    for name in mixing(chosen):
-        found, (mixer, _) = mechanism_of(name), make(name, sides[0], dim=dim, heads=heads)
+    rows, known = [], {name: mechanism_of(name) for name in mixing(chosen)} | dict(others)
+    for name, found in known.items():
+        mixer, _ = make(found, sides[0], dim=dim, heads=heads)
         rows.append(Row(name=name, claimed_time=str(found.time), claimed_memory=str(found.memory),
                         params=sum(p.numel() for p in mixer.parameters())))
     for side in sides:
@@ -103,7 +104,7 @@ def measure(chosen: Iterable[str] = (), *, sides: Sequence[int] = SIDES, dim: in
                 row.skipped = row.skipped or (f"from N = {side * side:,} on: it would hold about "
                                               f"{foretold / 2**30:.0f} GiB")
                 continue
-            mixer, x = make(row.name, side, dim=dim, heads=heads)
+            mixer, x = make(known[row.name], side, dim=dim, heads=heads)
             row.tokens.append(side * side)
             row.multiply_adds.append(multiply_adds(partial(mixer, x)))
             with torch.inference_mode():

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vitrail.core.errors import DataError, SettingsError, nearest
+from vitrail.core.errors import DataError
 from vitrail.core.files import write_file
 from vitrail.evidence.claim import Claim, Outcome
 from vitrail.evidence.claims import CLAIMS
@@ -18,13 +18,6 @@ from vitrail.report.style import png
 FORMAT = "vitrail-evidence-1"
 
 
-def find(name: str) -> Claim:
-    """A claim by its id. Raises SettingsError, naming the nearest."""
-    if name not in CLAIMS:
-        raise SettingsError(f"there is no claim {name!r}.{nearest(name, CLAIMS)} `vitrail claims list` shows them")
-    return CLAIMS[name]
-
-
 def run(claim: Claim, *, smoke: bool = False) -> Outcome:
     """Runs a claim. smoke: at sizes that take seconds, to see that the machinery works; its verdict means nothing."""
     runs: Mapping[str, Callable[[bool], Outcome]] = importlib.import_module(f"vitrail.evidence.{claim.module}").RUNS
@@ -32,7 +25,12 @@ def run(claim: Claim, *, smoke: bool = False) -> Outcome:
 
 
 def publish(claim: Claim, folder: Path, *, overwrite: bool = False) -> tuple[Outcome, Path]:
-    """Runs a claim and writes `<id>.json` and, where there is one, its plot `<id>.png` into a folder."""
+    """Runs a claim and writes `<id>.json` and, where there is one, its plot `<id>.png` into a folder.
+
+    Raises VitrailError where the claim's result is there and `overwrite` is not given, and where it cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file, where a folder for results was to be: name another")
     path = folder / f"{claim.id}.json"
     if path.exists() and not overwrite:
         write_file(path, b"")                                           # refuses, and says how to replace it
@@ -43,17 +41,16 @@ def publish(claim: Claim, folder: Path, *, overwrite: bool = False) -> tuple[Out
             "held": outcome.held, "finding": outcome.finding, "numbers": dict(outcome.numbers),
             "seconds": round(time.monotonic() - start, 1), "command": f"vitrail claims run {claim.id}",
             "machine": machine(torch.device("cpu")), "plot": outcome.figure is not None}
-    folder.mkdir(parents=True, exist_ok=True)
     if outcome.figure is not None:
         write_file(folder / f"{claim.id}.png", png(outcome.figure), overwrite=True)
-    write_file(path, json.dumps(told, indent=1, ensure_ascii=False) + "\n", overwrite=True)
+    write_file(path, json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n", overwrite=True)
     return outcome, path
 
 
 def report(folder: Path) -> Path:
     """Writes README.md over every claim whose JSON stands in the folder. Raises DataError where none does."""
     found = {p.stem: _read(p) for p in sorted(folder.glob("*.json"))}
-    told = [found[name] for name in CLAIMS if found.get(name)]
+    told = [result for name in CLAIMS if (result := found.get(name))]
     if not told:
         raise DataError(f"{folder} holds no claim's result: `vitrail claims run ID --out {folder}` writes one")
     missing = [name for name in CLAIMS if not found.get(name)]
