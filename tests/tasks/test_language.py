@@ -203,7 +203,7 @@ def test_going_on_is_by_the_seed() -> None:
 def test_gaps_are_filled() -> None:
     network = model(TinyGaps(len(LETTERS)), "masked", LETTERS, 23)
     found = fill(network, "When[MASK]n th[MASK]", top=3)
-    assert len(found.text) == 9 and found.text.startswith("When") and [len(g) for g in found.gaps] == [3, 3]
+    assert len(found.text) == 10 and found.text.startswith("When") and [len(g) for g in found.gaps] == [3, 3]
     assert found.text[4] == found.gaps[0][0][0] and found.text[-1] == found.gaps[1][0][0]
     assert all(a[1] >= b[1] for gap in found.gaps for a, b in zip(gap, gap[1:], strict=False))
     assert not {unit for gap in fill(network, "[MASK]", top=99).gaps for unit, _ in gap} & set(MARKS)

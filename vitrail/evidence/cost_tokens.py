@@ -21,7 +21,7 @@ from vitrail.nn import Attend, Block, SelfAttention, Windows, transformer_block
 from vitrail.report.style import EMBER, GLASS, LEAF, make_axes
 
 SIDES = (48, 64, 96, 128)               # 2,304 to 16,384 places
-LINEAR_ONES = ("reformer", "linformer", "linear_attention", "clustered", "big_bird", "window")
+LINEAR_ONES = ("reformer", "linformer", "linear_attention", "clustered_attention", "big_bird", "window")
 # Swin's windows of eight, which divide every map here, shifted
 WINDOW = Mechanism(build=WindowAttention, takes=Takes.MAP, time=LINEAR, memory=LINEAR, where="equation 2",
                    mixer=lambda dim, heads, grid: WindowAttention(dim, heads, Windows(8, shift=4)),
