@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from vitrail.tasks.language.model import LanguageModel
 
 FORMAT = "vitrail-text-1"
-LENGTH = 64                 # tokens of a text, where neither the user nor the model says how many
+LENGTHS = {"translation": 64, "causal": 64, "masked": 32}       # tokens of a text, where the user does not say
 
 
 def create_language_model(name: str, *, vocabulary: "Vocabulary", length: int = 0, **changes: Any) -> "LanguageModel":
     """A model of text by name, with new weights, on the CPU, in evaluation mode.
 
-    length: the most tokens of a text; 0: the model's own, at most 64. A model with a place for each token gets as
-    many. changes: any other argument of the variant's constructor; how large the vocabulary is follows from it.
+    length: the most tokens of a text; 0: the model's own, at most 64, or 32 to fill gaps. A model that has a place for
+    each token is built with more of them where it needs them. changes: any other argument of the variant's constructor.
 
     Raises ModelError on an unknown name or argument, and on a name that is of no model of text.
     """
@@ -29,16 +29,12 @@ def create_language_model(name: str, *, vocabulary: "Vocabulary", length: int = 
     if entry.kind != "foundation" or not task:
         raise ModelError(f"{name} is no model of text; `vitrail list --kind foundation` shows those")
     found = catalogue.variant_of(name)
-    if given := [n for n in ("vocabulary", "pad") if n in changes]:
-        raise ModelError(f"the argument {given[0]!r} of {name} follows from the texts: leave it out")
-    asked = {**changes, "vocabulary": len(vocabulary)}
-    own = changes.get("length", found.settings().get("length"))
-    if own is not None and length > own and "length" not in changes:
-        asked["length"] = own = length
+    if "pad" in changes:
+        raise ModelError(f"the argument 'pad' of {name} follows from the vocabulary: leave it out")
+    own, asked = found.settings().get("length"), {**changes, "vocabulary": len(vocabulary)}
     if own is not None and length > own:
-        raise ModelError(f"{name} is to be built for texts of {own} tokens, and to learn from texts of {length}: "
-                         "leave out one of them")
-    length = length or min(own or LENGTH, LENGTH)
+        asked["length"] = length
+    length = length or min(own or LENGTHS[task], LENGTHS[task])
     try:
         network = found(**asked)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as e:

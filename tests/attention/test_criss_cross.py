@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from tests.attention.proof import draw
-from vitrail.attention.criss_cross import CrissCross, JointSoftmax, RecurrentCrissCross
+from vitrail.attention.criss_cross import CrissCross, JointSoftmax, RecurrentCrissCross, joint_softmax
 from vitrail.explanation.record import record
 from vitrail.measure.memory import peak_bytes
 from vitrail.nn import Residual
@@ -92,3 +92,16 @@ def test_wrong_numbers_are_refused() -> None:
         CrissCross(16, 2, hidden=3)
     with pytest.raises(ValueError, match="0 rounds"):
         RecurrentCrissCross(16, 1, rounds=0)
+
+
+def test_the_two_ways_to_the_weights_are_one() -> None:
+    """In place, with a gradient of its own, and out of place, for compilers: rows (B, h, H, w, w), columns."""
+    found = []
+    for way in (JointSoftmax.apply, joint_softmax):
+        rows = draw(2, 3, 4, 5, 5, seed=1, dtype=torch.float64).requires_grad_()
+        columns = draw(2, 5, 3, 4, 4, seed=2, dtype=torch.float64).requires_grad_()
+        weights = way(rows * 1, columns * 1)
+        sum((w * draw(*w.shape, seed=3, dtype=torch.float64)).sum() for w in weights).backward()
+        found.append((*weights, rows.grad, columns.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)

@@ -114,8 +114,8 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureF
     ("transformer_tiny", {"model": "vit_s16", "change": ()}, ModelError, "no model of text"),
     ("transformer_tiny", {"change": ("dpth=1",)}, ModelError, "'depth'"),
     ("transformer_tiny", {"change": ("dim=16", "heads=5")}, ModelError, "cannot be built"),
-    ("transformer_tiny", {"change": ("vocabulary=9",)}, ModelError, "'vocabulary'"),
-    ("gpt_tiny", {"change": ("length=8",), "length": 16}, ModelError, "texts of 8 tokens"),
+    ("transformer_tiny", {"change": ("vocabulary=9",)}, SettingsError, "'vocabulary', and it follows from the texts"),
+    ("gpt_tiny", {"change": ("length=8",)}, SettingsError, "give the setting 'length'"),
     ("transformer_tiny", {"strategy": "fsdp"}, SettingsError, "fsdp"),
     ("transformer_tiny", {"length": 4}, SettingsError, "fewer than 8"),
     ("transformer_tiny", {"out": str(ROOT)}, SettingsError, "no run's"),
@@ -157,9 +157,10 @@ def test_the_users_own_text_by_words(tmp_path: Path) -> None:
 
 
 def test_two_processes_log_the_losses_of_one(tmp_path: Path) -> None:
-    alone = text.run(small(tmp_path / "one", ema=0.9))
+    more: dict[str, Any] = dict(ema=0.9, change=("dim=16", "hidden=32", "heads=2"))
+    alone = text.run(small(tmp_path / "one", **more))
     file = tmp_path / "settings.toml"
-    file.write_text(small(tmp_path / "two", ema=0.9, strategy="ddp").to_toml())
+    file.write_text(small(tmp_path / "two", strategy="ddp", **more).to_toml())
     made = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
                            "vitrail", "train", "--settings", str(file)], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)

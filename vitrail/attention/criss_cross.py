@@ -46,6 +46,16 @@ class JointSoftmax(torch.autograd.Function):
         return to_rows, to_columns
 
 
+def joint_softmax(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """The same out of place: for a compiler, which spares memory in its own way, and for exported programs."""
+    own = torch.eye(columns.shape[-1], dtype=torch.bool, device=columns.device)
+    columns = columns.masked_fill(own, float("-inf"))
+    top = torch.maximum(rows.amax(-1), columns.amax(-1).transpose(1, 3)).detach()   # (B, h, H, w)
+    rows, columns = (rows - top[..., None]).exp(), (columns - top.transpose(1, 3)[..., None]).exp()
+    total = rows.sum(-1) + columns.sum(-1).transpose(1, 3)                          # (B, h, H, w)
+    return rows / total[..., None], columns / total.transpose(1, 3)[..., None]
+
+
 class CrissCross(nn.Module):
     """γ Σ_j softmax(q_i · k_j) v_j over the h + w - 1 places j of i's row and column (section 3.2, equation 2).
 
@@ -70,7 +80,8 @@ class CrissCross(nn.Module):
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(2, 3)
                    for t in self.qkv(x).split((self.hidden, self.hidden, x.shape[-1]), -1))     # 3 x (B, h, H, w, D)
         down_q, down_k, down_v = (t.transpose(1, 3) for t in (q, k, v))             # 3 x (B, w, H, h, D)
-        rows, columns = JointSoftmax.apply(q @ k.mT, down_q @ down_k.mT)
+        softmax = joint_softmax if torch.compiler.is_compiling() else JointSoftmax.apply
+        rows, columns = softmax(q @ k.mT, down_q @ down_k.mT)
         y = self.rows(rows) @ v                                                     # (B, h, H, w, V)
         y += (self.columns(columns) @ down_v).transpose(1, 3)
         return y.transpose(2, 3).flatten(3) * self.gain

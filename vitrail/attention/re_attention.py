@@ -44,7 +44,7 @@ class ReAttention(nn.Module):
         gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = (norm.bias - gain * norm.running_mean).to(flat.dtype)
         theta = (gain[:, None] * self.theta).to(flat.dtype)         # (H, H)
-        return torch.baddbmm(shift[:, None], theta.expand(len(flat), -1, -1), flat).view_as(maps)
+        return torch.baddbmm(shift[:, None], theta.expand(flat.shape[0], -1, -1), flat).view_as(maps)
 
 
 re_attention = Mechanism(

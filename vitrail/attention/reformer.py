@@ -22,8 +22,10 @@ PAPER = Paper(title="Reformer: The Efficient Transformer", arxiv="2001.04451", a
 
 
 def earlier(asking: Tensor, asked: Tensor) -> Tensor:
-    """A `sees` for sequences that are read in order: a place sees itself and those before it. It hides what later tokens
-    hold, not that they are there: they still move the bounds of the chunks."""
+    """A `sees` for sequences that are read in order: a place sees itself and those before it.
+
+    It hides what later tokens hold, not that they are there: they still move the bounds of the chunks.
+    """
     return asked <= asking
 
 

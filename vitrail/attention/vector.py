@@ -122,7 +122,7 @@ class VectorPairwise(_Vector):
         h, w = x.shape[1:3]
         delta = self.relation(self.relate, x)                                           # (B, R, K, h, w)
         p = self.place(_coordinates(h, w, x)).movedim(-1, 0)[None]                      # (1, 2, h, w)
-        apart = subtraction(p, p, self.window).expand(len(x), -1, -1, -1, -1)           # (B, 2, K, h, w)
+        apart = subtraction(p, p, self.window).expand(x.shape[0], -1, -1, -1, -1)           # (B, 2, K, h, w)
         scores = self.gamma(torch.cat([delta, apart], 1).flatten(3).permute(0, 3, 2, 1))        # (B, N, K, G)
         return self.aggregate(scores.transpose(1, 3).softmax(2).transpose(2, 3), x)     # (B, h, w, C)
 

@@ -3,6 +3,7 @@
 `--weight-decay 0.1`, `--weight_decay=0.1` and `weight_decay=0.1` say the same; `--compile` and `--no-compile` are
 yes and no. What follows a name is read by the field's kind: a text as it stands, a number as TOML has it.
 """
+import contextlib
 import re
 import types
 from argparse import Namespace
@@ -41,7 +42,7 @@ def read(kind: type[S], words: Sequence[str], *, command: str = "train") -> tupl
 def given(name: str, words: Sequence[str]) -> Any:
     """What the words, or else the file of settings that they name, say of one field; None where they say nothing.
 
-    For finding out of which kind the settings are: nothing else is checked. Raises SettingsError for a bad file.
+    For finding out of which kind the settings are: nothing is checked, and a file that cannot be read says nothing.
     """
     said: dict[str, str | None] = {}
     for word, after in zip(words, [*words[1:], None], strict=True):
@@ -49,7 +50,8 @@ def given(name: str, words: Sequence[str]) -> Any:
         if equals or word.startswith("--"):
             said.setdefault(key.replace("-", "_"), value if equals else after)
     if said.get(name) is None and said.get("settings"):
-        return toml.load(Path(str(said["settings"]))).get(name)
+        with contextlib.suppress(SettingsError):
+            return toml.load(Path(str(said["settings"]))).get(name)
     return said.get(name)
 
 
@@ -146,6 +148,7 @@ def _about(kind: type[Checked], name: str) -> str:
 def page(kind: type[Checked], *, usage: str) -> str:
     """The page of help: each field with its kind, what it is, its default and its range, by the class that has it."""
     hints, lines = _hints(kind), [f"usage: {usage}", ""]
+    final = {f.name: f for f in fields(kind)}                   # a base's field may have another default in the end
     width = max(len(_flag(f.name, hints[f.name])) for f in fields(kind))
     also = {"--settings FILE.toml": "settings from a file; flags win over it",
             "--json": "print the run's paths and scores as JSON at the end",
@@ -153,7 +156,7 @@ def page(kind: type[Checked], *, usage: str) -> str:
     seen: set[str] = set()
     groups = []
     for base in reversed(kind.__mro__):
-        own = [f for f in (fields(base) if issubclass(base, Checked) else ()) if f.name not in seen]
+        own = [final[f.name] for f in (fields(base) if issubclass(base, Checked) else ()) if f.name not in seen]
         seen |= {f.name for f in own}
         if own:
             groups.append(((base.__doc__ or base.__name__).split(" Raises ")[0].splitlines()[0].rstrip("."), own))

@@ -76,11 +76,12 @@ CLAIMS: dict[str, Claim] = dict([
            refuted_by="a change beyond 1e-12 up to t; or none after t, which would make the test empty"),
     _claim("relevance_sum", "exact", "exact_relevance",
            "Relevance propagation conserves its total from layer to layer.",
-           source="Bach et al. 2015; Chefer et al., arXiv:2012.09838, section 3.1, equations 2 to 9",
-           miniature="a ViT of four blocks with random weights, two images, every class; the rules for linear layers, "
-                     f"norms, activations, residuals and both products of attention; {_SEEDS}",
-           statistic="the sum of relevance over all tokens behind each part, over that at the logit",
-           refuted_by="a sum that departs from 1 by more than 1e-8 at any part"),
+           source="Bach et al. 2015; Chefer et al., arXiv:2012.09838, sections 3.1 and 3.2",
+           miniature="ViTs of 4 and of 12 blocks with random weights, two random images, all five classes; the rules "
+                     f"for linear layers, norms, activations, residuals and both products of attention; {_SEEDS}",
+           statistic="the sum of relevance behind the head, the pooling and every half of a block, down to tokens and "
+                     "positions, where the logit has 1",
+           refuted_by="a sum that departs from 1 by more than 1e-8 behind any of them"),
     _claim("point_invariance", "exact", "exact_order",
            "Point Transformer, PCT and PointNet do not depend on the order of points.",
            source="Qi et al., arXiv:1612.00593, section 4.2; Zhao et al., arXiv:2012.09164; Guo et al., "

@@ -1,11 +1,13 @@
 """Cost claims about whole networks."""
 import math
 import warnings
+from typing import Any
 
 import torch
 
 from vitrail.backbones.ghostnet import ghostnet_050, ghostnet_100, ghostnet_130
 from vitrail.backbones.vit import vit_b16
+from vitrail.core.card import Variant
 from vitrail.evidence.claim import Outcome
 from vitrail.foundations.bert import bert_base
 from vitrail.measure.operations import multiply_adds
@@ -14,7 +16,7 @@ from vitrail.report.style import EMBER, GLASS, make_axes
 
 def cheap_nets(smoke: bool) -> Outcome:
     """Counted on the meta device, where nothing is computed: as cheap in a smoke run."""
-    nets = {"ViT-B/16": vit_b16, "GhostNet 0.5x": ghostnet_050, "GhostNet 1.0x": ghostnet_100,
+    nets: dict[str, Variant[Any]] = {"ViT-B/16": vit_b16, "GhostNet 0.5x": ghostnet_050, "GhostNet 1.0x": ghostnet_100,
             "GhostNet 1.3x": ghostnet_130}
     found: dict[str, float] = {}
     for name, net in nets.items():

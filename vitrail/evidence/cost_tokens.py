@@ -48,12 +48,11 @@ def exponent(sizes: Sequence[int], costs: Sequence[int]) -> float:
 def cost_exponents(smoke: bool) -> Outcome:
     """The ledger, for the mechanisms that the claim names."""
     sides, rounds = ((46, 48), 1) if smoke else (SIDES, 5)
-    settings = dict(dim=16, heads=2) if smoke else dict(dim=ledger.DIM, heads=ledger.HEADS)
+    dim, heads = (16, 2) if smoke else (ledger.DIM, ledger.HEADS)
     rows = ledger.measure(["self_attention", "criss_cross", *LINEAR_ONES[:-1]], sides=sides, rounds=rounds,
-                          others={"window": WINDOW}, **settings)
+                          others={"window": WINDOW}, dim=dim, heads=heads)
     held_map = [side for side in (*sides[:2], 80) if side <= 80]
-    peaks = [_peak(explicit(SelfAttention(settings["dim"], settings["heads"])),
-                   torch.randn(1, side * side, settings["dim"])) for side in held_map]
+    peaks = [_peak(explicit(SelfAttention(dim, heads)), torch.randn(1, side * side, dim)) for side in held_map]
     softmax = exponent([side * side for side in held_map], peaks)
     found: dict[str, dict[str, Any]] = {}
     for row in rows:

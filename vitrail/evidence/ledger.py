@@ -88,7 +88,8 @@ def measure(chosen: Iterable[str] = (), *, sides: Sequence[int] = SIDES, dim: in
             tell: Callable[[str], None] = lambda text: None) -> list[Row]:
     """A row a mechanism. Sizes whose peak would pass `limit_gb` GiB, as those before foretell, are left out.
 
-    others: mechanisms that the catalogue does not hold, to be measured beside those chosen. tell: is told of progress. Raises SettingsError for sizes that are no sides of maps.
+    others: mechanisms that the catalogue does not hold, to be measured beside those chosen. tell: is told of progress.
+    Raises SettingsError for sizes that are no sides of maps.
     """
     if not sides or min(sides) < 1 or list(sides) != sorted(set(sides)):
         raise SettingsError(f"the sides of maps {tuple(sides)} must be whole numbers, each larger than the one before")

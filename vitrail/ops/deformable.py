@@ -60,7 +60,7 @@ class _Corners:
         B, h, w, H, _ = level.shape
         x, y = places.unbind(-1)                                                    # (B, Q, H, P)
         x, y = x * w - 0.5, y * h - 0.5
-        # clamped as whole numbers, so that a place that is no number takes part of some pixel instead of none
+        # clamped as whole numbers, so that a place that is not a number names a pixel too; its weights stay NaN
         left, top = (at.floor().int().clamp(0, max(size - 2, 0)) for at, size in ((x, w), (y, h)))
         self.x, self.y = (x - left, x - left - 1), (y - top, y - top - 1)           # from either pixel
         self.wx, self.wy = _hats(self.x, w), _hats(self.y, h)

@@ -27,7 +27,7 @@ from vitrail.train.numerics import numerics
 from vitrail.train.run import Run
 
 SHARES, COUNTED = {"exact", "next"}, {"samples", "tokens"}      # scores that are shares of samples; what is no score
-STRETCHES = 2000
+STRETCHES = 4000
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def make_task(settings: TextSettings, known: TextIdentity, sides: Sides) -> Lang
 
 
 def _stride(sides: Sides, length: int) -> int:
-    """As far apart as makes some 2,000 stretches of a text; no farther than they are long, less what BERT adds."""
+    """As far apart as makes some 4,000 stretches of a text; no farther than they are long, less what BERT adds."""
     units = sum(len(sides.vocabulary.numbers(piece)) for piece in getattr(sides.train, "pieces", ()))
     return max(1, min(units // STRETCHES, length - 3))
 

@@ -2,6 +2,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vitrail.core.errors import SettingsError
 from vitrail.core.settings import setting
 from vitrail.recipes.settings import changes_of
 from vitrail.train.settings import TrainSettings
@@ -25,9 +26,9 @@ class TextSettings(TrainSettings):
     units: Literal["auto", "characters", "words"] = field(default="auto", metadata={
         "help": "what a text is made of; auto: words to translate and of the toy language, else characters"})
     most: int = setting(30_000, low=1, high=1 << 20, help="units that are known, the most frequent ones")
-    length: int = setting(0, low=0, high=1 << 16, help="tokens of a text; 0: the model's own, at most 64")
+    length: int = setting(0, low=0, high=1 << 16, help="tokens of a text; 0: 64, and 32 to fill gaps")
     stride: int = setting(0, low=0, high=1 << 16, help="units between the starts of two stretches of a running text; "
-                                                       "0: so that an epoch has 2,000, and shows each unit once")
+                                                       "0: so that an epoch has 4,000, and shows each unit once")
     smoothing: float = setting(0.1, low=0, below=1, help="label smoothing")
     epochs: int = setting(12, low=1, high=1_000_000, help="times through the training data")
     batch: int = setting(32, low=1, high=1 << 24, help="samples a step, over all processes")
@@ -40,5 +41,11 @@ class TextSettings(TrainSettings):
         self.changes()
 
     def changes(self) -> dict[str, Any]:
-        """The model's arguments that `change` names, as values. Raises SettingsError for one that is no name=value."""
-        return changes_of(self.change)
+        """The model's arguments that `change` names, as values. Raises SettingsError for one that is no name=value, or
+        that follows from the texts."""
+        found = changes_of(self.change)
+        for name in ("vocabulary", "pad", "length"):
+            if name in found:
+                hint = "give the setting 'length'" if name == "length" else "it follows from the texts"
+                raise SettingsError(f"the setting 'change' names {name!r}, and {hint}")
+        return found
