@@ -14,7 +14,7 @@ from vitrail.core.errors import MissingExtra
 from vitrail.core.extras import EXTRAS, version
 from vitrail.core.hub import cache_folder
 
-NEEDED = ("torch", "torchvision", "numpy", "pillow", "safetensors", "huggingface_hub", "filelock", "rich",
+NEEDED = ("torch", "torchvision", "numpy", "scipy", "pillow", "safetensors", "huggingface_hub", "filelock", "rich",
           "tensorboard", "matplotlib", "jinja2")
 
 

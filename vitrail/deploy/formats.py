@@ -1,4 +1,5 @@
 """The kinds of artefact: how each is written, and how it is run to see what it answers."""
+import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from vitrail.deploy.trace import in_the_open, quiet, trace
 OPSET = 20              # the newest that the exporter writes directly; antialiased resizing needs 18
 LARGE = 1_900_000_000   # bytes of weights; one file of ONNX holds less than 2 GiB
 NOTE = "vitrail"        # the key under which an artefact carries its description
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")          # which the exporter puts into its messages
 
 
 class Format(Protocol):
@@ -59,7 +61,7 @@ class Onnx:
                 made.model.metadata_props[NOTE] = note
                 made.save(path, external_data=sum(t.nbytes for t in model.state_dict().values()) > LARGE)
         except Exception as e:                                  # as with the tracer
-            text = " ".join(str(e).split())[:300]
+            text = " ".join(_COLOURS.sub("", str(e)).split())[:300]
             raise ExportError(f"the ONNX exporter failed on this model: {text or type(e).__name__}") from e
 
     def runner(self, path: Path) -> Callable[[Tensor], Tensor]:

@@ -58,16 +58,16 @@ def ccnet_memory(smoke: bool) -> Outcome:
             one.set_yticklabels([])
     return Outcome(
         held=8 <= ratios["training"] <= 14 and 0.8 <= saved <= 0.9, figure=figure,
-        numbers={"layers": found, "map": [side, side, dim], "memory_ratio": ratios, "operations_saved": saved, "one_map_mib": one_map,
-                 "memory_ratio_of_the_fused_kernel": against_fused, "paper": PAPER},
+        numbers={"layers": found, "map": [side, side, dim], "memory_ratio": ratios, "operations_saved": saved,
+                 "one_map_mib": one_map, "memory_ratio_of_the_fused_kernel": against_fused, "paper": PAPER},
         finding=f"Two rounds of criss-cross attention need {ratios['training']:.1f} times less memory than non-local "
                 f"attention in a training step and {ratios['inference']:.1f} times less in inference (claimed: 11), "
                 f"and {100 * saved:.1f} % fewer operations (claimed: 85; {2 * cross['gmacs']:.1f} against "
                 f"{2 * every['gmacs']:.1f} GFLOPs, {PAPER['gflops'][1]} against {PAPER['gflops'][0]:.0f} there). "
                 f"At its peak non-local attention holds {maps['training']:.1f} maps of weights of {one_map:.0f} MiB in "
-                f"training and {maps['inference']:.1f} in inference, where the paper's 1411 MB are 4; criss-cross "
-                f"attention holds {cross['training_mib']:.0f} and {cross['inference_mib']:.0f} MiB, where the paper has "
-                "127 MB. A fused kernel, which did not exist then, holds no map: against it the memory is "
+                f"training and {maps['inference']:.1f} in inference, where the paper's 1411 MB are about 4; "
+                f"criss-cross attention holds {cross['training_mib']:.0f} and {cross['inference_mib']:.0f} MiB, where the "
+                "paper has 127 MB. A fused kernel, which did not exist then, holds no map: against it the memory is "
                 f"{against_fused['training']:.1f} times in training and {against_fused['inference']:.1f} times in "
                 "inference.")
 

@@ -38,9 +38,9 @@ def relevance_sum(smoke: bool) -> Outcome:
     return Outcome(
         held=largest <= LIMIT, numbers={"models": numbers, "limit": LIMIT}, figure=figure,
         finding=f"Through every part of ViTs of up to {max(shown)} blocks, attention included, the total stays 1 to "
-                f"within {largest:.0e}. Where two inputs share relevance (residuals, both products of attention) it is the "
-                "paper's scaling that keeps it; single relevances are positive and negative and may exceed the total. The paper's own picture goes on "
-                "to multiply with gradients, which keeps no sum.")
+                f"within {largest:.0e}. What keeps it is the scaling at both products of attention, "
+                "each of which would double it. Single relevances have either sign and may exceed the total; the "
+                "paper's own picture goes on to multiply with gradients, which keeps no sum.")
 
 
 RUNS = {"relevance_sum": relevance_sum}

@@ -1,8 +1,8 @@
 """Relevance handed back from a logit to the tokens, part by part, its sum kept.
 
-The rules of Chefer et al., CVPR 2021, arXiv:2012.09838, sections 3.1 and 3.2, written against the words: what a part's output
-was found relevant for is shared out among its inputs. Their map for an image goes on to multiply the relevance of
-attention with its gradient, which keeps no sum; here is the part that does.
+The rules of Chefer et al., CVPR 2021, arXiv:2012.09838, sections 3.1 and 3.2, written against the words: the relevance
+of a part's output is shared out among its inputs. Their map for an image goes on to multiply the relevance of attention
+with its gradient, which keeps no sum; here is the part that does.
 """
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

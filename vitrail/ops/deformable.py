@@ -64,7 +64,9 @@ class _Corners:
         left, top = (at.floor().int().clamp(0, max(size - 2, 0)) for at, size in ((x, w), (y, h)))
         self.x, self.y = (x - left, x - left - 1), (y - top, y - top - 1)           # from either pixel
         self.wx, self.wy = _hats(self.x, w), _hats(self.y, h)
-        kind = torch.int32 if max(B * h * w * H, 4 * x.numel()) < 2**31 else torch.int64
+        # an exported program holds for any number of samples; half as wide is faster, while it suffices
+        narrow = not torch.compiler.is_compiling() and max(B * h * w * H, 4 * x.numel()) < 2**31
+        kind = torch.int32 if narrow else torch.int64
         image = torch.arange(0, B * h * w * H, h * w * H, dtype=kind, device=level.device).view(B, 1, 1, 1)
         head = torch.arange(H, dtype=kind, device=level.device).view(H, 1)
         self.first = (top * w + left) * H + head + image                            # (B, Q, H, P)

@@ -15,7 +15,8 @@ def nearest_points(xyz: Tensor, count: int) -> Tensor:
     """
     B, N, _ = xyz.shape
     with torch.no_grad():
-        step = max(1, _DISTANCES // (B * N))
+        # an exported program holds for any number of samples, and so for no number of parts
+        step = N if torch.compiler.is_compiling() else max(1, _DISTANCES // (B * N))
         far = (torch.cdist(part, xyz, compute_mode="donot_use_mm_for_euclid_dist") for part in xyz.split(step, 1))
         return torch.cat([d.topk(min(count, N), largest=False).indices for d in far], 1)
 

@@ -27,7 +27,7 @@ from vitrail.train.numerics import numerics
 from vitrail.train.run import Run
 
 SHARES, COUNTED = {"exact", "next"}, {"samples", "tokens"}      # scores that are shares of samples; what is no score
-STRETCHES = 4000
+STRETCHES = {"causal": 1000, "masked": 4000}                    # an epoch; a gap is asked for in few places of one
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def make_task(settings: TextSettings, known: TextIdentity, sides: Sides) -> Lang
                    "skipped": [asdict(s) for s in getattr(text, "skipped", ())]}
             for side, text in (("train", sides.train), ("held_out", sides.held_out))}
     words, length = sides.vocabulary, known.length
-    stride = settings.stride or _stride(sides, length)
+    stride = settings.stride or _stride(sides, known)
     texts = "/".join(str(side["fingerprint"]) for side in data.values())
     common: dict[str, Any] = {
         "build": lambda: create_language_model(settings.model, vocabulary=words, length=length, **settings.changes()),
@@ -97,10 +97,12 @@ def make_task(settings: TextSettings, known: TextIdentity, sides: Sides) -> Lang
         held_out=MaskedSamples(held_out, words, length=length, stride=length - 3, seed=settings.seed), **common)
 
 
-def _stride(sides: Sides, length: int) -> int:
-    """As far apart as makes some 4,000 stretches of a text; no farther than they are long, less what BERT adds."""
-    units = sum(len(sides.vocabulary.numbers(piece)) for piece in getattr(sides.train, "pieces", ()))
-    return max(1, min(units // STRETCHES, length - 3))
+def _stride(sides: Sides, known: TextIdentity) -> int:
+    """As far apart as gives some `STRETCHES` of a text, and no farther than they are long, less the marks."""
+    if not isinstance(sides.train, Text):
+        return 0
+    units = sum(len(sides.vocabulary.numbers(piece)) for piece in sides.train.pieces)
+    return max(1, min(units // STRETCHES[known.task], known.length - 3))
 
 
 def check_model(settings: TextSettings) -> TextIdentity:

@@ -28,11 +28,11 @@ class TextSettings(TrainSettings):
     most: int = setting(30_000, low=1, high=1 << 20, help="units that are known, the most frequent ones")
     length: int = setting(0, low=0, high=1 << 16, help="tokens of a text; 0: 64, and 32 to fill gaps")
     stride: int = setting(0, low=0, high=1 << 16, help="units between the starts of two stretches of a running text; "
-                                                       "0: so that an epoch has 4,000, and shows each unit once")
+                                                       "0: so that an epoch has 1,000, or 4,000 with gaps")
     smoothing: float = setting(0.1, low=0, below=1, help="label smoothing")
-    epochs: int = setting(12, low=1, high=1_000_000, help="times through the training data")
+    epochs: int = setting(15, low=1, high=1_000_000, help="times through the training data")
     batch: int = setting(32, low=1, high=1 << 24, help="samples a step, over all processes")
-    lr: float = setting(4e-3, above=0, high=100, help="the highest learning rate")
+    lr: float = setting(3e-3, above=0, high=100, help="the highest learning rate")
     betas: tuple[float, float] = setting((0.9, 0.98), low=0, below=1, help="of AdamW")
     weight_decay: float = setting(0.01, low=0, high=10, help="of AdamW; not of biases, norms and positions")
 
