@@ -107,7 +107,8 @@ def test_texts_come_from_standard_input(ask: Ask, runs: dict[str, Path], monkeyp
     ("translation", ["the cat", "--top-k", "3"], 2, "--top-k is for a model that goes on with texts"),
     ("masked", ["He has"], 1, "no gap"), ("translation", [" "], 1, "no text"), ("causal", [""], 1, "no text"),
     ("masked", ["x" * 40 + "[MASK]"], 1, "longer"), ("translation", ["the cat", "--beams", "0"], 2, "0 is not in"),
-    ("causal", ["We", "--temperature", "-1"], 2, "-1 is not in 0"), ("causal", ["We", "--temperature", "x"], 2, "number"),
+    ("causal", ["We", "--temperature", "-1"], 2, "-1 is not in 0"),
+    ("causal", ["We", "--temperature", "x"], 2, "no number"),
     ("causal", ["We", "--temperature", "nan"], 2, "nan"), ("causal", ["We", "--device", "tpu"], 2, "'tpu'"),
     ("causal", [], 2, "TEXT")])
 def test_what_cannot_be_asked_is_said(ask: Ask, runs: dict[str, Path], task: str, words: list[str], code: int,

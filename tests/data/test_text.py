@@ -71,6 +71,7 @@ def test_a_vocabulary_reads_and_writes(kind: str) -> None:
     assert known.text(known.numbers(text)) == (text if kind == "characters" else text.replace('"all"', '" all "'))
     assert len(known) == len(MARKS) + len(known.units) and min(known.numbers(text)) >= len(MARKS)
     assert Vocabulary.of(["a b", text], kind) == known == Vocabulary.from_json(known.to_json())
+    assert known.joined(("a b", ", c", "d")) == ("a b, c d" if kind == "words" else "a b, cd")
     assert known.numbers("\u00e9")[0] == UNKNOWN and known.unknown("a \u00e9 a") == ["\u00e9"]
 
 

@@ -108,11 +108,27 @@ def test_tokens_that_are_averaged_share_the_answer() -> None:
     assert found.totals[-1][1].item() == pytest.approx(1)
 
 
+def test_a_new_head_is_refused() -> None:
+    model = vitrail.create_model("vit_ti16", image=64, dim=32, depth=1, heads=2, classes=3)
+    with pytest.raises(ExplainError, match="load trained weights"):
+        propagate(model, noise(1, 3, 64, 64))
+
+
+def test_a_part_that_only_looks_like_one_with_a_rule_is_refused() -> None:
+    class Shouting(SelfAttention):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+    model = tiny("vit_ti16")
+    model.get_submodule("backbone.blocks.1.mix").fn = Shouting(32, 2)
+    with pytest.raises(ExplainError, match="a Shouting"):
+        propagate(model, noise(1, 3, 64, 64))
+
+
 @pytest.mark.parametrize("name", ["swin_t", "resnet18", "deit_ti16_distilled"])
 def test_other_models_are_refused_plainly(name: str) -> None:
     with pytest.raises(ExplainError, match="plain backbone"):
         propagate(tiny(name), noise(1, 3, 64, 64))
     with pytest.raises(ExplainError, match="no rule to propagate relevance through a Tanh"):
-        model = vitrail.create_model("vit_ti16", image=64, dim=32, depth=1, heads=2, classes=3)
-        model.backbone.blocks[0].mlp.fn.act = nn.Tanh()             # type: ignore[union-attr,index]
+        model = tiny("vit_ti16")
+        model.get_submodule("backbone.blocks.0.mlp.fn").act = nn.Tanh()
         propagate(model, noise(1, 3, 64, 64))

@@ -71,8 +71,8 @@ def test_the_loss_is_torchs_and_padding_counts_for_nothing(smoothing: float) -> 
                                                           reduction="sum"))
     gradient, = torch.autograd.grad(found.smooth, logits)
     assert (gradient[2, 3:] == 0).all() and (gradient[2, :3] != 0).any()
-    right = logits.detach().argmax(-1)
-    assert token_loss(logits, right.masked_fill(expected == PAD, PAD)).hits == ((expected != PAD) & (right != PAD)).sum()
+    right = logits.detach().argmax(-1).masked_fill(expected == PAD, PAD)
+    assert token_loss(logits, right).hits == (right != PAD).sum() > 20
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -194,7 +194,8 @@ def test_a_translation_is_what_decoding_writes() -> None:
 def test_going_on_is_by_the_seed() -> None:
     network = model(TinyText(len(LETTERS)), "causal", LETTERS)
     one, = go_on(network, "We the", tokens=30, seed=1)
-    assert len(one) == 30 and go_on(network, "We the", tokens=30, seed=1) == [one] != go_on(network, "We the", tokens=30)
+    assert len(one) == 30 and go_on(network, "We the", tokens=30, seed=1) == [one]
+    assert go_on(network, "We the", tokens=30) != [one]
     assert len(go_on(network, "We the", tokens=5, count=3)) == 3
     with pytest.raises(DataError, match="no text"):
         go_on(network, "")

@@ -119,7 +119,8 @@ def every_text(units: int, longest: int) -> Iterator[tuple[int, ...]]:
         yield from product(numbers, repeat=size)
 
 
-def ranked(network: Tiny, source: Tensor, *, units: int, longest: int, alpha: float) -> list[tuple[float, tuple[int, ...]]]:
+def ranked(network: Tiny, source: Tensor, *, units: int, longest: int,
+           alpha: float) -> list[tuple[float, tuple[int, ...]]]:
     """All texts with their scores, best first: what a beam search that is wide enough must find."""
     found = [(log_probability(network, source, text) / length_penalty(len(text) + 1, alpha), text)
              for text in every_text(units, longest)]

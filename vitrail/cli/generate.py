@@ -71,8 +71,8 @@ def _translated(model: "LanguageModel", texts: list[str], a: Namespace) -> list[
 
 def _continued(model: "LanguageModel", texts: list[str], a: Namespace) -> list[dict[str, Any]]:
     from vitrail.tasks.language.answer import go_on
-    join = " " if model.identity.vocabulary.kind == "words" else ""
-    return [{"text": text, "answer": [f"{text}{join}{more}" for more in go_on(
+    whole = model.identity.vocabulary.joined
+    return [{"text": text, "answer": [whole((text, more)) for more in go_on(
         model, text, tokens=_or(a.tokens, 200), count=_or(a.count, 1), temperature=_or(a.temperature, 0.8),
         top=_or(a.top_k, 0), seed=_or(a.seed, 0))]} for text in texts]
 

@@ -85,8 +85,8 @@ def masked(smoke: bool) -> Outcome:
         n["smallest change after t"] for n in numbers.values())
     return Outcome(
         held=kept <= 1e-12 and changed > 1e-6, numbers={"models": numbers, "tokens": length, "limit": 1e-12},
-        figure=figure, finding=f"With every token after t exchanged, the answers up to t change by {kept:.0e} of their "
-        f"deviation at most, in GPT and in the Transformer's decoder, and every answer after t by {changed:.1e} at "
+        figure=figure, finding=f"With every token after t exchanged, the answers up to t change by {kept:.1g} of their "
+        f"deviation at most, in GPT and in the Transformer's decoder, and every answer after t by {changed:.2g} at "
         "least.")
 
 

@@ -53,7 +53,7 @@ def bars(found: Mapping[str, float], *, limit: float = EXACT, title: str) -> Fig
     axes.barh(names, [v - FLOOR for v in values], left=FLOOR, height=0.6,
               color=[GLASS if v <= limit else EMBER for v in values])
     for at, value in enumerate(found.values()):
-        axes.text(1.6 * values[at], at, "0" if value == 0 else f"{value:.0e}", va="center", fontsize=7)
+        axes.text(1.6 * values[at], at, f"{value:.1g}", va="center", fontsize=7)
     axes.set_axisbelow(True)
     axes.axvline(limit, color="#94a3b8", lw=1, ls="--")
     axes.set(xscale="log", xlim=(FLOOR, 300 * max(1.0, *values)), xlabel=title)

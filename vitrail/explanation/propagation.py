@@ -38,11 +38,11 @@ class Propagated:
 def propagate(model: nn.Module, image: Tensor, target: int | None = None) -> Propagated:
     """Hands a relevance of 1 at the target's logit back to the tokens of a plain backbone with a linear readout.
 
-    Raises ExplainError, naming the part, for a model with parts that there is no rule for.
+    Raises ExplainError, naming the part, for a model with parts that there is no rule for, and for a head of zeros.
     """
     backbone, head = model.get_submodule("backbone"), head_of(model)
     parts: dict[str, Any] = {name: getattr(backbone, name, None) for name in ("position", "blocks", "norm")}
-    if not isinstance(head, Readout) or not isinstance(parts["position"], PositionTable) or parts["blocks"] is None:
+    if type(head) is not Readout or type(parts["position"]) is not PositionTable or parts["blocks"] is None:
         raise ExplainError("relevance is propagated through a plain backbone (positions that are added, blocks, a "
                            f"norm) and a linear readout; this is a {type(backbone).__name__} with a "
                            f"{type(head).__name__}. method='relevance' explains any model that attends")
@@ -57,10 +57,13 @@ def propagate(model: nn.Module, image: Tensor, target: int | None = None) -> Pro
         totals.append((name, found.flatten(1).sum(1)))
         return found
     relevance = through("head.linear", hand_back(head.linear, seen, relevance))
+    if not relevance.any():
+        raise ExplainError("nothing in the features speaks for this class, as in a new head, whose weights are zero: "
+                           "load trained weights")
     relevance = through("head.pool", _pool(head, features, relevance))
     relevance = through("backbone.norm", hand_back(parts["norm"], seen, relevance))
     for i, block in reversed(list(enumerate(parts["blocks"]))):
-        if not isinstance(block, Block):
+        if type(block) is not Block:
             raise _no_rule(block)
         for name in ("mlp", "mix"):
             relevance = through(f"backbone.blocks.{i}.{name}", hand_back(getattr(block, name), seen, relevance))
@@ -93,10 +96,10 @@ def _watched(model: nn.Module) -> Iterator[Seen]:
 
 def hand_back(part: nn.Module, seen: Seen, relevance: Tensor) -> Tensor:
     """The relevance of a part's output, shared out over its input. Raises ExplainError where no rule is known."""
-    for kind, rule in RULES.items():
-        if isinstance(part, kind):
-            return rule(part, seen, relevance)
-    raise _no_rule(part)
+    rule = RULES.get(type(part))            # a subclass may do something else, for which the rule would be wrong
+    if rule is None:
+        raise _no_rule(part)
+    return rule(part, seen, relevance)
 
 
 def _no_rule(part: nn.Module) -> ExplainError:

@@ -18,7 +18,7 @@ _TIGHT = re.compile(r" (?=[.,;:!?)\]}\u2019\u201d])|(?<=[(\[{\u201c]) ")
 class Vocabulary:
     """The units that a model knows. Their numbers follow those of the marks.
 
-    Of words, what stands between them is not kept: `text` puts single spaces there, and none before a comma.
+    Of words, what stands between them is not kept: see `joined`.
     """
 
     kind: str                               # one of UNITS
@@ -49,8 +49,11 @@ class Vocabulary:
 
     def text(self, numbers: Iterable[int]) -> str:
         """The numbers as a text. Marks stand in it by their names."""
-        units = [self.unit(number) for number in numbers]
-        return "".join(units) if self.kind == "characters" else _TIGHT.sub("", " ".join(units))
+        return self.joined(self.unit(number) for number in numbers)
+
+    def joined(self, parts: Iterable[str]) -> str:
+        """Units or longer parts as one text: words with a space between them, and none before a comma."""
+        return "".join(parts) if self.kind == "characters" else _TIGHT.sub("", " ".join(parts))
 
     def unit(self, number: int) -> str:
         return MARKS[number] if number < len(MARKS) else self.units[number - len(MARKS)]
