@@ -13,7 +13,8 @@ from vitrail.testing.noise import fill_
 def self_attention_against_torch() -> float:
     found = []
     for n, dim, heads in ((36, 32, 4), (7, 12, 3)):
-        theirs, ours, x = nn.MultiheadAttention(dim, heads, batch_first=True), SelfAttention(dim, heads), draw(2, n, dim)
+        theirs = nn.MultiheadAttention(dim, heads, batch_first=True)
+        ours, x = SelfAttention(dim, heads), draw(2, n, dim)
         fill_(theirs)
         ours.load_state_dict({"qkv.proj.weight": theirs.in_proj_weight, "qkv.proj.bias": theirs.in_proj_bias,
                               "out.proj.weight": theirs.out_proj.weight, "out.proj.bias": theirs.out_proj.bias})

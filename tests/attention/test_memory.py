@@ -15,8 +15,7 @@ DIM, HEADS = 16, 2      # narrow, so that a map of N x N would stand out: it is 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("name", MIXERS)
 def test_memory_grows_as_declared(name: str, training: bool) -> None:
-    peaks = []
-    for side in SIDES:
+    def peak(side: int) -> int:
         mixer = build(name, dim=DIM, heads=HEADS, grid=(side, side)).train(training)
         x = tokens(name, 1, (side, side), DIM)
 
@@ -26,6 +25,7 @@ def test_memory_grows_as_declared(name: str, training: bool) -> None:
                 y = mixer(x)
                 if training:
                     y.sum().backward()
-        peaks.append(peak_bytes(step))
+        return peak_bytes(step)
+    peaks = [peak(side) for side in SIDES]
     grown = math.log(peaks[1] / peaks[0]) / math.log(SIDES[1] ** 2 / SIDES[0] ** 2)
     assert grown < mechanism_of(name).memory.exponent + 0.1, f"N^{grown:.2f}: {peaks}"
