@@ -58,8 +58,8 @@ def _arguments(p: ArgumentParser) -> None:
     p.add_argument("--dim", type=whole(1, 1 << 16), default=256, metavar="N", help="the width (256)")
     p.add_argument("--heads", type=whole(1, 1 << 10), default=4, metavar="N", help="where there are heads (4)")
     p.add_argument("--rounds", type=whole(1, 100_000), default=5, metavar="N", help="how often each is timed (5)")
-    p.add_argument("--limit-gb", type=whole(1, 1 << 20), default=6, metavar="N",
-                   help="sizes that would hold more than so many GiB are left out (6)")
+    p.add_argument("--limit-gb", type=whole(1, 1 << 20), default=4, metavar="N",
+                   help="sizes that would hold more than so many GiB are left out (4)")
     add_threads(p)
     add_out(p, "FOLDER", "write the table, the numbers and the plot there")
 

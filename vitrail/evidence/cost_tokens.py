@@ -14,6 +14,7 @@ from vitrail.evidence import ledger
 from vitrail.evidence.claim import Outcome
 from vitrail.evidence.exactness import least, worst
 from vitrail.evidence.ledger_pages import COLOURS, plot
+from vitrail.measure.allocator import kept_memory
 from vitrail.measure.fit import Growth, growth
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds
@@ -110,7 +111,9 @@ def deformable_cost(smoke: bool) -> Outcome:
             name: lambda m=module.eval(), x=x: m(x) for name, module in things.items()}     # type: ignore[misc]
         for name, call in calls.items():
             work[name].append(multiply_adds(call))
-        for name, times in interleaved(calls, rounds=rounds, device=torch.device("cpu"), warm=1).items():
+        with kept_memory():
+            measured = interleaved(calls, rounds=rounds, device=torch.device("cpu"), warm=1)
+        for name, times in measured.items():
             seconds[name].append(times.seconds)
     found = {name: {"multiply_adds": work[name], "operations": exponent(tokens, work[name]),
                     "time": told(growth(tokens, seconds[name])),

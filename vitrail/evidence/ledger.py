@@ -1,7 +1,8 @@
 """The ledger of attention: what every mechanism costs as the tokens grow, measured under one head layout.
 
 Each is timed as the token mixer it is in a block, projections included, on square maps of N tokens, in inference; all
-mechanisms of a size take turns in one process. Peak memory is counted allocation by allocation, beside the input.
+mechanisms of a size take turns in one process, which keeps the memory that it frees. Peak memory is counted
+allocation by allocation, beside the input.
 """
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from vitrail.core.catalogue import find, mechanism_of, names
 from vitrail.core.errors import ModelError, SettingsError
 from vitrail.core.mechanism import Mechanism, Takes
+from vitrail.measure.allocator import kept_memory
 from vitrail.measure.fit import Growth, growth
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds
@@ -84,7 +86,7 @@ def make(found: Mechanism, side: int, *, dim: int = DIM, heads: int = HEADS) -> 
 
 
 def measure(chosen: Iterable[str] = (), *, sides: Sequence[int] = SIDES, dim: int = DIM, heads: int = HEADS,
-            rounds: int = 5, limit_gb: float = 6.0, others: Mapping[str, Mechanism] = MappingProxyType({}),
+            rounds: int = 5, limit_gb: float = 4.0, others: Mapping[str, Mechanism] = MappingProxyType({}),
             tell: Callable[[str], None] = lambda text: None) -> list[Row]:
     """A row a mechanism. Sizes whose peak would pass `limit_gb` GiB, as those before foretell, are left out.
 
@@ -111,7 +113,8 @@ def measure(chosen: Iterable[str] = (), *, sides: Sequence[int] = SIDES, dim: in
             with torch.inference_mode():
                 row.peak.append(peak_bytes(partial(mixer, x)))
             running[row.name] = partial(mixer, x)
-        times = interleaved(running, rounds=rounds, device=torch.device("cpu"), warm=1)
+        with kept_memory():
+            times = interleaved(running, rounds=rounds, device=torch.device("cpu"), warm=1)
         for row in rows:
             if row.name in times:
                 row.seconds.append(list(times[row.name].seconds))

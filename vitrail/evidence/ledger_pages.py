@@ -30,7 +30,7 @@ def page(rows: Sequence[Row], machine: dict[str, Any], command: str) -> str:
     where = ", ".join(f"{k} {v}" for k, v in machine.items())
     lines = ["# What attention costs", "",
              f"`{command}`: every mechanism as the token mixer of a block, projections included, on square maps of N "
-             f"tokens, one image, inference, in turns in one process ({where}). Milliseconds and the peak of memory "
+             f"tokens, one image, inference, in turns in one process that keeps the memory it frees ({where}). Milliseconds and the peak of memory "
              f"are those at the largest N that it was measured at; exponents are those beyond N = {TAIL:,}, of time "
              "with a 95 % bootstrap interval, of memory exact, as every allocation is counted.", "",
              "![time and memory against tokens](attention.png)", "",
