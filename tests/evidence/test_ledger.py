@@ -42,6 +42,14 @@ def test_exponents_are_those_beyond_the_tail() -> None:
     assert png(ledger_pages.plot([row]))[1:4] == b"PNG"
 
 
+def test_names_beside_a_plot_keep_apart_and_in_order() -> None:
+    for heights in ([0.1, 0.1, 0.1, 0.9], [0.95, 0.96, 0.97], [0.5], [i / 40 for i in range(40)]):
+        found = ledger_pages.spread(heights)
+        gaps = [b - a for a, b in zip(found, found[1:], strict=False)]
+        assert all(g >= min(1 / len(heights), ledger_pages.STEP) - 1e-9 for g in gaps) and found[-1] <= 1 + 1e-9
+    assert ledger_pages.spread([0.2, 0.7]) == [0.2, 0.7]
+
+
 def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(ModelError, match="self_attention"):
         ledger.measure(["self_atention"])

@@ -1,4 +1,5 @@
 """The ledger for people: a table in words, a page, and a log-log plot."""
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from vitrail.evidence.ledger import TAIL, Row
 from vitrail.measure.fit import Growth
 from vitrail.report.style import EMBER, GLASS, INK, LEAF, make_axes
 
+STEP = 0.025            # of the height of a plot, from one name to the next
 HEAD = ("mechanism", "N", "ms", "MiB", "claimed time", "measured", "claimed memory", "measured")
 COLOURS = {"N": LEAF, "N log N": GLASS, "N^1.5": "#b7791f", "N^2": EMBER}
 
@@ -30,7 +32,8 @@ def page(rows: Sequence[Row], machine: dict[str, Any], command: str) -> str:
     where = ", ".join(f"{k} {v}" for k, v in machine.items())
     lines = ["# What attention costs", "",
              f"`{command}`: every mechanism as the token mixer of a block, projections included, on square maps of N "
-             f"tokens, one image, inference, in turns in one process that keeps the memory it frees ({where}). Milliseconds and the peak of memory "
+             f"tokens, one image, inference, in turns in one process that keeps the memory it frees ({where}). "
+             "Milliseconds and the peak of memory "
              f"are those at the largest N that it was measured at; exponents are those beyond N = {TAIL:,}, of time "
              "with a 95 % bootstrap interval, of memory exact, as every allocation is counted.", "",
              "![time and memory against tokens](attention.png)", "",
@@ -58,20 +61,25 @@ def plot(rows: Sequence[Row]) -> Figure:
 
 
 def _name_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]]) -> None:
-    """Names beside the lines' ends, moved apart where they would cover one another."""
+    """Names to the right of the axes, joined to the lines' ends (name, x, y, colour), and apart from one another."""
     if not ends:
         return
-    figure: Any = axes.figure
-    figure.canvas.draw()
-    right = max(x for _, x, _, _ in ends) * 1.25
-    axes.set_xlim(right=right * 14)
-    low, high = (axes.transData.transform((1, y))[1] for y in axes.get_ylim())
-    step = min(0.021 * (high - low), (high - low) / len(ends))
-    placed: list[float] = []
-    for name, x, y, colour in sorted(ends, key=lambda e: e[2]):
-        at = axes.transData.transform((x, y))[1]
-        at = max(at, placed[-1] + step) if placed else at
-        placed.append(at)
-        text_y = axes.transData.inverted().transform((0, at))[1]
-        axes.annotate(name, (x, y), (right, text_y), fontsize=7, color=colour, va="center",
-                      arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.4, "alpha": 0.6})
+    low, high = (math.log(y) for y in axes.get_ylim())
+    ranked = sorted(ends, key=lambda e: e[2])
+    heights = spread([(math.log(y) - low) / (high - low) for _, _, y, _ in ranked])
+    for (name, x, y, colour), height in zip(ranked, heights, strict=True):
+        axes.annotate(name, (x, y), (1.03, height), xycoords="data", textcoords="axes fraction", fontsize=7,
+                      color=colour, va="center", annotation_clip=False,
+                      arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.4, "alpha": 0.6, "relpos": (0, 0.5)})
+
+
+def spread(heights: Sequence[float]) -> list[float]:
+    """Ascending heights in 0 to 1, moved as little as lets each keep its share of the room."""
+    step, found = min(1 / max(len(heights), 1), STEP), list[float]()
+    for height in heights:                                  # upwards, each at least a step above the one before
+        found.append(max(height, found[-1] + step) if found else height)
+    top = 1.0
+    for i in reversed(range(len(found))):                   # and down again from the upper edge
+        found[i] = top = min(found[i], top)
+        top -= step
+    return found

@@ -7,8 +7,8 @@ from vitrail.core.errors import SettingsError
 from vitrail.core.settings import setting
 from vitrail.recipes.settings import ClassifySettings
 
-MIXERS = ("self_attention", "criss_cross", "linear_attention", "linformer", "cross_covariance", "axial", "stand_alone",
-          "lambda_global", "deformable")
+MIXERS = ("self_attention", "criss_cross", "linear_attention", "linformer", "cross_covariance", "axial_plain",
+          "lambda_global", "hamburger_nmf", "deformable")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class CompareSettings(ClassifySettings):
     change: tuple[str, ...] = field(default=("patch=2", "dim=64", "depth=4", "heads=4"),
                                     metadata={"help": "arguments of the model"})
     size: int = setting(16, low=0, high=4096, help="pixels a side; 0: the model's own")
-    epochs: int = setting(20, low=1, high=1_000_000, help="times through the training data")
+    epochs: int = setting(15, low=1, high=1_000_000, help="times through the training data")
     batch: int = setting(32, low=1, high=1 << 24, help="samples a step, over all processes")
     lr: float = setting(3e-3, above=0, high=100, help="the highest learning rate")
     crop: float = setting(1.0, above=0, high=1, help="share of the shorter side that evaluation looks at")
