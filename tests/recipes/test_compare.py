@@ -1,5 +1,10 @@
 """Several mechanisms under one budget: the same for all but the mixer; stopped and gone on with; told in full."""
 import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,3 +98,33 @@ def test_the_command_tells_a_table_and_writes_the_files(ask: Ask, tmp_path: Path
     assert "--mixers" in ask("compare", "--help").out
     said = ask("compare", "--out", out, "--mixerz", "a").err
     assert "or 'mixers'" in said and "vitrail compare --h" in said
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX's")
+def test_no_training_outlives_the_process_that_asked_for_it(tmp_path: Path) -> None:
+    """Killed outright, it cannot tell its trainings; they notice, save themselves and go."""
+    words = ["compare", "--out", tmp_path / "out", "--mixers", "self_attention", "non_local_dot", "--seeds", 1,
+             "--epochs", 100_000, *WORDS[:5]]
+    with subprocess.Popen([sys.executable, "-m", "vitrail", *map(str, words)], start_new_session=True,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as asking:
+        logs = [tmp_path / "out" / mixer / "seed-0" / "metrics.jsonl" for mixer in ("self_attention", "non_local_dot")]
+        wait_for(lambda: all(log.is_file() and log.stat().st_size for log in logs))
+        asking.kill()
+        asking.wait()
+
+    def gone() -> bool:
+        try:
+            os.killpg(asking.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+    wait_for(gone)
+    assert any((log.parent / "checkpoints").iterdir() for log in logs)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not come about in two minutes")

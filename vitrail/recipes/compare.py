@@ -3,12 +3,17 @@
 Everything but the token mixer is the same: images, order, augmentation, seeds, epochs, learning rate. What a training
 costs is measured apart from the trainings, all mechanisms in turns in one process.
 """
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import Any
 
 import torch
@@ -32,6 +37,7 @@ from vitrail.train.numerics import numerics
 from vitrail.train.run import Run
 
 BATCH, ROUNDS = 32, 15
+GRACE = 20.0            # seconds for a training to save itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +91,28 @@ def trainings(todo: Sequence[ClassifySettings], jobs: int) -> Iterator[Iterator[
     if jobs == 1:
         yield map(train, todo)
         return
-    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=get_context("spawn"), initializer=_follow) as pool:
         try:
             yield pool.map(train, todo)
         except BaseException:
             pool.shutdown(cancel_futures=True)          # those that run save themselves; none is begun
             raise
+
+
+def _follow() -> None:
+    """In a process of a training's own: ends it when the one that asked for it has gone, however that came about.
+
+    SIGTERM first, at which the training saves itself; a checkpoint takes seconds.
+    """
+    asking = parent_process()
+    assert asking is not None
+
+    def watch() -> None:
+        wait([asking.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os._exit(1)
+    Thread(target=watch, daemon=True).start()
 
 
 def train(settings: ClassifySettings) -> tuple[int, int]:
