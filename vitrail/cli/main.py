@@ -15,8 +15,8 @@ from vitrail.core.errors import SettingsError, VitrailError, nearest
 
 # name -> the module of this package that holds it, and what it does
 COMMANDS = {
-    "list": ("catalogue", "the models, with what they cost"),
-    "show": ("catalogue", "one model: paper, figures, arguments, released weights"),
+    "list": ("catalogue", "models, mechanisms of attention and position codes, with what they cost"),
+    "show": ("catalogue", "one of them: paper, figures, arguments, released weights"),
     "tree": ("catalogue", "the papers that a model builds on"),
     "diff": ("catalogue", "what differs between two models"),
     "data": ("data", "check a data set: classes, sizes, broken files, a sheet of samples"),
