@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from vitrail.backbones.ghostnet import (STAGES, Ghost, GhostBottleneck, GhostHead, GhostNet, SqueezeExcite,
-                                        ghostnet_100, round_to_four)
-from vitrail.nn import Conv
+from vitrail.backbones.ghostnet import (STAGES, Ghost, GhostBottleneck, GhostHead, GhostNet, ghostnet_100,
+                                        squeeze_excite)
+from vitrail.nn import Conv, SqueezeExcite, round_width
 from vitrail.testing.noise import fill_
 
 
@@ -56,7 +56,7 @@ def test_where_it_strides_and_squeezes() -> None:
 
 @torch.no_grad()
 def test_the_gate_is_a_hard_sigmoid() -> None:
-    gate = noisy(SqueezeExcite(8)).double()
+    gate = noisy(squeeze_excite(8)).double()
     x = 20 * torch.randn(3, 4, 5, 8, dtype=torch.float64)
     mean = x.mean((1, 2))
     hidden = (mean @ gate.reduce.weight[:, :, 0, 0].T + gate.reduce.bias).relu()
@@ -66,9 +66,9 @@ def test_the_gate_is_a_hard_sigmoid() -> None:
 
 def test_widths_are_multiples_of_four_that_lose_no_more_than_a_tenth() -> None:
     for width in (1, 5, 12.5, 20.8, 36, 93.6, 960):
-        found = round_to_four(width)
+        found = round_width(width, 4)
         assert found % 4 == 0 and found >= 0.9 * width and abs(found - width) < 4
-    assert [round_to_four(w) for w in (1, 8, 20.8, 18)] == [4, 8, 20, 20]
+    assert [round_width(w, 4) for w in (1, 8, 20.8, 18)] == [4, 8, 20, 20]
 
 
 def test_the_head_widens_one_place() -> None:

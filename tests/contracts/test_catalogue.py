@@ -2,6 +2,7 @@
 import importlib
 import inspect
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +14,7 @@ from tools.figures import measure
 from vitrail.core import catalogue
 from vitrail.core.errors import ModelError
 
-VOCABULARY = {"image", "patch", "dim", "depth", "depths", "heads", "mlp_ratio", "hidden", "window", "dropout",
-              "drop_path", "scale", "tokens", "local", "locality", "inner", "inner_heads", "inner_stride",
-              "class_depth", "norm_tokens", "bottleneck", "width", "vocabulary", "pad", "length", "maxout"}
+VOCABULARY = set((Path(__file__).parent / "vocabulary.txt").read_text("utf-8").split())
 
 
 def test_the_table_is_what_the_modules_hold() -> None:

@@ -17,7 +17,7 @@ from tests.contracts.small import STRUCTURES, build
 
 HOUSE = Path(__file__).parents[2] / "vitrail"
 FLOORS = tuple(str(HOUSE / f) for f in ("ops", "nn", "positions", "attention", "backbones", "foundations"))
-COMMENT = re.compile(r"^\s*([A-Za-z_][\w, ()]*?)\s*(?::[^=#]+)?=[^=].*#\s*\(([^()|\[\]*→>]+)\)\s*(?:$|[:,])")
+COMMENT = re.compile(r"^\s*(\*?[A-Za-z_][\w, ()]*?)\s*(?::[^=#]+)?=[^=].*#\s*\(([^()|\[\]*→>]+)\)\s*(?:$|[:,])")
 
 
 class Checker:

@@ -1,11 +1,17 @@
 """A line of the parity tables."""
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vitrail.core.torchvision_guard import import_torchvision
+from vitrail.testing.golden import picture, read_golden, write_golden
+from vitrail.testing.noise import fill_
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def _logits(model: nn.Module, image: Tensor) -> Tensor:
@@ -14,9 +20,18 @@ def _logits(model: nn.Module, image: Tensor) -> Tensor:
     return out
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A reference's tensors under its own names, the image it was shown, and what it said of it."""
+
+    state: dict[str, Tensor]
+    image: Tensor
+    logits: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One variant against one reference, at several sizes.
+    """One variant against one reference that is an installed package, at several sizes.
 
     reference: builds the reference for an image of this height and width.
     at:        arguments of ours that follow from the size, where the form needs them at construction.
@@ -33,8 +48,64 @@ class Case:
     drop: tuple[str, ...] = ()
     output: Callable[[nn.Module, Tensor], Tensor] = _logits
 
+    def answer(self, height: int, width: int) -> Answer:
+        """The reference, filled with noise, and asked."""
+        reference = self.reference(height, width).eval()
+        fill_(reference)
+        image = picture(height, width)
+        with torch.inference_mode():
+            return Answer(self.state(reference), image, self.output(reference, image))
+
     def state(self, reference: nn.Module) -> dict[str, Tensor]:
         return {k: v for k, v in reference.state_dict().items() if not k.endswith(self.drop or ("\0",))}
+
+    def __str__(self) -> str:
+        return "-".join([self.name, self.keys, *(f"{k}{v}" for k, v in self.changes.items())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """One variant against a reference that is no package: what its official code answered stands in a golden file.
+
+    official: builds the reference for an image of this height and width, from a folder that holds a copy of its code.
+    source:   owner/repository@commit: file. The rest as for Case.
+
+    `python tools/record.py <module> <folder of the code>` records the files again.
+    """
+
+    name: str
+    source: str
+    official: Callable[[Path, int, int], nn.Module]
+    sizes: tuple[tuple[int, int], ...]
+    keys: str = "official"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    at: Callable[[int, int], dict[str, Any]] = lambda height, width: {}
+    drop: tuple[str, ...] = ()
+    output: Callable[[nn.Module, Tensor], Tensor] = _logits
+
+    def file(self, height: int, width: int) -> Path:
+        """One for all sizes, but where the reference's tensors follow from the size."""
+        return GOLDEN / f"{self}{f'-{height}x{width}' if self.at(height, width) else ''}.safetensors".replace(" ", "")
+
+    def record(self, code: Path) -> list[Path]:
+        """Asks the official code anew; returns the files written."""
+        files: dict[Path, list[tuple[int, int]]] = {}
+        for height, width in self.sizes:
+            files.setdefault(self.file(height, width), []).append((height, width))
+        for file, sizes in files.items():
+            outputs: dict[str, Tensor] = {}
+            for height, width in sizes:
+                reference = self.official(code, height, width).eval()
+                fill_(reference)
+                with torch.inference_mode():
+                    outputs[f"{height}x{width}"] = self.output(reference, picture(height, width))
+            state = {k: v for k, v in reference.state_dict().items() if not k.endswith(self.drop or ("\0",))}
+            write_golden(file, inputs={}, outputs=outputs, state=state, source=self.source)
+        return list(files)
+
+    def answer(self, height: int, width: int) -> Answer:
+        golden = read_golden(self.file(height, width))
+        return Answer(dict(golden.state), picture(height, width), golden.outputs[f"{height}x{width}"])
 
     def __str__(self) -> str:
         return "-".join([self.name, self.keys, *(f"{k}{v}" for k, v in self.changes.items())])

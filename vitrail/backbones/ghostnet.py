@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import BatchNorm, Chain, Conv, DropPath, Features, Stack, mean_map, ramp
+from vitrail.nn import (Chain, Conv, DropPath, Features, SqueezeExcite, Stack, conv_norm, mean_map, pyramid, ramp,
+                        round_width)
 
 PAPER = Paper(title="GhostNet: More Features from Cheap Operations", arxiv="1911.11907", authors="Han et al.",
               year=2020, venue="CVPR", code="huawei-noah/Efficient-AI-Backbones", license="Apache-2.0")
@@ -26,38 +27,24 @@ class Ghost(nn.Module):
     def __init__(self, dim: int, out: int, act: nn.Module):
         super().__init__()
         half = out // 2
-        self.primary = Chain(conv=Conv(dim, half, 1, bias=False), norm=BatchNorm(half), act=act)
-        self.cheap = Chain(conv=Conv(half, half, 3, padding=1, groups=half, bias=False), norm=BatchNorm(half), act=act)
+        self.primary = conv_norm(dim, half, act=act)
+        self.cheap = conv_norm(half, half, 3, groups=half, act=act)
 
     def forward(self, x: Tensor) -> Tensor:
         primary = self.primary(x)                                                       # (B, H, W, P)
         return torch.cat([primary, self.cheap(primary)], -1)
 
 
-class SqueezeExcite(nn.Module):
-    """x · gate(mean of x), a gate a channel (Hu et al., arXiv:1709.01507), here a hard sigmoid: relu6(x + 3) / 6."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        hidden = round_to_four(dim / 4)
-        self.reduce, self.expand = Conv(dim, hidden, 1), Conv(hidden, dim, 1)
-
-    def forward(self, x: Tensor) -> Tensor:                                             # (B, H, W, C)
-        gate = self.expand(F.relu(self.reduce(x.mean((1, 2), keepdim=True))))           # (B, 1, 1, C)
-        return x * F.hardsigmoid(gate)
-
-
-def depthwise(dim: int, size: int, stride: int) -> Chain:
-    """A convolution of each channel by itself, and a norm."""
-    return Chain(conv=Conv(dim, dim, size, stride, size // 2, groups=dim, bias=False), norm=BatchNorm(dim))
+def squeeze_excite(dim: int) -> SqueezeExcite:
+    """A quarter of the channels between, and a hard sigmoid, relu6(x + 3) / 6, for a gate."""
+    return SqueezeExcite(dim, round_width(dim / 4, 4), act=nn.ReLU(), gate=nn.Hardsigmoid())
 
 
 def shortcut(dim: int, out: int, window: int, stride: int) -> nn.Module:
     """The way past a bottleneck: the identity, or where the shape changes a depthwise and a 1 x 1 convolution."""
     if stride == 1 and dim == out:
         return nn.Identity()
-    return Chain(depthwise=depthwise(dim, window, stride),
-                 pointwise=Chain(conv=Conv(dim, out, 1, bias=False), norm=BatchNorm(out)))
+    return Chain(depthwise=conv_norm(dim, dim, window, stride, groups=dim), pointwise=conv_norm(dim, out))
 
 
 class GhostBottleneck(nn.Module):
@@ -71,8 +58,8 @@ class GhostBottleneck(nn.Module):
                  drop: float):
         super().__init__()
         self.widen, self.narrow = Ghost(dim, hidden, nn.ReLU()), Ghost(hidden, out, nn.Identity())
-        self.down = depthwise(hidden, window, stride) if stride > 1 else nn.Identity()
-        self.squeeze = SqueezeExcite(hidden) if squeeze else nn.Identity()
+        self.down = conv_norm(hidden, hidden, window, stride, groups=hidden) if stride > 1 else nn.Identity()
+        self.squeeze = squeeze_excite(hidden) if squeeze else nn.Identity()
         self.drop, self.shortcut = DropPath(drop), shortcut(dim, out, window, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,29 +88,27 @@ class GhostNet(nn.Module):
     def __init__(self, *, width: float = 1.0, dropout: float = 0.2, drop_path: float = 0.0):
         super().__init__()
         self.dropout = dropout
-        before = round_to_four(16 * width)
-        self.tokenize = Chain(conv=Conv(3, before, 3, 2, 1, bias=False), norm=BatchNorm(before), act=nn.ReLU())
+        before = round_width(16 * width, 4)
+        self.tokenize = conv_norm(3, before, 3, 2, act=nn.ReLU())
         self.stages, drops = nn.ModuleList(), iter(ramp(drop_path, sum(len(stage) for stage in STAGES)))
         ends = []
         for i, stage in enumerate(STAGES):
             blocks = []
             for j, (window, hidden, out, squeeze) in enumerate(stage):
-                blocks.append(GhostBottleneck(before, round_to_four(hidden * width), round_to_four(out * width),
+                blocks.append(GhostBottleneck(before, round_width(hidden * width, 4), round_width(out * width, 4),
                                               window=window, stride=2 if i and not j else 1, squeeze=squeeze,
                                               drop=next(drops)))
-                before = round_to_four(out * width)
+                before = round_width(out * width, 4)
             self.stages.append(Stack(blocks))
             ends.append(before)
-        last = round_to_four(STAGES[-1][-1][1] * width)
-        self.last = Chain(conv=Conv(before, last, 1, bias=False), norm=BatchNorm(last), act=nn.ReLU())
+        last = round_width(STAGES[-1][-1][1] * width, 4)
+        self.last = conv_norm(before, last, act=nn.ReLU())
         self.widths, self.strides = (*ends[:-1], last), (2, 4, 8, 16, 32)
 
     def forward(self, image: Tensor) -> Features:
-        x, maps = self.tokenize(image.permute(0, 2, 3, 1)), []                          # (B, h, w, D)
-        for stage in self.stages:
-            x = stage(x)                                                                # (B, H, W, C)
-            maps.append(x)
-        return Features(maps=(*maps[:-1], self.last(x)))
+        x = self.tokenize(image.permute(0, 2, 3, 1))                                    # (B, h, w, D)
+        *finer, x = pyramid(x, self.stages)                                             # (B, H, W, C)
+        return Features(maps=(*finer, self.last(x)))
 
     def readout(self, classes: int) -> nn.Module:
         """1,280 channels of the mean of the last map, dropped out, and a linear layer."""
@@ -141,12 +126,6 @@ class GhostHead(nn.Module):
     def forward(self, features: Features) -> Tensor:
         x = F.relu(self.widen(mean_map(features)[:, None, None]))                       # (B, 1, 1, D)
         return self.linear(self.dropout(x[:, 0, 0]))
-
-
-def round_to_four(width: float) -> int:
-    """The nearest multiple of four, at least four, and the next one where that would lose more than a tenth."""
-    found = max(4, int(width + 2) // 4 * 4)
-    return found + 4 if found < 0.9 * width else found
 
 
 def _size(width: float, params: int, gflops: float, reported: Mapping[str, float],

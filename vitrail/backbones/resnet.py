@@ -3,6 +3,7 @@
 He et al., CVPR 2016, arXiv:1512.03385. As everybody trains it since Goyal et al., arXiv:1706.02677: a bottleneck
 halves the map in its 3 x 3 convolution ("v1.5"), and the last scale of every branch is born zero.
 """
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import BatchNorm, Chain, Conv, DropPath, Features, Readout, Stack, init, mean_map, ramp
+from vitrail.nn import (BatchNorm, Conv, DropPath, Features, Readout, Stack, conv_norm, init, mean_map, pyramid,
+                        ramp)
 
 PAPER = Paper(title="Deep Residual Learning for Image Recognition", arxiv="1512.03385", authors="He et al.", year=2016,
               venue="CVPR", code="KaimingHe/deep-residual-networks", license="MIT")
@@ -32,7 +34,7 @@ def shortcut(width: int, out: int, stride: int) -> nn.Module:
     """The way past a block: the identity, or a projection where the shape changes (option B of section 4.1)."""
     if stride == 1 and width == out:
         return nn.Identity()
-    return Chain(conv=Conv(width, out, 1, stride, bias=False), norm=BatchNorm(out))
+    return conv_norm(width, out, 1, stride)
 
 
 class BasicBlock(nn.Module):
@@ -54,15 +56,18 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3 x 3 convolution between two of 1 x 1 that narrow and widen (figure 5, right), on a map (B, H, W, C)."""
+    """A 3 x 3 convolution between two of 1 x 1 that narrow and widen (figure 5, right), on a map (B, H, W, C).
+
+    middle: what stands in the place of the 3 x 3 convolution, (B, H, W, dim) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, dim).
+    """
 
     expansion = 4
 
-    def __init__(self, width: int, dim: int, stride: int, drop: float):
+    def __init__(self, width: int, dim: int, stride: int, drop: float, *, middle: nn.Module | None = None):
         super().__init__()
         out = dim * self.expansion
         self.conv1, self.norm1 = Conv(width, dim, 1, bias=False), BatchNorm(dim)
-        self.conv2, self.norm2 = Conv(dim, dim, 3, stride, 1, bias=False), BatchNorm(dim)
+        self.conv2, self.norm2 = middle or Conv(dim, dim, 3, stride, 1, bias=False), BatchNorm(dim)
         self.conv3, self.norm3 = Conv(dim, out, 1, bias=False), BatchNorm(out)
         self.shortcut, self.drop = shortcut(width, out, stride), DropPath(drop)
         nn.init.zeros_(self.norm3.weight)
@@ -72,6 +77,31 @@ class Bottleneck(nn.Module):
         y = F.relu(self.norm2(self.conv2(y)))
         y = self.norm3(self.conv3(y))
         return F.relu(self.shortcut(x) + self.drop(y))
+
+
+Make = Callable[[int, int, int, int, float], nn.Module]
+
+
+def stages(dim: int, depths: Sequence[int], expansion: int, drop_path: float, block: Make) -> nn.ModuleList:
+    """A stack of blocks a stage; the first block of each but the first stage halves the map, and dim doubles.
+
+    block: makes one from (stage, width, dim, stride, drop): the channels that it is given, and those within.
+    """
+    drops = iter(ramp(drop_path, sum(depths)))
+
+    def stage(i: int) -> Stack:
+        before = (dim << i - 1) * expansion if i else dim
+        return Stack(block(i, (dim << i) * expansion if j else before, dim << i, 2 if i and not j else 1, next(drops))
+                     for j in range(depths[i]))
+    return nn.ModuleList(stage(i) for i in range(len(depths)))
+
+
+def linear_readout(dim: int, classes: int) -> Readout:
+    """A linear layer on the mean of the last map, of deviation 0.01 (Goyal et al., section 5.1)."""
+    head = Readout(dim, classes, mean_map)
+    nn.init.normal_(head.linear.weight, std=0.01)
+    nn.init.zeros_(head.linear.bias)
+    return head
 
 
 class ResNet(nn.Module):
@@ -86,30 +116,15 @@ class ResNet(nn.Module):
         block: type[BasicBlock] | type[Bottleneck] = Bottleneck if bottleneck else BasicBlock
         self.widths = tuple((dim << i) * block.expansion for i in range(len(depths)))
         self.strides = tuple(4 << i for i in range(len(depths)))
-        drops = iter(ramp(drop_path, sum(depths)))
         self.tokenize = Stem(dim)
-
-        def stage(i: int) -> Stack:
-            before = self.widths[i - 1] if i else dim
-            return Stack(block(self.widths[i] if j else before, dim << i, 2 if i and not j else 1, next(drops))
-                         for j in range(depths[i]))
-
-        self.stages = nn.ModuleList(stage(i) for i in range(len(depths)))
+        self.stages = stages(dim, depths, block.expansion, drop_path, lambda stage, *args: block(*args))
         init.kaiming_convs(self)
 
     def forward(self, image: Tensor) -> Features:
-        x, maps = self.tokenize(image), []
-        for stage in self.stages:
-            x = stage(x)                                                                # (B, H, W, C)
-            maps.append(x)
-        return Features(maps=tuple(maps))
+        return Features(maps=pyramid(self.tokenize(image), self.stages))
 
     def readout(self, classes: int) -> nn.Module:
-        """A linear layer on the mean of the last map, of deviation 0.01 (Goyal et al., section 5.1)."""
-        head = Readout(self.widths[-1], classes, mean_map)
-        nn.init.normal_(head.linear.weight, std=0.01)
-        nn.init.zeros_(head.linear.bias)
-        return head
+        return linear_readout(self.widths[-1], classes)
 
 
 def _torchvision(depth: int, name: str, digest: str, top1: float) -> Weights:

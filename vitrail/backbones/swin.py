@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
 from vitrail.nn import (Attend, Chain, Features, Merge, Patches, Readout, RelativeBias, Split, Stack, Windows, init,
-                        mean_map, ramp, transformer_block)
+                        mean_map, pyramid, ramp, transformer_block)
 
 PAPER = Paper(title="Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arxiv="2103.14030",
               authors="Liu et al.", year=2021, venue="ICCV", code="microsoft/Swin-Transformer", license="MIT")
@@ -85,11 +85,8 @@ class Swin(nn.Module):
                 nn.init.trunc_normal_(part.table, std=0.02)
 
     def forward(self, image: Tensor) -> Features:
-        x, maps = image, []
-        for stage in self.stages:
-            x = stage(x)                                            # (B, H, W, C)
-            maps.append(x)
-        return Features(maps=(*maps[:-1], self.norm(x)))
+        *finer, x = pyramid(image, self.stages)                     # (B, H, W, C)
+        return Features(maps=(*finer, self.norm(x)))
 
     def readout(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""

@@ -19,7 +19,8 @@ class Layer:
     """What one Visible leaf showed in one call.
 
     weights: (B, H, N, M) over all tokens, or (B, G, H, n, n) in G groups.
-    groups:  the mixer's partition (Windows, Channels, Within), or None where all tokens are attended.
+    groups:  the mixer's partition (Windows, Reduced, Channels, Within), or None where all tokens are attended.
+             With Reduced, the M keys are cells of the map.
     grid:    height and width of the map of tokens; None where it is not known. Other tokens come before it.
     """
 

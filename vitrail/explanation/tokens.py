@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vitrail.core.errors import ExplainError
 from vitrail.explanation.record import Layer
-from vitrail.nn import Channels, Elsewhere, Features, Within
+from vitrail.nn import Channels, Elsewhere, Features, Reduced, Within
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -117,7 +117,9 @@ def carry(share: Share, layer: Layer, attention: Tensor, step: Step) -> Share:
     if layer.probe:                                                         # the readout asks all tokens itself
         asked = attention[:, :1] * share.map.sum((2, 3))[..., None]         # (B, Q, M)
         return Share(torch.zeros_like(share.prefix), asked.unflatten(-1, layer.grid))
-    if layer.groups is not None:
+    if isinstance(layer.groups, Reduced):
+        attention = layer.groups.spread(attention, h, w)                    # (B, N, N)
+    elif layer.groups is not None:
         split, merge = layer.groups.split, layer.groups.merge
         rows = split(share.map.permute(0, 2, 3, 1))                         # (B, G, n, Q)
         real = split(share.map.new_ones(1, h, w, 1))                        # (1, G, n, 1), 0 where a window is padded

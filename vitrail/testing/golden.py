@@ -1,14 +1,17 @@
 """Golden files: what a reference that is no package answered, and the names and shapes that make its weights again.
 
-A file `tests/golden/<name>.safetensors` holds the inputs (`in.*`), the reference's outputs (`out.*`), tensors of whole
-numbers that its state dict holds (`state.*`), and in its metadata the names and shapes of all the others, whose values
-are `vitrail.testing.noise`'s, and where the reference came from. So anyone can record it again from the original code.
+A file `tests/golden/<name>.safetensors` holds the inputs (`in.*`), the reference's outputs (`out.*`; of a backbone, the
+logits `out.<height>x<width>` of `picture(height, width)`, which is not stored), tensors of whole numbers that its state
+dict holds (`state.*`), and in its metadata the names and shapes of all the others, whose values are
+`vitrail.testing.noise`'s, and where the reference came from. So anyone can record it again from the original code.
 """
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -25,6 +28,12 @@ class Golden:
     outputs: Mapping[str, Tensor]
     state: Mapping[str, Tensor]
     source: str                     # owner/repository, file, commit
+
+
+def picture(height: int, width: int, batch: int = 2) -> Tensor:
+    """Noise (batch, 3, height, width) of deviation 1, the same everywhere: PCG64 of crc32("image <height>x<width>")."""
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"image {height}x{width}".encode())))
+    return torch.from_numpy(generator.standard_normal((batch, 3, height, width)).astype(np.float32))
 
 
 def write_golden(path: Path, *, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor],

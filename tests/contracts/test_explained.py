@@ -1,0 +1,54 @@
+"""Every system is recorded, explained and exported, or says why not; who refuses what stands in `refusals.txt`.
+
+A line there is `<module> <method> <reason>`: a method that the form of this paper cannot take.
+"""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vitrail
+from tests.contracts.small import STRUCTURES, build
+from vitrail.core.catalogue import find
+from vitrail.core.errors import ExplainError
+from vitrail.deploy.export import export
+from vitrail.nn import Visible
+
+LINES = [line.split(maxsplit=2) for line in (Path(__file__).parent / "refusals.txt").read_text("utf-8").splitlines()]
+REFUSED = {(module, method) for module, method, _ in LINES}
+SEEING = [n for n in STRUCTURES if any(isinstance(m, Visible) for m in build(n).modules())]
+
+
+def pictures() -> list[np.ndarray]:
+    return [np.random.default_rng(i).integers(0, 255, (70, 90, 3), dtype=np.uint8) for i in range(2)]
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_recording_changes_no_bit(name: str) -> None:
+    model, image = build(name), torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        plain = model(image)
+        with vitrail.record(model) as seen:
+            watched = model(image)
+    assert torch.equal(plain, watched) and len(seen) > 0
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("method", ["attention", "rollout", "relevance", "gradcam"])
+def test_explains_or_is_known_to_refuse(name: str, method: str) -> None:
+    model = build(name)
+    unable = (find(name).module, method) in REFUSED or (name not in SEEING and method != "gradcam")
+    if unable:
+        with pytest.raises(ExplainError):
+            vitrail.explain(model, pictures()[0], method=method)
+        return
+    found = vitrail.explain(model, pictures()[0], method=method)
+    assert np.isfinite(np.asarray(found.map)).all() and np.ptp(np.asarray(found.map)) > 0
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_exports_what_answers_alike(name: str, suffix: str, tmp_path: Path) -> None:
+    made = export(build(name), tmp_path / f"m{suffix}", images=pictures(), size=(64, 96))
+    assert made.agreement == 1 and made.difference <= 1e-4 * made.scale
