@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vitrail.backbones.resnet import Bottleneck, Stem, linear_readout, stages
+from vitrail.backbones.resnet import Bottleneck, Stem, linear_readout, stage_keys, stages
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
@@ -101,13 +101,9 @@ botnet_s1_128_384 = _size(69_180_824, 47.323, {"params_m": 75.1, "gflops": 45.8}
 
 def _stage(i: int) -> dict[str, str]:
     there, here = f"layer{i + 1}.{{}}.", f"backbone.stages.{i}.{{}}."
-    table = {there + "downsample.0.*": here + "shortcut.conv.*", there + "downsample.1.*": here + "shortcut.norm.*",
-             there + "se.fc1.*": here + "squeeze.reduce.*", there + "se.fc2.*": here + "squeeze.expand.*",
-             there + "conv2.pos_embed.height_rel": here + "conv2.attention.position.rows",
-             there + "conv2.pos_embed.width_rel": here + "conv2.attention.position.columns"}
-    for n in (1, 2, 3):
-        table |= {f"{there}conv{n}.*": f"{here}conv{n}.*", f"{there}bn{n}.*": f"{here}norm{n}.*"}
-    return table
+    return {there + "se.fc1.*": here + "squeeze.reduce.*", there + "se.fc2.*": here + "squeeze.expand.*",
+            there + "conv2.pos_embed.height_rel": here + "conv2.attention.position.rows",
+            there + "conv2.pos_embed.width_rel": here + "conv2.attention.position.columns", **stage_keys(i)}
 
 
 # nobody released tensors: the names that timm's ResNet has with timm's attention in it

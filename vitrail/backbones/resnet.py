@@ -161,7 +161,8 @@ resnet101 = _size(101, 44_549_160, 7.801, ("63fe2227", 77.374), ("cd907fc2", 81.
 resnet152 = _size(152, 60_192_808, 11.514, ("394f9c45", 78.312), ("f82ba261", 82.284), depths=(3, 8, 36, 3))
 
 
-def _stage(i: int) -> dict[str, str]:
+def stage_keys(i: int) -> dict[str, str]:
+    """torchvision's names in a stage, and ours."""
     there, here = f"layer{i + 1}.{{}}.", f"backbone.stages.{i}.{{}}."
     table = {there + "downsample.0.*": here + "shortcut.conv.*", there + "downsample.1.*": here + "shortcut.norm.*"}
     for n in (1, 2, 3):
@@ -173,7 +174,7 @@ def _stage(i: int) -> dict[str, str]:
 TORCHVISION = Keys({
     "conv1.*": "backbone.tokenize.conv.*",
     "bn1.*":   "backbone.tokenize.norm.*",
-    **{theirs: ours for i in range(4) for theirs, ours in _stage(i).items()},
+    **{theirs: ours for i in range(4) for theirs, ours in stage_keys(i).items()},
     "fc.*":    "head.linear.*",
 })
 
