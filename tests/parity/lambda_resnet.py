@@ -47,7 +47,8 @@ def _short(height: int, width: int) -> nn.Module:
 
 
 CASES = [
-    _paper(50, (64, 64), (96, 64), (61, 35)), _paper(50, (224, 224), window=7), _paper(50, (96, 64), depths=FEW, window=7),
+    _paper(50, (64, 64), (96, 64), (61, 35)), _paper(50, (224, 224), window=7),
+    _paper(50, (96, 64), depths=FEW, window=7),
     _paper(101, (64, 64)), _paper(152, (64, 64)), _paper(200, (64, 64)),
     Case(name="lambda_resnet_26t", reference=lambda height, width: timm_model("lambda_resnet26t"),
          sizes=((256, 256), (160, 160), (96, 224), (125, 90))),

@@ -12,7 +12,7 @@ from vitrail.backbones.resnet import Bottleneck, Stem, linear_readout, stage_key
 from vitrail.backbones.resnet_rs import DeepStem
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import AvgPool, Chain, Conv, Features, grid_of, pyramid
+from vitrail.nn import AvgPool, Chain, Conv, Features, MaxPool, grid_of, pyramid
 
 PAPER = Paper(title="LambdaNetworks: Modeling Long-Range Interactions Without Attention", arxiv="2102.08602",
               authors="Bello", year=2021, venue="ICLR",
@@ -22,16 +22,6 @@ PAPER = Paper(title="LambdaNetworks: Modeling Long-Range Interactions Without At
 def _middle(mixer: Lambda, pool: int, stride: int) -> nn.Module:
     """A lambda layer and, where the block strides, a mean over pool x pool places behind it."""
     return Chain(mixer=mixer, pool=AvgPool(pool, stride) if stride > 1 else nn.Identity())
-
-
-class MaxPool(nn.MaxPool2d):
-    """The maximum over 3 x 3 places of a map, with stride 2: (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, C)."""
-
-    def __init__(self) -> None:
-        super().__init__(3, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def _born(model: nn.Module) -> None:
@@ -86,7 +76,7 @@ class LambdaResNetT(nn.Module):
         self.widths = tuple((dim << i) * Bottleneck.expansion for i in range(len(depths)))
         self.strides = tuple(4 << i for i in range(len(depths)))
         act = nn.SiLU if silu else nn.ReLU
-        self.tokenize = DeepStem((3 * dim // 8, dim // 2, dim), MaxPool(), act=act())
+        self.tokenize = DeepStem((3 * dim // 8, dim // 2, dim), MaxPool(3, 2), act=act())
         chosen = iter([j in lambdas[i] for i, depth in enumerate(depths) for j in range(depth)])
 
         def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
@@ -107,7 +97,8 @@ class LambdaResNetT(nn.Module):
         return linear_readout(self.widths[-1], classes)
 
 
-def _paper(params: int, gflops: float, depths: tuple[int, ...], reported: Mapping[str, float] = {}) -> Variant[LambdaResNet]:
+def _paper(params: int, gflops: float, depths: tuple[int, ...],
+           reported: Mapping[str, float] = {}) -> Variant[LambdaResNet]:
     return variant(LambdaResNet, Figures(params=params, gflops=gflops, reported=reported,
                                          where="section 5.1" if reported else ""), depths=depths)
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import (BatchNorm, Conv, DropPath, Features, Readout, Stack, conv_norm, init, mean_map, pyramid,
-                        ramp)
+from vitrail.nn import (BatchNorm, Conv, DropPath, Features, MaxPool, Readout, Stack, conv_norm, init, mean_map,
+                        pyramid, ramp)
 
 PAPER = Paper(title="Deep Residual Learning for Image Recognition", arxiv="1512.03385", authors="He et al.", year=2016,
               venue="CVPR", code="KaimingHe/deep-residual-networks", license="MIT")
@@ -24,10 +24,11 @@ class Stem(nn.Module):
     def __init__(self, dim: int, *, act: nn.Module | None = None):
         super().__init__()
         self.conv, self.norm, self.act = Conv(3, dim, 7, 2, 3, bias=False), BatchNorm(dim), act or nn.ReLU()
+        self.pool = MaxPool(3, 2)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.act(self.norm(self.conv(image.permute(0, 2, 3, 1))))                   # (B, h, w, C)
-        return F.max_pool2d(x.permute(0, 3, 1, 2), 3, 2, 1).permute(0, 2, 3, 1)
+        return self.pool(x)
 
 
 def shortcut(width: int, out: int, stride: int) -> nn.Module:

@@ -94,7 +94,8 @@ def _size(depth: int, params: int, gflops: float, image: int, top1: float, repor
           **args: Any) -> Variant[ResNetRS]:
     """A size with its release: timm's copy of the authors' checkpoint for images of this size."""
     return variant(
-        ResNetRS, Figures(params=params, gflops=gflops, image=image, reported=reported, where=_WHERE if reported else ""),
+        ResNetRS,
+        Figures(params=params, gflops=gflops, image=image, reported=reported, where=_WHERE if reported else ""),
         Weights(name="tf_in1k", source=f"hf://timm/resnetrs{depth}.tf_in1k/model.safetensors", keys="timm",
                 license="Apache-2.0", image=image, crop={50: 0.91, 101: 0.94}.get(depth, 1.0), reported={"top1": top1},
                 where="README of tensorflow/tpu, models/official/resnet/resnet_rs"), **args)

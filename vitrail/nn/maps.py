@@ -25,7 +25,17 @@ class AvgPool(nn.AvgPool2d):
     (B, H, W, C) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, C), for an odd size, and for one that equals the stride."""
 
     def __init__(self, size: int, stride: int):
-        super().__init__(size, stride, (size - 1) // 2, ceil_mode=size % 2 == 0, count_include_pad=False)
+        super().__init__(size, stride, size // 2 if size % 2 else 0, ceil_mode=size % 2 == 0, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class MaxPool(nn.MaxPool2d):
+    """The maximum of size x size places of a map; the sizes as for `AvgPool`."""
+
+    def __init__(self, size: int, stride: int):
+        super().__init__(size, stride, size // 2 if size % 2 else 0, ceil_mode=size % 2 == 0)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
