@@ -20,7 +20,8 @@ def small(**changes: Any) -> AttentionAugmentedResNet:
 @pytest.mark.parametrize("height, width", [(64, 64), (61, 97), (1, 1)])
 def test_any_size_is_halved_upwards(height: int, width: int) -> None:
     model = small()
-    for found, dim, stride in zip(model(torch.randn(2, 3, height, width)).maps, model.widths, model.strides, strict=True):
+    maps = model(torch.randn(2, 3, height, width)).maps
+    for found, dim, stride in zip(maps, model.widths, model.strides, strict=True):
         assert found.shape == (2, math.ceil(height / stride), math.ceil(width / stride), dim)
 
 
@@ -64,9 +65,10 @@ def test_what_saw_a_halved_map_is_interpolated() -> None:
     torch.testing.assert_close(far, torch.ones_like(far))
 
 
-def test_heads_that_do_not_fit_are_refused() -> None:
+@pytest.mark.parametrize("heads", [0, 32])
+def test_heads_that_do_not_fit_are_refused(heads: int) -> None:
     with pytest.raises(ValueError, match="heads"):
-        small(heads=0)
+        small(heads=heads)
 
 
 def test_sizes_are_the_papers() -> None:

@@ -21,7 +21,12 @@ PAPER = Paper(title="Attention Augmented Convolutional Networks", arxiv="1904.09
 
 
 def channels(dim: int, heads: int) -> tuple[int, int]:
-    """Keys and values of dim channels: κ = 0.2 of them, but 20 a head at least, and υ = 0.1, in whole heads."""
+    """Keys and values of dim channels: κ = 0.2 of them, but 20 a head at least, and υ = 0.1, in whole heads.
+
+    Raises ValueError where there is no head, or where the values take all channels.
+    """
+    if heads < 1 or heads >= dim:
+        raise ValueError(f"{heads} heads cannot share {dim} channels with a convolution")
     return heads * max(dim // 5 // heads, 20), heads * max(dim // 10 // heads, 1)
 
 

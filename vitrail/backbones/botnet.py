@@ -23,7 +23,8 @@ PAPER = Paper(title="Bottleneck Transformers for Visual Recognition", arxiv="210
 class BottleneckAttention(nn.Module):
     """softmax((q kᵀ + q rᵀ) / √D) v over all places (figure 4), r being a row's and a column's vector of the offset.
 
-    Nothing is projected afterwards: the block's 1 x 1 convolution follows. (B, h, w, C) -> (B, h, w, C).
+    Nothing is projected afterwards: the block's 1 x 1 convolution follows. Born as the gist's, which by its own word
+    mistakes the tables' deviation, D^-1/2, for their mean; here it is the deviation. (B, h, w, C) -> (B, h, w, C).
     """
 
     def __init__(self, dim: int, heads: int, *, grid: tuple[int, int]):
