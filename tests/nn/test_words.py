@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from vitrail.nn import (Attend, AvgPool, DropPath, Gelu, MaxPool, Mlp, PositionTable, RelativeBias, SelfAttention, Softmax, Stack,
-                        Windows, ramp, share)
+from vitrail.nn import (Attend, AvgPool, DropPath, Gelu, MaxPool, Mlp, PositionTable, RelativeBias, SelfAttention,
+                        Softmax, Stack, Windows, ramp, share)
 from vitrail.ops.windows import by_size
 
 

@@ -34,7 +34,7 @@ class AugmentedConv(nn.Module):
     """[conv(x), attention(x)], with a stride: (B, H, W, dim) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, dim).
 
     Attention sees a mean over 3 x 3 places with the convolution's stride, and, where it is `halved`, one more with a
-    stride of 2, behind which it is interpolated to the convolution's map (section 3.3). `grid` is the map it sees.
+    stride of 2, behind which it is interpolated to the convolution's map (section 3.2). `grid` is the map it sees.
     """
 
     def __init__(self, dim: int, heads: int, *, grid: tuple[int, int], stride: int, halved: bool):

@@ -33,7 +33,7 @@ def _born(model: nn.Module) -> None:
 
 class LambdaResNet(nn.Module):
     """A ResNet with a lambda layer in each bottleneck (section 5.1): local ones, of `keys` channels, `heads` queries
-    and a window of `window` x `window` places, followed by a mean over 3 x 3 where the block strides (appendix E).
+    and a window of `window` x `window` places, followed by a mean over 3 x 3 where the block strides (appendix).
 
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32.
     """
