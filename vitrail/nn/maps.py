@@ -20,6 +20,27 @@ class BatchNorm(nn.BatchNorm2d):
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+class AvgPool(nn.AvgPool2d):
+    """The mean over size x size places of a map, of which those beyond the edge do not count:
+    (B, H, W, C) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, C), for an odd size, and for one that equals the stride."""
+
+    def __init__(self, size: int, stride: int):
+        super().__init__(size, stride, size // 2 if size % 2 else 0, ceil_mode=size % 2 == 0, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class MaxPool(nn.MaxPool2d):
+    """The maximum of size x size places of a map; the sizes as for `AvgPool`."""
+
+    def __init__(self, size: int, stride: int):
+        super().__init__(size, stride, size // 2 if size % 2 else 0, ceil_mode=size % 2 == 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
 class Patches(nn.Module):
     """An image (B, 3, H, W) as a map of patches (B, ⌈H/p⌉, ⌈W/p⌉, C), each projected by one matrix.
 
