@@ -29,7 +29,8 @@ class Reduced:
         with torch.inference_mode(False), torch.enable_grad():
             places = torch.ones(*weights.shape[:2], H, W, device=weights.device, requires_grad=True)
             cells = self.pool(places)                       # of ones: how much of a cell lies inside the map
-            found, = torch.autograd.grad(cells, places, weights.detach().clone().float().view_as(cells) / cells.detach())
+            given = weights.detach().clone().float().view_as(cells)
+            found, = torch.autograd.grad(cells, places, given / cells.detach())
         return found.flatten(2)
 
 
