@@ -68,7 +68,7 @@ def test_a_cell_gives_equal_parts_to_the_places_of_its_square() -> None:
 
 
 POOLS = [squares(4), squares(3), Reduced(nn.AdaptiveAvgPool2d(7)),
-         Reduced(partial(F.avg_pool2d, kernel_size=3, stride=2, padding=1))]    # cells that overlap and lie over the edge
+         Reduced(partial(F.avg_pool2d, kernel_size=3, stride=2, padding=1))]    # cells that overlap and reach out
 
 
 @pytest.mark.parametrize("groups", POOLS, ids=["squares4", "squares3", "adaptive", "overlapping"])
