@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Features, LayerNorm, Patches, PositionTable, Prefix, Readout, ReducedAttention, SelfAttention,
-                        Shrink, Stack, class_token, each_stage, from_tokens, grid_of, init, pyramid, ramp, squares,
-                        transformer_block)
+from vitrail.nn import (Features, LayerNorm, MapPatches, PositionTable, Prefix, Readout, ReducedAttention,
+                        SelfAttention, Shrink, Stack, class_token, each_stage, from_tokens, grid_of, init, pyramid,
+                        ramp, squares, transformer_block)
 
 PAPER = Paper(title="Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction without Convolutions",
               arxiv="2102.12122", authors="Wang et al.", year=2021, venue="ICCV", code="whai362/PVT",
@@ -27,20 +27,15 @@ def spatial_reduction(dim: int, heads: int, size: int) -> ReducedAttention:
     return ReducedAttention(dim, heads, Shrink(dim, size, nn.LayerNorm(dim)), squares(size))
 
 
-def patches(patch: int, channels: int, dim: int) -> Patches:
-    """What begins a stage; the norms of patches and of reduced maps have an epsilon of 1e-5, those of blocks 1e-6."""
-    return Patches(patch, dim, channels=channels, norm=nn.LayerNorm(dim))
-
-
 class Stage(nn.Module):
     """Patches, learned positions, blocks (figure 3): (B, H, W, channels) -> (B, ⌈H/p⌉, ⌈W/p⌉, dim)."""
 
-    def __init__(self, down: Patches, position: PositionTable, blocks: Stack):
+    def __init__(self, down: MapPatches, position: PositionTable, blocks: Stack):
         super().__init__()
         self.down, self.position, self.blocks = down, position, blocks
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.down(x.permute(0, 3, 1, 2))                                    # (B, h, w, C)
+        x = self.down(x)                                                        # (B, h, w, C)
         grid = x.shape[1], x.shape[2]
         return self.blocks(self.position(x.flatten(1, 2), grid).unflatten(1, grid))
 
@@ -48,13 +43,13 @@ class Stage(nn.Module):
 class ClassStage(nn.Module):
     """The last stage, where a class token joins: (B, H, W, channels) -> one map and the token, normed."""
 
-    def __init__(self, down: Patches, position: PositionTable, blocks: Stack, dim: int):
+    def __init__(self, down: MapPatches, position: PositionTable, blocks: Stack, dim: int):
         super().__init__()
         self.down, self.prefix, self.position, self.blocks = down, Prefix(1, dim), position, blocks
         self.norm = LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Features:
-        x = self.down(x.permute(0, 3, 1, 2))                                    # (B, h, w, C)
+        x = self.down(x)                                                        # (B, h, w, C)
         grid = x.shape[1], x.shape[2]
         x = self.position(self.prefix(x.flatten(1, 2)), grid)                   # (B, N, C)
         return from_tokens(self.norm(self.blocks(x)), grid, prefix=1)
@@ -62,6 +57,8 @@ class ClassStage(nn.Module):
 
 class PVT(nn.Module):
     """`Stage`s, and a `ClassStage` whose keys are not reduced (table 1).
+
+    The norms of patches and of reduced maps have an epsilon of 1e-5, those of blocks one of 1e-6, as in the release.
 
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = patch, 2 patch, 4 patch, ..., and the class token.
     reductions: a stage's keys stand for squares of so many places a side. Raises ModelError where the settings of the
@@ -81,11 +78,11 @@ class PVT(nn.Module):
         drops = iter(ramp(drop_path, sum(depths)))
         last = len(dims) - 1
 
-        def parts(i: int) -> tuple[Patches, PositionTable, Stack]:
+        def parts(i: int) -> tuple[MapPatches, PositionTable, Stack]:
             def mixer() -> nn.Module:
                 return (SelfAttention(dims[i], heads[i]) if i == last
                         else spatial_reduction(dims[i], heads[i], reductions[i]))
-            return (patches(2 if i else patch, dims[i - 1] if i else 3, dims[i]),
+            return (MapPatches(2 if i else patch, dims[i - 1] if i else 3, dims[i], nn.LayerNorm(dims[i])),
                     PositionTable(grid_of(image, self.strides[i]), dims[i], prefix=int(i == last)),
                     Stack(transformer_block(mixer(), dims[i], mlp_ratios[i], next(drops)) for _ in range(depths[i])))
 

@@ -116,7 +116,8 @@ def _size(params: int, gflops: float, file: str, params_m: float, top1: float, *
 pvt_v2_b0 = _size(3_666_760, 0.566, "pvt_v2_b0", 3.7, 70.5, dims=(32, 64, 160, 256), depths=(2, 2, 2, 2))
 pvt_v2_b1 = _size(14_009_000, 2.108, "pvt_v2_b1", 14.0, 78.7, depths=(2, 2, 2, 2))
 pvt_v2_b2 = _size(25_362_856, 4.027, "pvt_v2_b2", 25.4, 82.0, depths=(3, 4, 6, 3))
-pvt_v2_b2_li = _size(22_553_512, 3.889, "pvt_v2_b2_li", 22.6, 82.1, depths=(3, 4, 6, 3), reductions=(1, 1, 1, 1), pool=7)
+pvt_v2_b2_li = _size(22_553_512, 3.889, "pvt_v2_b2_li", 22.6, 82.1, depths=(3, 4, 6, 3),
+                     reductions=(1, 1, 1, 1), pool=7)
 pvt_v2_b3 = _size(45_238_696, 6.897, "pvt_v2_b3", 45.2, 83.1, depths=(3, 4, 18, 3))
 pvt_v2_b4 = _size(62_556_072, 10.101, "pvt_v2_b4", 62.6, 83.6, depths=(3, 8, 27, 3))
 pvt_v2_b5 = _size(81_956_008, 11.717, "pvt_v2_b5", 82.0, 83.8, depths=(3, 6, 40, 3), mlp_ratios=(4, 4, 4, 4))
@@ -137,7 +138,8 @@ def official(settings: Mapping[str, Any]) -> Keys:
     table = {"head.*": "head.linear.*"}
     for i in range(len(settings["depths"])):
         there, here = f"block{i + 1}.{{}}.", f"backbone.stages.{i}.blocks.{{}}."
-        table |= {f"patch_embed{i + 1}.*": f"backbone.stages.{i}.down.*", f"norm{i + 1}.*": f"backbone.stages.{i}.norm.*",
+        table |= {f"patch_embed{i + 1}.*": f"backbone.stages.{i}.down.*",
+                  f"norm{i + 1}.*": f"backbone.stages.{i}.norm.*",
                   there + "mlp.dwconv.dwconv.*": here + "mlp.fn.conv.*", **sra_block(there, here)}
     return Keys(table)
 
