@@ -90,8 +90,8 @@ def _logits(model: nn.Module, image: Tensor) -> Tensor:
 SHORT = (1, 1, 1, 1)
 CASES = [
     Recorded(name="pvt_tiny", source=SOURCE, official=_official("pvt_tiny"), sizes=((224, 224), *OFF), at=_at),
-    Case(name="pvt_tiny", keys="transformers", reference=_transformers((2, 2, 2, 2)), sizes=((224, 224), (130, 97)), at=_at,
-         output=_logits),
+    Case(name="pvt_tiny", keys="transformers", reference=_transformers((2, 2, 2, 2)), sizes=((224, 224), (130, 97)),
+         at=_at, output=_logits),
     Recorded(name="pvt_small", source=SOURCE, official=_official("pvt_small"), sizes=((224, 224),), at=_at),
     *(Case(name=name, keys="transformers", reference=_transformers(SHORT), sizes=((130, 97),), at=_at,
            output=_logits, changes={"depths": SHORT}) for name in ("pvt_medium", "pvt_large")),
