@@ -149,8 +149,9 @@ class CMT(nn.Module):
             for i, dim in enumerate(dims))
         init.truncated_linears(self)
         init.kaiming_convs(self)
-        for stage in self.stages:
-            nn.init.normal_(stage.bias.table)           # of deviation 1, as released
+        for part in self.modules():
+            if isinstance(part, PlaceBias):
+                nn.init.normal_(part.table)             # of deviation 1, as released
 
     def forward(self, image: Tensor) -> Features:
         x = self.stem(image.permute(0, 2, 3, 1))                        # (B, H, W, C)
