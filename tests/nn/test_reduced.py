@@ -82,6 +82,8 @@ def test_rows_keep_their_sum(groups: Reduced, H: int, W: int) -> None:
     torch.testing.assert_close(found.sum(-1), weights.sum(-1))
 
 
-def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+def test_settings_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ModelError, match="hold nothing"):
+        Shrink(8, 0, nn.Identity())
     with pytest.raises(ModelError, match="3 heads"):
         ReducedAttention(8, 3, nn.Identity(), None)

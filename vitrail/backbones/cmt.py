@@ -24,8 +24,8 @@ Grid = tuple[int, int]
 
 
 class PlaceBias(nn.Module):
-    """One learned bias a head for each place of a map and each cell of the reduced one: (heads, N, M) (B in section
-    3.2, "lightweight multi-head self-attention").
+    """One learned bias a head for each place of a map and each cell of the reduced one: (heads, N, M) (B in the
+    equation of lightweight multi-head self-attention).
 
     Not a table over offsets: it is tied to a grid. For another one it is resampled over the places, then over the
     cells (`ops.positions`). The paper resamples it bicubically and does not say along what; the release takes one size.
@@ -84,7 +84,7 @@ class InvertedResidualMlp(nn.Module):
 
 
 class CMTBlock(nn.Module):
-    """Local perception, attention to a reduced map, and the inverted residual Mlp (figure 2c); bias is the stage's."""
+    """Local perception, attention to a reduced map, and the inverted residual Mlp; bias is the stage's."""
 
     def __init__(self, dim: int, heads: int, reduction: int, mlp_ratio: float, drop: float):
         super().__init__()

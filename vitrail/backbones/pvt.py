@@ -28,7 +28,7 @@ def spatial_reduction(dim: int, heads: int, size: int) -> ReducedAttention:
 
 
 class Stage(nn.Module):
-    """Patches, learned positions, blocks (figure 3): (B, H, W, channels) -> (B, ⌈H/p⌉, ⌈W/p⌉, dim)."""
+    """Patches, learned positions, blocks: (B, H, W, channels) -> (B, ⌈H/p⌉, ⌈W/p⌉, dim)."""
 
     def __init__(self, down: MapPatches, position: PositionTable, blocks: Stack):
         super().__init__()
@@ -107,20 +107,18 @@ class PVT(nn.Module):
         return head
 
 
-def _size(params: int, gflops: float, file: str, reported: tuple[float, float], top1: float,
-          **args: Any) -> Variant[PVT]:
-    """reported: millions of parameters, and GFLOPs."""
+def _size(params: int, gflops: float, file: str, params_m: float, top1: float, **args: Any) -> Variant[PVT]:
+    readme = "README of whai362/PVT"
     return variant(
-        PVT, Figures(params=params, gflops=gflops, reported=dict(zip(("params_m", "gflops"), reported, strict=True)),
-                     where="the table of ImageNet classification"),
+        PVT, Figures(params=params, gflops=gflops, reported={"params_m": params_m}, where=readme),
         Weights(name="official", source=f"https://github.com/whai362/PVT/releases/download/v2/{file}.pth",
-                keys="official", license="Apache-2.0", reported={"top1": top1}, where="README of whai362/PVT"), **args)
+                keys="official", license="Apache-2.0", reported={"top1": top1}, where=readme), **args)
 
 
-pvt_tiny = _size(13_229_288, 1.933, "pvt_tiny", (13.2, 1.9), 75.1, depths=(2, 2, 2, 2))
-pvt_small = _size(24_485_864, 3.816, "pvt_small", (24.5, 3.8), 79.8, depths=(3, 4, 6, 3))
-pvt_medium = _size(44_208_104, 6.659, "pvt_medium", (44.2, 6.7), 81.2, depths=(3, 4, 18, 3))
-pvt_large = _size(61_369_320, 9.814, "pvt_large", (61.4, 9.8), 81.7, depths=(3, 8, 27, 3))
+pvt_tiny = _size(13_229_288, 1.933, "pvt_tiny", 13.2, 75.1, depths=(2, 2, 2, 2))
+pvt_small = _size(24_485_864, 3.816, "pvt_small", 24.5, 79.8, depths=(3, 4, 6, 3))
+pvt_medium = _size(44_208_104, 6.659, "pvt_medium", 44.2, 81.2, depths=(3, 4, 18, 3))
+pvt_large = _size(61_369_320, 9.814, "pvt_large", 61.4, 81.7, depths=(3, 8, 27, 3))
 
 
 def sra_block(there: str, here: str) -> dict[str, str]:

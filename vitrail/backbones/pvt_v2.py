@@ -21,12 +21,12 @@ PAPER = Paper(title="PVT v2: Improved Baselines with Pyramid Vision Transformer"
 
 
 def overlapping_patches(patch: int, stride: int, channels: int, dim: int) -> Chain:
-    """Patches that reach into their neighbours (section 3.2), normed: (B, H, W, channels) -> (B, ⌈H/s⌉, ⌈W/s⌉, dim)."""
+    """Patches that reach into their neighbours, normed: (B, H, W, channels) -> (B, ⌈H/s⌉, ⌈W/s⌉, dim)."""
     return Chain(proj=Conv(channels, dim, patch, stride, patch // 2), norm=nn.LayerNorm(dim))
 
 
 class DepthwiseMlp(nn.Module):
-    """An Mlp whose hidden channels each pass a 3 x 3 convolution (section 3.3): (B, H, W, C) -> same.
+    """An Mlp whose hidden channels each pass a 3 x 3 convolution: (B, H, W, C) -> same.
 
     The zeros around the map tell a token how near it is to the edge, which replaces positions. first: what comes
     between the first layer and the convolution.
@@ -54,7 +54,7 @@ class PoolCells(nn.Module):
 
 
 def linear_reduction(dim: int, heads: int, size: int) -> ReducedAttention:
-    """Linear SRA (section 3.1): keys and values are of size x size means, so that the cost is linear in the image."""
+    """Linear SRA: keys and values are of size x size means, so that the cost is linear in the image."""
     reduce = Chain(pool=PoolCells(size), conv=Conv(dim, dim, 1), norm=nn.LayerNorm(dim), act=nn.GELU())
     return ReducedAttention(dim, heads, reduce, Reduced(nn.AdaptiveAvgPool2d(size)))
 

@@ -19,7 +19,7 @@ PAPER = Paper(title="Twins: Revisiting the Design of Spatial Attention in Vision
 
 
 class LocallyGrouped(nn.Module):
-    """LSA (equation 5): multi-head self-attention inside windows that never move, (B, H, W, C) -> same.
+    """LSA: multi-head self-attention inside windows that never move, (B, H, W, C) -> same.
 
     Zeros that fill up the last windows are attended like tokens, as in the release.
     """
@@ -47,7 +47,7 @@ class Positioned(nn.Module):
 
 
 class Twins(nn.Module):
-    """Stages of patches and blocks; positions come once a stage, behind its first block (tables 1 and 2).
+    """Stages of patches and blocks; positions come once a stage, behind its first block.
 
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = patch, 2 patch, 4 patch, ...; the last one normed.
     window: a side of the windows in which every other block attends, from the first on (SVT); 0 for none (PCPVT). The

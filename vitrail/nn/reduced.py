@@ -47,11 +47,13 @@ class Shrink(nn.Module):
     """A convolution makes one cell of each square of size x size places: (B, H, W, C) -> (B, ⌊H/s⌋, ⌊W/s⌋, C).
 
     What is left at the edges is not seen, as in all published code. A side shorter than one square is filled up with
-    zeros. norm: comes after the convolution. depthwise: each channel by itself.
+    zeros. norm: comes after the convolution. depthwise: each channel by itself. Raises ModelError for a size below 1.
     """
 
     def __init__(self, dim: int, size: int, norm: nn.Module, *, depthwise: bool = False):
         super().__init__()
+        if size < 1:
+            raise ModelError(f"squares of {size} x {size} places hold nothing: a map is reduced by 1, 2, 3, ...")
         self.size, self.norm = size, norm
         self.conv = Conv(dim, dim, size, size, groups=dim if depthwise else 1)
 
