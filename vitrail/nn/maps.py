@@ -56,6 +56,20 @@ class Patches(nn.Module):
         return self.norm(self.proj(pad_image(image, self.patch)).permute(0, 2, 3, 1))
 
 
+class MapPatches(nn.Module):
+    """Patches of a map, each projected by one matrix, then normed: (B, H, W, channels) -> (B, ⌈H/p⌉, ⌈W/p⌉, C).
+
+    What begins a stage of PVT and of those that build on it. A size that p does not divide is padded as in `Patches`.
+    """
+
+    def __init__(self, patch: int, channels: int, dim: int, norm: nn.Module):
+        super().__init__()
+        self.patch, self.proj, self.norm = patch, Conv(channels, dim, patch, patch), norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(pad_image(x.permute(0, 3, 1, 2), self.patch).permute(0, 2, 3, 1)))
+
+
 def pad_image(image: Tensor, patch: int) -> Tensor:
     """An image (B, 3, H, W) with zeros below and to the right, up to multiples of patch."""
     bottom, right = -image.shape[2] % patch, -image.shape[3] % patch
