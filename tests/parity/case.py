@@ -56,7 +56,7 @@ class Case:
     def answer(self, height: int, width: int) -> Answer:
         """The reference, filled with noise, and asked."""
         reference = self.reference(height, width).eval()
-        fill_(reference)
+        fill_(reference, keep=[f"*{name}" for name in self.drop])
         image = picture(height, width)
         with torch.inference_mode():
             return Answer(self.state(reference), image, self.output(reference, image))
@@ -101,7 +101,7 @@ class Recorded:
             outputs: dict[str, Tensor] = {}
             for height, width in sizes:
                 reference = self.official(code, height, width).eval()
-                fill_(reference)
+                fill_(reference, keep=[f"*{name}" for name in self.drop])
                 with torch.inference_mode():
                     outputs[f"{height}x{width}"] = self.output(reference, picture(height, width))
             state = {k: v for k, v in reference.state_dict().items() if not k.endswith(self.drop or ("\0",))}

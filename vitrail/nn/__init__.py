@@ -8,7 +8,7 @@ from vitrail.nn.features import Features, from_tokens, pyramid
 from vitrail.nn.maps import (BatchNorm, Channels, Conv, Elsewhere, Patches, Prefix, Strided, Windows, Within,
                              pad_image)
 from vitrail.nn.positions import PositionTable, RelativeBias, grid_of
-from vitrail.nn.readout import AttentionPool, Readout, class_token, mean_map
+from vitrail.nn.readout import AttentionPool, Readout, class_token, mean_finest, mean_map
 from vitrail.nn.reduced import Reduced, ReducedAttention
 
 __all__ = [
@@ -16,6 +16,6 @@ __all__ = [
     "Elsewhere", "Features", "Gelu", "KeyValues", "LayerNorm", "MaskedAttention", "Merge", "Mlp", "Patches",
     "PositionTable", "PostResidual", "Prefix", "Readout", "Reduced", "ReducedAttention", "RelativeBias", "Residual",
     "Scale", "SelfAttention", "Shown", "Softmax", "Split", "SqueezeExcite", "Stack", "Strided", "Visible", "Windows",
-    "Within", "causal", "class_token", "conv_norm", "from_tokens", "grid_of", "mean_map", "pad_image", "padding",
-    "pyramid", "ramp", "round_width", "share", "transformer_block",
+    "Within", "causal", "class_token", "conv_norm", "from_tokens", "grid_of", "mean_finest", "mean_map", "pad_image",
+    "padding", "pyramid", "ramp", "round_width", "share", "transformer_block",
 ]
