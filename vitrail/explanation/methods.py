@@ -89,7 +89,7 @@ def looked(share: Share, site: Layer, weights: Tensor) -> Tensor:
 def gradcam(model: nn.Module, image: Tensor, target: int | None = None, *, layer: int | str | None = None) -> Found:
     """Grad-CAM (Selvaraju et al., arXiv:1610.02391, equations 1 and 2) at the coarsest map that the answer depends on.
 
-    Where the head reads the map, that is the last one; where it reads a token, the input of the last attention by
+    Where the head reads a map, that one; where it reads a token, the input of the last attention by
     which that token still reads the patches. layer: the module whose input is taken instead, by its name, or the
     number of an attention in the order of the model's parts.
     """
@@ -109,7 +109,9 @@ def gradcam(model: nn.Module, image: Tensor, target: int | None = None, *, layer
     finally:
         for handle in handles:
             handle.remove()
-    at = features.maps[-1] if layer is None and read_by(head_of(model), features)[1] else last[0] if last else None
+    at = read_by(head_of(model), features)[1] if layer is None else None
+    if at is None and last:
+        at = last[0]
     if at is None:
         raise ExplainError("the answer depends on no map that Grad-CAM could weigh")
     target_ = chosen(logits, target)

@@ -76,8 +76,8 @@ def sites(layers: Sequence[Layer]) -> list[Layer]:
 
 
 @torch.no_grad()
-def read_by(head: nn.Module, features: Features) -> tuple[list[int], bool]:
-    """Which prefix tokens a head reads, and whether it reads the coarsest map: it is fed nan there, and answers nan."""
+def read_by(head: nn.Module, features: Features) -> tuple[list[int], Tensor | None]:
+    """Which prefix tokens a head reads, and the coarsest map it reads: it is fed nan there, and answers nan."""
     def reads(changed: Features) -> bool:
         return bool(head(changed).isnan().any())
 
@@ -89,21 +89,25 @@ def read_by(head: nn.Module, features: Features) -> tuple[list[int], bool]:
         spoilt[:, i] = torch.nan
         if reads(replace(features, prefix=spoilt)):
             found.append(i)
-    *finer, last = features.maps
-    return found, reads(replace(features, maps=(*finer, torch.full_like(last, torch.nan))))
+    for i, map_ in reversed(list(enumerate(features.maps))):
+        spoilt_maps = (*features.maps[:i], torch.full_like(map_, torch.nan), *features.maps[i + 1:])
+        if reads(replace(features, maps=spoilt_maps)):
+            return found, map_
+    return found, None
 
 
 def readout(head: nn.Module, features: Features) -> Share:
     """What the answer is read off: the mean of the tokens that the head reads, the map counting as one."""
-    found, reads_map = read_by(head, features)
-    last = features.maps[-1]
-    B, h, w = last.shape[:3]
-    parts = len(found) + reads_map
+    found, read = read_by(head, features)
+    at = features.maps[-1] if read is None else read
+    B, h, w = at.shape[:3]
+    parts = len(found) + (read is not None)
     if not parts:
-        raise ExplainError("the head reads neither a token nor the map, so nothing tells where an answer comes from")
-    prefix = last.new_zeros(B, 1, 0 if features.prefix is None else features.prefix.shape[1], dtype=torch.float32)
+        raise ExplainError("the head reads neither a token nor a map, so nothing tells where an answer comes from")
+    prefix = at.new_zeros(B, 1, 0 if features.prefix is None else features.prefix.shape[1], dtype=torch.float32)
     prefix[..., found] = 1 / parts
-    return Share(prefix, last.new_full((B, 1, h, w), reads_map / (parts * h * w), dtype=torch.float32))
+    each = 0.0 if read is None else 1 / (parts * h * w)
+    return Share(prefix, at.new_full((B, 1, h, w), each, dtype=torch.float32))
 
 
 def walk(share: Share, path: Sequence[tuple[Layer, Tensor]], step: Step) -> Share:
@@ -152,6 +156,9 @@ def spread(share: Tensor, grid: tuple[int, int]) -> Tensor:
         old = share.shape[axis]
         if old == n:
             continue
+        if n < old:
+            raise ExplainError(f"this network's maps grow again, here from {n} tokens to {old}, past skips that this "
+                               "method cannot follow; 'attention' and 'gradcam' apply")
         factor = -(-n // old)
         if -(-n // factor) != old:
             raise ExplainError(f"a map of {old} tokens does not come of merging one of {n}")

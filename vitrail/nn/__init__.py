@@ -4,12 +4,11 @@ from vitrail.nn.blocks import (Block, Chain, DropPath, Gelu, LayerNorm, Mlp, Res
                                transformer_block)
 from vitrail.nn.convolutions import SqueezeExcite, conv_norm, round_width
 from vitrail.nn.decoding import CrossAttention, KeyValues, MaskedAttention, PostResidual, causal, padding
-from vitrail.nn.features import Features, from_tokens, pyramid
-from vitrail.nn.maps import (AvgPool, BatchNorm, Channels, Conv, Elsewhere, Features, MapPatches, MaxPool, Patches,
-                             Prefix, Windows, Within, each_stage, features, from, from_tokens, import, maps, nn,
-                             pad_image, pyramid, vitrail)
+from vitrail.nn.features import Features, each_stage, from_tokens, pyramid
+from vitrail.nn.maps import (AvgPool, BatchNorm, Channels, Conv, Elsewhere, MapPatches, MaxPool, Patches, Prefix,
+                             Strided, Windows, Within, pad_image)
 from vitrail.nn.positions import PositionTable, RelativeBias, grid_of
-from vitrail.nn.readout import AttentionPool, Readout, class_token, mean_map
+from vitrail.nn.readout import AttentionPool, Readout, class_token, mean_finest, mean_map
 from vitrail.nn.reduced import Reduced, ReducedAttention, Shrink, squares
 
 __all__ = [
@@ -17,7 +16,7 @@ __all__ = [
     "DropPath", "Elsewhere", "Features", "Gelu", "KeyValues", "LayerNorm", "MapPatches", "MaskedAttention", "MaxPool",
     "Merge", "Mlp", "Patches", "PositionTable", "PostResidual", "Prefix", "Readout", "Reduced", "ReducedAttention",
     "RelativeBias", "Residual", "Scale", "SelfAttention", "Shown", "Shrink", "Softmax", "Split", "SqueezeExcite",
-    "Stack", "Visible", "Windows", "Within", "causal", "class_token", "conv_norm", "each_stage", "features", "from",
-    "from_tokens", "grid_of", "import", "maps", "mean_map", "nn", "pad_image", "padding", "pyramid", "ramp",
-    "round_width", "share", "squares", "transformer_block", "vitrail",
+    "Stack", "Strided", "Visible", "Windows", "Within", "causal", "class_token", "conv_norm", "each_stage",
+    "from_tokens", "grid_of", "mean_finest", "mean_map", "pad_image", "padding", "pyramid", "ramp", "round_width",
+    "share", "squares", "transformer_block",
 ]

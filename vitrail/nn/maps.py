@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.ops.windows import fold_windows, pad_to, put_windows, shift_mask, take_windows, unfold_windows
+from vitrail.ops.windows import (fold_strided, fold_windows, pad_to, put_windows, shift_mask, take_windows,
+                                 unfold_strided, unfold_windows)
 
 
 class Conv(nn.Conv2d):
@@ -130,6 +131,32 @@ class Windows:
 def _gathers(x: Tensor) -> bool:
     """Whether to move tokens by an index: eagerly, and where no gradient comes back. A compiler fuses the rolls."""
     return not torch.compiler.is_compiling() and not (x.requires_grad and torch.is_grad_enabled())
+
+
+class Strided:
+    """Groups of tokens that stand a stride apart, so that each reaches over the whole map; `merge` undoes `split`.
+
+    With `stride`, a group is one token of every stride x stride patch, at the same place of each. With `size`, groups
+    have size x size tokens, and the stride follows from the map. A map that the number does not divide is padded with
+    zeros below and to the right.
+    """
+
+    def __init__(self, *, stride: int = 0, size: int = 0):
+        if (stride > 0) == (size > 0):
+            raise ValueError(f"stride={stride} and size={size}: groups have one of the two")
+        self.stride, self.size = stride, size
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, G, n, C)"""
+        return fold_strided(pad_to(x, self.stride or self.size), self.strides(*x.shape[1:3]))
+
+    def merge(self, x: Tensor, H: int, W: int) -> Tensor:
+        """(B, G, n, C) -> (B, H, W, C)"""
+        return unfold_strided(x, self.strides(H, W), self.size or -(-H // self.stride))[:, :H, :W]
+
+    def strides(self, H: int, W: int) -> tuple[int, int]:
+        """How far apart the tokens of a group stand, down and across."""
+        return (self.stride, self.stride) if self.stride else (-(-H // self.size), -(-W // self.size))
 
 
 class Channels:

@@ -20,6 +20,11 @@ def mean_map(f: Features) -> Tensor:
     return f.maps[-1].mean((1, 2))
 
 
+def mean_finest(f: Features) -> Tensor:
+    """The mean of the finest map over its places: (B, C)."""
+    return f.maps[0].mean((1, 2))
+
+
 class Readout(nn.Module):
     """One linear layer on a pooled vector: Features -> (B, classes)."""
 
