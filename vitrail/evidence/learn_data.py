@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from vitrail.evidence.claim import Outcome
 from vitrail.evidence.lessons import SEEDS, Budget, ask, paired, plain, points, score, teach
-from vitrail.evidence.pictures import Pictures, digits, textures
+from vitrail.evidence.pictures import digits, textures
 from vitrail.models import create_model
 from vitrail.report.style import EMBER, GLASS, make_axes
 from vitrail.tasks.classification.intervals import student_t

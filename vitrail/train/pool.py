@@ -10,7 +10,8 @@ from multiprocessing.connection import wait
 from threading import Thread
 from typing import TypeVar
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 GRACE = 20.0            # seconds for a training to save itself
 
 
