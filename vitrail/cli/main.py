@@ -28,6 +28,7 @@ COMMANDS = {
     "generate": ("generate", "ask a model of text: translate, go on, or fill gaps"),
     "export": ("export", "write a model as ONNX or as a torch.export program, checked on real images"),
     "bench": ("bench", "time forward passes beside timm's, or what attention costs"),
+    "survey": ("survey", "what every model costs on this machine, beside its reported accuracy"),
     "claims": ("claims", "claims of the field, run again here"),
     "doctor": ("doctor", "what of vitrail works on this machine, and what would unlock the rest"),
 }
