@@ -17,7 +17,7 @@ from vitrail.core.errors import SettingsError, VitrailError, nearest
 COMMANDS = {
     "list": ("catalogue", "models, mechanisms of attention and position codes, with what they cost"),
     "show": ("catalogue", "one of them: paper, figures, arguments, released weights"),
-    "tree": ("catalogue", "the papers that a model builds on"),
+    "tree": ("tree", "the papers that a model builds on, and those that build on it, as text or picture"),
     "diff": ("catalogue", "what differs between two models"),
     "data": ("data", "check a data set: classes, sizes, broken files, a sheet of samples"),
     "train": ("train", "train a classifier on your images, or a model of text on your texts"),
