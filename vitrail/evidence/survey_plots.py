@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from vitrail.evidence.survey import Line
 from vitrail.report.labels import Label, place
@@ -73,7 +73,7 @@ def _scale(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     across, up = max(xs) / min(xs), max(max(ys) - min(ys), 1.0)
     axes.set_xlim(min(xs) / max(across, 2.0) ** 0.12, max(xs) * max(across, 2.0) ** 0.12)
     axes.set_ylim(min(ys) - 0.08 * up, max(ys) + 0.08 * up)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=30))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=30) if across > 8 else MaxNLocator(6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.minorticks_off()
