@@ -6,7 +6,7 @@ from vitrail.nn.convolutions import SqueezeExcite, conv_norm, round_width
 from vitrail.nn.decoding import CrossAttention, KeyValues, MaskedAttention, PostResidual, causal, padding
 from vitrail.nn.features import Features, from_tokens, pyramid
 from vitrail.nn.maps import BatchNorm, Channels, Conv, Elsewhere, Patches, Prefix, Windows, Within, pad_image
-from vitrail.nn.positions import PositionTable, RelativeBias, grid_of
+from vitrail.nn.positions import PositionTable, RelativeBias, fit_table, grid_of
 from vitrail.nn.readout import AttentionPool, Readout, class_token, mean_map
 from vitrail.nn.reduced import Reduced, ReducedAttention
 
@@ -15,6 +15,6 @@ __all__ = [
     "Elsewhere", "Features", "Gelu", "KeyValues", "LayerNorm", "MaskedAttention", "Merge", "Mlp", "Patches",
     "PositionTable", "PostResidual", "Prefix", "Readout", "Reduced", "ReducedAttention", "RelativeBias", "Residual",
     "Scale", "SelfAttention", "Shown", "Softmax", "Split", "SqueezeExcite", "Stack", "Visible", "Windows", "Within",
-    "causal", "class_token", "conv_norm", "from_tokens", "grid_of", "mean_map", "pad_image", "padding", "pyramid",
-    "ramp", "round_width", "share", "transformer_block",
+    "causal", "class_token", "conv_norm", "fit_table", "from_tokens", "grid_of", "mean_map", "pad_image", "padding",
+    "pyramid", "ramp", "round_width", "share", "transformer_block",
 ]
