@@ -61,13 +61,16 @@ class TokenPerformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:                                     # (B, H, W, C)
         k, q, v = self.kqv(x).flatten(1, 2).chunk(3, -1)                        # (B, N, D)
-        y = attend_features(self.features(q), self.features(k), v, eps=1e-8)    # (B, N, D)
+        # features are divided by √M there, and 1e-8 is added to the divisor; so it is M times that here. As 1e-8 it
+        # would be lost on the way to ONNX, whose optimiser takes it for zero
+        eps = 1e-8 * len(self.directions)
+        y = attend_features(self.features(q), self.features(k), v, eps=eps)     # (B, N, D)
         return (v + self.dropout(self.out(y.to(v.dtype)))).unflatten(1, x.shape[1:3])
 
     def features(self, x: Tensor) -> Tensor:
-        """exp(ω·x - |x|²/2) / √M: (B, N, D) -> (B, N, M)."""
+        """exp(ω·x - |x|²/2), which is √M times equation 5's: (B, N, D) -> (B, N, M)."""
         along, half = exponent(x, self.directions)
-        return (along - half).exp() / math.sqrt(len(self.directions))
+        return (along - half).exp()
 
 
 class TokenAttention(nn.Module):

@@ -205,9 +205,9 @@ def official(settings: Mapping[str, Any]) -> Keys:
     if "growth" in settings:
         own, rows = _DENSE, []
     elif "mlp_ratio" in settings:
-        own, rows = {**_SE, **BLOCKS}, []
+        own, rows = {**BLOCKS, **_SE}, []
     else:
-        own, rows = {**_GHOST, **BLOCKS}, _GHOST_ROWS
+        own, rows = {**BLOCKS, **_GHOST}, _GHOST_ROWS
     return Keys({**embedding(performer=True), **own, "head.*": "head.linear.*"}, rows=rows)
 
 
