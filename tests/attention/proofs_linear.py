@@ -1,7 +1,8 @@
-"""Linformer, linear, clustered and long-short range attention against their official code and their formulas."""
+"""Linformer, linear, Performer, clustered and long-short range attention against their official code and formulas."""
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +11,7 @@ from vitrail.attention.clustered import ClusteredAttention, ImprovedClusteredAtt
 from vitrail.attention.linear import CausalLinearAttention, LinearAttention, attend_linear, attend_linear_masked, step
 from vitrail.attention.linformer import Compress, Linformer
 from vitrail.attention.long_short_range import DynamicConvolution, LightweightConvolution, LongShortRange, slide
+from vitrail.attention.performer import Performer, attend_features, exponent
 from vitrail.testing.golden import read_golden
 from vitrail.testing.noise import fill_
 
@@ -128,6 +130,56 @@ def causal_explicit() -> float:
     return worst(pairs)
 
 
+# ---------------------------------------------------------------------------------------------------- Performer
+
+@torch.no_grad()
+def performer_official() -> float:
+    golden, pairs = read_golden(GOLDEN / "performer.safetensors"), []
+    module = Performer(24, 3, count=19)
+    module.directions.copy_(golden.inputs["directions"])
+    for n in golden.outputs:
+        q, k, v = (golden.inputs[f"{part}.{n}"].transpose(1, 2) for part in "qkv")
+        ours = attend_features(module.features(q, (-1,)), module.features(k, (-2, -1)), v)
+        pairs.append((ours.transpose(1, 2), golden.outputs[n]))
+    return worst(pairs)
+
+
+@torch.no_grad()
+def performer_explicit() -> float:
+    """The whole module, head by head with weights of N x N, and what cancels in the quotient left in."""
+    pairs = []
+    for n, count in ((7, 3), (40, 21)):
+        module, x = Performer(12, 3, count=count).to(DOUBLE), draw(2, n, 12, dtype=DOUBLE)
+        projected = x @ module.qkv.proj.weight.T + module.qkv.proj.bias
+        q, k, v = projected.unflatten(-1, (3, 3, 4)).unbind(2)
+        heads = []
+        for h in range(3):
+            features = []
+            for part, axes in ((q, (2,)), (k, (1, 2))):
+                part = part[:, :, h] / 2 ** 0.5                         # the fourth root of D = 4
+                along = torch.einsum("bnd,md->bnm", part, module.directions)
+                largest = along.amax(axes, keepdim=True)
+                half = part.norm(dim=-1, keepdim=True) ** 2 / 2
+                features.append((torch.exp(along - half - largest) + 1e-6) / count ** 0.5)
+            weights = features[0] @ features[1].mT
+            heads.append(weights / weights.sum(-1, keepdim=True) @ v[:, :, h])
+        pairs.append((module(x), module.out.proj(torch.cat(heads, -1))))
+    return worst(pairs)
+
+
+def performer_kernel() -> float:
+    """Lemma 1 with the average over all normal directions as a Gauss-Hermite sum in two dimensions."""
+    at, weight = np.polynomial.hermite_e.hermegauss(60)
+    nodes = torch.cartesian_prod(torch.tensor(at), torch.tensor(at))
+    shares = torch.outer(torch.tensor(weight), torch.tensor(weight)).flatten() / (2 * np.pi)
+    x, y = draw(2, 30, 2, dtype=DOUBLE).unbind()
+
+    def features(t: Tensor) -> Tensor:
+        along, half = exponent(t, nodes)
+        return torch.exp(along - half)
+    return apart((features(x) * shares) @ features(y).mT, torch.exp(x @ y.mT))
+
+
 # ---------------------------------------------------------------------------------------------------- clustered
 
 Clustering = ClusteredAttention | ImprovedClusteredAttention
@@ -226,6 +278,12 @@ PROOFS = [
     Proof(name="causal_linear_attention", how="property",
           reference="explicit, chunked and recurrent form agree, 4 lengths, float64", difference=causal_explicit,
           tolerance=1e-12),
+    Proof(name="performer", how="golden", reference="the official softmax kernel and its quotient, 2 lengths",
+          difference=performer_official),
+    Proof(name="performer", how="property", reference="explicit N x N weights, 2 shapes, float64",
+          difference=performer_explicit, tolerance=1e-12),
+    Proof(name="performer", how="property", reference="lemma 1 by Gauss-Hermite quadrature, float64",
+          difference=performer_kernel, tolerance=1e-12),
     Proof(name="clustered_attention", how="golden", reference="the official ClusteredAttention, 2 lengths",
           difference=lambda: clustered_official("plain", ClusteredAttention(12, 3, clusters=5, rounds=4, bits=31))),
     Proof(name="clustered_attention", how="property", reference="softmax where clusters = N, 2 lengths, float64",

@@ -26,12 +26,16 @@ class PositionTable(nn.Module):
 
     def fit(self, table: Tensor) -> Tensor:
         """A table of another (square) grid, resampled for this one. Raises CheckpointError where it is none."""
-        side = math.isqrt(max(table.shape[1] - self.prefix, 0)) if table.ndim == 3 else 0
-        if not side or side * side != table.shape[1] - self.prefix or table.shape[2] != self.table.shape[2]:
-            h, w = self.grid
-            raise CheckpointError(f"a table of positions of shape {tuple(table.shape)} does not fit a model with "
-                                  f"{self.prefix} + {h} x {w} places of width {self.table.shape[2]}")
-        return resample_positions(table, self.grid, old=(side, side), prefix=self.prefix)
+        return fit_table(table, self.grid, self.table.shape[2], prefix=self.prefix)
+
+
+def fit_table(table: Tensor, grid: tuple[int, int], dim: int, *, prefix: int) -> Tensor:
+    """A table (1, prefix + s·s, dim) of another, square grid, resampled for `grid`. Raises CheckpointError."""
+    side = math.isqrt(max(table.shape[1] - prefix, 0)) if table.ndim == 3 else 0
+    if not side or side * side != table.shape[1] - prefix or table.shape[2] != dim:
+        raise CheckpointError(f"a table of positions of shape {tuple(table.shape)} does not fit a model with "
+                              f"{prefix} + {grid[0]} x {grid[1]} places of width {dim}")
+    return resample_positions(table, grid, old=(side, side), prefix=prefix)
 
 
 class RelativeBias(nn.Module):
