@@ -23,6 +23,8 @@ def shallow(name: str) -> dict[str, Any]:
         changes["depths"] = tuple(min(d, 2) for d in settings["depths"])
     if "local" in settings:
         changes["local"] = 1
+    if settings.get("plain"):
+        changes["plain"] = 1
     return changes
 
 

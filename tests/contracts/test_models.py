@@ -6,9 +6,13 @@ import torch
 
 import vitrail
 from tests.contracts.small import STRUCTURES, build
+from vitrail.core.catalogue import find
 from vitrail.core.errors import CheckpointError
 
 SIZES = ((96, 96), (64, 160), (97, 71))
+# what a classifier's answer cannot depend on, by the form of the paper: RegionViT reads regional tokens, and the last
+# block's offsets are between local ones
+UNREAD = {"backbones.region_vit": ["backbone.stages.3.rest.0.mix.bias.table"]}
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -41,7 +45,7 @@ def test_gradient_reaches_every_parameter(name: str) -> None:
     model = build(name).train()
     model(noise(2, 3, 96, 96)).square().sum().backward()
     idle = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert not idle
+    assert idle == UNREAD.get(find(name).module, [])
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
