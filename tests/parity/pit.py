@@ -4,13 +4,12 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.parity.case import Case, Recorded, timm_model
+from tests.parity.case import Case, Recorded, stand_in, timm_model
 from vitrail.core.torchvision_guard import import_torchvision
 
 SHORT: Mapping[str, Any] = {"depths": (1, 1, 1)}
@@ -33,13 +32,6 @@ def _case(name: str, *sizes: tuple[int, int], step: int = 8, changes: Mapping[st
                 at=lambda height, width: {"image": (height, width)})
 
 
-def _module(name: str, **holds: object) -> None:
-    """A stand-in for a module that the code imports and that is not there, or no longer as it was."""
-    module = ModuleType(name)
-    vars(module).update(holds)
-    sys.modules[name] = module
-
-
 def _rearrange(x: Tensor, how: str, **sides: int) -> Tensor:
     """The two patterns that the code asks of einops."""
     if how == "b c h w -> b (h w) c":
@@ -53,9 +45,9 @@ def _official(name: str) -> Recorded:
         import_torchvision()
         from timm.layers import trunc_normal_
         from timm.models.vision_transformer import Block
-        _module("einops", rearrange=_rearrange)
-        _module("timm.models.layers", trunc_normal_=trunc_normal_)
-        _module("timm.models.registry", register_model=lambda build: build)
+        stand_in("einops", rearrange=_rearrange)
+        stand_in("timm.models.layers", trunc_normal_=trunc_normal_)
+        stand_in("timm.models.registry", register_model=lambda build: build)
         sys.path.insert(0, str(code))
         pit = importlib.import_module("pit")
         # written for a timm whose blocks called the dropout of their projections `drop`
