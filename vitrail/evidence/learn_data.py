@@ -18,7 +18,7 @@ CONVIT: Net = ("convit_ti", dict(image=24, patch=4, dim=48, depth=4, heads=4, lo
 CNN: Net = ("resnet18", dict(dim=12, depths=(1, 1, 1, 1)))
 SETS = {"digits": digits, "textures": textures}
 COUNTS = (100, 400, 1438)                   # of digits, and of textures
-BUDGET = Budget(steps=500)
+BUDGET = Budget(steps=1000)
 
 
 def learnt(net: Net, pictures: str, count: int, seed: int, budget: Budget) -> float:

@@ -66,7 +66,7 @@ def textures(size: int, *, train: int = 150, held: int = 50) -> Pictures:
             for _ in range(count):
                 y, x = (int(rng.integers(0, side - size + 1)) for side in area.shape)
                 crop = np.rot90(area[y:y + size, x:x + size], int(rng.integers(4)))
-                part.append(torch.from_numpy((crop - crop.mean()) / (crop.std() + 1e-3)).float())
+                part.append(torch.from_numpy((crop - crop.mean()) / (crop.std() + 1e-6)).float())
     images, held_out = (torch.stack(part)[:, None].expand(-1, 3, -1, -1) for part in parts)
     labels, held_labels = (torch.arange(len(TEXTURES)).repeat_interleave(n) for n in (train, held))
     return Pictures("textures", images, labels, held_out, held_labels)
