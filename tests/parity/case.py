@@ -25,6 +25,19 @@ def double(model: nn.Module, image: Tensor) -> Tensor:
     return _logits(model.double(), image.double())
 
 
+def settled(model: nn.Module, image: Tensor) -> Tensor:
+    """An `output` of Case, for a form in which noise leaves nothing of the image to see: narrow convolutions and
+    activations, one behind the other, each take a part of it. The reference's batch norms first take their running
+    statistics from the image itself, as training would have them, and those are carried over with all other tensors."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    _logits(model, image)
+    for norm in norms:
+        norm.eval()
+    return _logits(model, image)
+
+
 @dataclass(frozen=True)
 class Answer:
     """A reference's tensors under its own names, the image it was shown, and what it said of it."""
