@@ -21,7 +21,7 @@ def _logits(model: nn.Module, image: Tensor) -> Tensor:
 
 
 def double(model: nn.Module, image: Tensor) -> Tensor:
-    """An `output` of Recorded, for a form that noise makes magnify rounding: both sides answer in double precision."""
+    """An `output` for a form that noise makes magnify rounding: both sides answer in double precision."""
     return _logits(model.double(), image.double())
 
 
@@ -72,7 +72,8 @@ class Case:
         fill_(reference, keep=[f"*{name}" for name in self.drop])
         image = picture(height, width)
         with torch.inference_mode():
-            return Answer(self.state(reference), image, self.output(reference, image))
+            state, logits = self.state(reference), self.output(reference, image)
+        return Answer(state, image.to(logits.dtype), logits)
 
     def state(self, reference: nn.Module) -> dict[str, Tensor]:
         return {k: v for k, v in reference.state_dict().items() if not k.endswith(self.drop or ("\0",))}

@@ -47,8 +47,9 @@ class MobileNetV2(nn.Module):
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) for each size, s = 2, 4, 8, 16, 32, the last one behind the
     convolution. `width` multiplies the channels, which are rounded to multiples of eight; below one it spares the last
     convolution (section 4), and with `fixed_ends` it spares that and the first at any value, as timm's deeper sizes
-    have it. depths: blocks a row. Initialised as torchvision's, whose recipe reproduces the paper; `dropout` is the
-    readout's, and stochastic depth this library's. Raises ModelError unless every row has a block.
+    have it. depths: blocks a row. Born as timm's, with depthwise filters of order one; torchvision's are so small that
+    nothing of an image passes before the norms have seen some. `dropout` is the readout's, and stochastic depth this
+    library's. Raises ModelError unless every row has a block.
     """
 
     def __init__(self, *, width: float = 1.0, depths: tuple[int, ...] = (1, 2, 3, 4, 3, 3, 1),
@@ -71,7 +72,7 @@ class MobileNetV2(nn.Module):
         last = 1280 if fixed_ends else round_width(1280 * max(width, 1.0), 8)
         self.last = conv_norm(before, last, act=act)
         self.widths, self.strides, self.dropout = (*(ends[i] for i in LAST), last), (2, 4, 8, 16, 32), dropout
-        init.kaiming_convs(self)
+        init.fan_out_convs(self)
 
     def forward(self, image: Tensor) -> Features:
         x = self.tokenize(image.permute(0, 2, 3, 1))                                    # (B, h, w, C)
@@ -81,7 +82,7 @@ class MobileNetV2(nn.Module):
     def readout(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map, of whose channels some are dropped."""
         head = Readout(self.widths[-1], classes, DroppedMean(self.dropout))
-        nn.init.normal_(head.linear.weight, std=0.01)
+        nn.init.uniform_(head.linear.weight, -classes ** -0.5, classes ** -0.5)
         nn.init.zeros_(head.linear.bias)
         return head
 
