@@ -23,8 +23,21 @@ def _logits(model: nn.Module, image: Tensor) -> Tensor:
 
 
 def double(model: nn.Module, image: Tensor) -> Tensor:
-    """An `output` of Recorded, for a form that noise makes magnify rounding: both sides answer in double precision."""
+    """An `output` for a form that noise makes magnify rounding: both sides answer in double precision."""
     return _logits(model.double(), image.double())
+
+
+def settled(model: nn.Module, image: Tensor) -> Tensor:
+    """An `output` of Case, for a form in which noise leaves nothing of the image to see: narrow convolutions and
+    activations, one behind the other, each take a part of it. The reference's batch norms first take their running
+    statistics from the image itself, as training would have them, and those are carried over with all other tensors."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    _logits(model, image)
+    for norm in norms:
+        norm.eval()
+    return _logits(model, image)
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,8 @@ class Case:
         fill_(reference, keep=[f"*{name}" for name in self.drop])
         image = picture(height, width)
         with torch.inference_mode():
-            return Answer(self.state(reference), image, self.output(reference, image))
+            state, logits = self.state(reference), self.output(reference, image)
+        return Answer(state, image.to(logits.dtype), logits)
 
     def state(self, reference: nn.Module) -> dict[str, Tensor]:
         return {k: v for k, v in reference.state_dict().items() if not k.endswith(self.drop or ("\0",))}

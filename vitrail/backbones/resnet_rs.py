@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitrail.backbones.resnet import Bottleneck, shortcut, stages
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import AvgPool, Chain, Conv, Features, Readout, SqueezeExcite, conv_norm, init, mean_map, pyramid
+from vitrail.nn import AvgPool, Chain, Conv, DroppedMean, Features, Readout, SqueezeExcite, conv_norm, init, pyramid
 
 PAPER = Paper(title="Revisiting ResNets: Improved Training and Scaling Strategies", arxiv="2103.07579",
               authors="Bello et al.", year=2021, venue="NeurIPS", code="tensorflow/tpu", license="Apache-2.0",
@@ -44,17 +44,6 @@ def pooled_shortcut(width: int, out: int, stride: int) -> nn.Module:
 def squeeze_excite(dim: int) -> SqueezeExcite:
     """Squeeze-and-excitation that narrows to a quarter."""
     return SqueezeExcite(dim, dim // 4, act=nn.ReLU(), gate=nn.Sigmoid())
-
-
-class DroppedMean(nn.Module):
-    """The mean of the coarsest map, of whose channels some are dropped: Features -> (B, C)."""
-
-    def __init__(self, dropout: float):
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, features: Features) -> Tensor:
-        return self.dropout(mean_map(features))
 
 
 class ResNetRS(nn.Module):
