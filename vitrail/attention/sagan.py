@@ -16,6 +16,14 @@ PAPER = Paper(title="Self-Attention Generative Adversarial Networks", arxiv="180
               builds_on=("attention.non_local",))
 
 
+def normed(layer: nn.Linear | nn.Conv2d) -> nn.Module:
+    """A layer born Xavier-uniform, its bias 0, whose matrix is divided by its largest singular value (section 3.2)."""
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return spectral_norm(layer)
+
+
 class Sagan(nn.Module):
     """γ v(o), o = softmax(f(x) g(x)ᵀ) h(x) (equations 1 to 3), every matrix divided by its largest singular value.
 
@@ -33,10 +41,10 @@ class Sagan(nn.Module):
         narrow, half = (max(dim // part // heads, 1) * heads for part in (8, 2))
         self.heads = heads
         self.groups = Elsewhere("squares of places")
-        self.f = spectral_norm(nn.Linear(dim, narrow, bias=False))
-        self.g = spectral_norm(nn.Linear(dim, narrow, bias=False))
-        self.h = spectral_norm(nn.Linear(dim, half, bias=False))
-        self.v = spectral_norm(nn.Linear(half, dim, bias=False))
+        self.f = normed(nn.Linear(dim, narrow, bias=False))
+        self.g = normed(nn.Linear(dim, narrow, bias=False))
+        self.h = normed(nn.Linear(dim, half, bias=False))
+        self.v = normed(nn.Linear(half, dim, bias=False))
         self.attend = Attend()
         self.gain = nn.Parameter(torch.tensor(gain))
 

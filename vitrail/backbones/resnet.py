@@ -60,16 +60,17 @@ class Bottleneck(nn.Module):
     """A 3 x 3 convolution between two of 1 x 1 that narrow and widen (figure 5, right), on a map (B, H, W, C).
 
     middle: what stands in the place of the 3 x 3 convolution, (B, H, W, dim) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, dim).
-    act: the activation, in the place of ReLU. squeeze: what weighs the branch, on 4 dim channels. past: the way past
-    the block, in the place of `shortcut`.
+    act: the activation, in the place of ReLU. squeeze: what weighs the branch, on `out` channels. past: the way past
+    the block, in the place of `shortcut`. out: the channels behind it, 4 dim where nothing is said.
     """
 
     expansion = 4
 
     def __init__(self, width: int, dim: int, stride: int, drop: float, *, middle: nn.Module | None = None,
-                 act: nn.Module | None = None, squeeze: nn.Module | None = None, past: nn.Module | None = None):
+                 act: nn.Module | None = None, squeeze: nn.Module | None = None, past: nn.Module | None = None,
+                 out: int = 0):
         super().__init__()
-        out = dim * self.expansion
+        out = out or dim * self.expansion
         self.conv1, self.norm1 = Conv(width, dim, 1, bias=False), BatchNorm(dim)
         self.conv2, self.norm2 = middle or Conv(dim, dim, 3, stride, 1, bias=False), BatchNorm(dim)
         self.conv3, self.norm3 = Conv(dim, out, 1, bias=False), BatchNorm(out)

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.utils.checkpoint import checkpoint
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
@@ -26,12 +27,14 @@ def share(rank: int, of: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _once(part: nn.Module) -> Iterator[None]:
-    """Within: what batch norms below `part` add to their running statistics is forgotten afterwards."""
-    norms = [m for m in part.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+def _once(part: nn.Module, steps: dict[nn.Module, dict[str, Tensor | None]]) -> Iterator[None]:
+    """Within: what batch norms below `part` add to their running statistics is forgotten afterwards, and spectral
+    norms step from where they did before, `steps`."""
+    norms = [m for m in part.modules() if isinstance(m, (nn.modules.batchnorm._BatchNorm, _SpectralNorm))]
     kept = [dict(m._buffers) for m in norms]
     for norm in norms:
-        norm._buffers.update({k: None if b is None else b.clone() for k, b in norm._buffers.items()})
+        begin = steps.get(norm, norm._buffers)
+        norm._buffers.update({k: None if b is None else b.clone() for k, b in begin.items()})
     try:
         yield
     finally:
@@ -44,7 +47,9 @@ _Context = contextlib.AbstractContextManager[None]
 
 def _contexts(part: nn.Module) -> tuple[_Context, _Context]:
     """Around a part's forward pass, and around the second one that the backward pass makes."""
-    return contextlib.nullcontext(), _once(part)
+    steps = {m: {k: None if b is None else b.clone() for k, b in m._buffers.items()}
+             for m in part.modules() if isinstance(m, _SpectralNorm)}
+    return contextlib.nullcontext(), _once(part, steps)
 
 
 class Chain(nn.Sequential):
