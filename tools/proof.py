@@ -27,7 +27,8 @@ def difference(case: Case | Recorded, height: int, width: int) -> float:
     model = vitrail.create_model(case.name, **case.changes, **case.at(height, width))
     vitrail.load_weights(model, asked.state, keys=case.keys)
     with torch.inference_mode():
-        return float((asked.logits - model(asked.image)).abs().max() / asked.logits.std())
+        ours = model.to(asked.image.dtype)(asked.image)
+        return float((asked.logits - ours).abs().max() / asked.logits.std())
 
 
 def worst(index: int) -> float:
