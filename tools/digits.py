@@ -43,7 +43,8 @@ def page() -> None:
     text = ["# Every backbone, trained on digits", "",
             "`python tools/digits.py`: one small network a paper, from scratch on the 1,438 training digits that "
             "scikit-learn bundles, judged on the 359 others after the last epoch. The budget, where a row says nothing "
-            f"else: {budget}. A stride of 32 leaves nothing of 8 pixels, so pyramids see larger renderings.", "",
+            f"else: {budget}. A stride of 32 leaves nothing of 8 pixels, so pyramids see larger renderings. Seconds "
+            "are those of one core of a shared machine.", "",
             "| paper | model | changes | settings | held-out top-1 | one core |", "|---|---|---|---|---|---|", *rows]
     (FOLDER.parent / "digits.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
