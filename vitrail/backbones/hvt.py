@@ -124,7 +124,8 @@ hvt_ti_1 = _size(5_735_656, 0.642, (5.74, 0.64), "v1.0/hvt_ti_1", 69.64, dim=192
 hvt_s_1 = _size(22_087_144, 2.402, (22.09, 2.40), "v1.1/hvt_s_1", 78.00)
 hvt_s_2 = _size(22_105_576, 1.941, (22.11, 1.94), "v1.0/hvt_s_2", 77.36, pool=6)
 hvt_s_3 = _size(22_114_408, 1.620, (22.11, 1.62), "v1.0/hvt_s_3", 76.32, pool=4)
-scale_hvt_ti_4 = _size(22_118_632, 1.394, (22.12, 1.39), "v1.0/scale_hvt_ti_4", 75.23, pool=3)       # a Ti in nothing but its cost
+# of the width of an S: only its cost is a Ti's
+scale_hvt_ti_4 = _size(22_118_632, 1.394, (22.12, 1.39), "v1.0/scale_hvt_ti_4", 75.23, pool=3)
 
 
 def official(settings: Mapping[str, Any]) -> Keys:
