@@ -202,6 +202,8 @@ _GHOST_ROWS = [
 
 def official(settings: Mapping[str, Any]) -> Keys:
     """The table of the body whose settings these are."""
+    own: dict[str, str]
+    rows: list[Row]
     if "growth" in settings:
         own, rows = _DENSE, []
     elif "mlp_ratio" in settings:
