@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.backbones.convit import ConViT, convit_b, convit_s, convit_ti
+from vitrail.backbones.convit import (ConViT, convit_b, convit_b_plus, convit_s, convit_s_plus, convit_ti,
+                                       convit_ti_plus)
 from vitrail.core.errors import ModelError
 from vitrail.nn import DropPath, Shown
 from vitrail.ops.positions import resample_positions
@@ -177,6 +178,7 @@ def test_on_another_grid_the_positions_are_resampled_and_the_offsets_counted_ane
 
 
 def test_a_size_of_the_paper_has_as_many_heads_as_a_square_has_places() -> None:
-    for variant, side in ((convit_ti, 2), (convit_s, 3), (convit_b, 4)):
-        settings = variant.settings()
-        assert settings["heads"] == side ** 2 and settings["dim"] == 48 * side ** 2 and settings["local"] == 10
+    for sizes, width in (((convit_ti, convit_s, convit_b), 48), ((convit_ti_plus, convit_s_plus, convit_b_plus), 64)):
+        for variant, side in zip(sizes, (2, 3, 4), strict=True):
+            settings = variant.settings()
+            assert settings["heads"] == side ** 2 and settings["dim"] == width * side ** 2 and settings["local"] == 10

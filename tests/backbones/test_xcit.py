@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import vitrail
 from vitrail.backbones import xcit
 from vitrail.attention.cross_covariance import CrossCovariance
+from vitrail.backbones.cait import ClassAttention
 from vitrail.backbones.xcit import ClassBlock
 from vitrail.core.card import Variant
 from vitrail.core.errors import ModelError
@@ -87,7 +88,7 @@ def test_local_patch_interaction_sees_two_places_away_and_one_channel() -> None:
 
 
 def test_only_the_class_token_asks() -> None:
-    mixer, x, seen = seeded(xcit.ClassAttention(12, 3)), noise(2, 6, 12), []
+    mixer, x, seen = seeded(ClassAttention(12, 3)), noise(2, 6, 12), []
     mixer.attend.fused = False
     mixer.attend.softmax.register_forward_hook(lambda module, args, out: seen.append(out))
     assert mixer(x).shape == (2, 1, 12) and seen[0].shape == (2, 3, 1, 6)

@@ -49,7 +49,8 @@ def test_show_tells_how_a_mechanism_grows_and_what_record_sees_of_it(ask: Ask) -
 
 def test_show_tells_paper_arguments_and_releases_with_their_licences(ask: Ask) -> None:
     said = ask("show", "swin_t").out
-    for part in ("28,288,354", "Liu et al. (2021)", "window", "depths", "(2, 2, 6, 2)", "ms_in1k", "MIT", "hf://timm/"):
+    for part in ("28,288,354", "Liu et al. (2021)", "window", "depths", "(2, 2, 6, 2)", "ms_in1k", "MIT", "hf://timm/",
+                 "top1 81.2 (README of microsoft/Swin-Transformer)"):
         assert part in said
     found = ask("--json", "show", "swin_t").json
     assert found["arguments"]["depths"] == [2, 2, 6, 2]

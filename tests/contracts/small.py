@@ -7,6 +7,7 @@ import torch
 
 import vitrail
 from vitrail.core.catalogue import entries, names, variant_of
+from vitrail.nn import BatchNorm, Visible
 from vitrail.tasks.classification.model import Classifier
 
 NAMES = names("backbone")
@@ -22,6 +23,8 @@ def shallow(name: str) -> dict[str, Any]:
         changes["depths"] = tuple(min(d, 2) for d in settings["depths"])
     if "local" in settings:
         changes["local"] = 1
+    if settings.get("plain"):
+        changes["plain"] = 1
     return changes
 
 
@@ -30,9 +33,13 @@ def build(name: str, *, classes: int = 7, **changes: Any) -> Classifier:
     torch.manual_seed(0)
     model = vitrail.create_model(name, classes=classes, **{**shallow(name), **changes})
     generator = torch.Generator().manual_seed(1)
+    shut = [part.weight for part in model.modules() if isinstance(part, BatchNorm) and not part.weight.any()
+            if any(isinstance(other, Visible) for other in model.modules())]
     with torch.no_grad():
         for parameter in model.parameters():        # zero heads, gains and tables hide what stands behind them
             parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+        for weight in shut:                         # of a branch that attends, which is lost to rounding otherwise
+            weight += 0.5
     return model
 
 

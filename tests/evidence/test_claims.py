@@ -16,11 +16,13 @@ ROOT = Path(__file__).parents[2]
 EXACT = {"permutation", "sine_shift", "conv_is_attention", "translation", "criss_cross_reach", "linear_forms", "masked",
          "relevance_sum", "point_invariance", "matcher"}
 COST = {"cost_exponents", "ccnet_memory", "deformable_cost", "lambda_cost", "cheap_nets", "bert_size"}
+LEARNING = {"needs_data", "convit_sample_efficiency"}
 
 
-def test_every_exact_and_cost_claim_of_the_field_is_there() -> None:
+def test_every_claim_of_the_field_is_there() -> None:
     assert {c.id for c in CLAIMS.values() if c.kind == "exact"} == EXACT
     assert {c.id for c in CLAIMS.values() if c.kind == "cost"} == COST
+    assert {c.id for c in CLAIMS.values() if c.kind == "learning"} == LEARNING
     assert all(id == claim.id for id, claim in CLAIMS.items())
 
 

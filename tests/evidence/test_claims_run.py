@@ -38,6 +38,11 @@ def test_cost_claims_run(claim: Any) -> None:
     check(run.run(claim, smoke=True))
 
 
+@pytest.mark.parametrize("claim", [c for c in CLAIMS.values() if c.kind == "learning"], ids=lambda c: c.id)
+def test_claims_about_learning_run(claim: Any) -> None:
+    check(run.run(claim, smoke=True))
+
+
 def test_counts_need_no_quiet_machine() -> None:
     bert = run.run(CLAIMS["bert_size"])
     assert bert.held and bert.numbers["whole"] == 110_106_428

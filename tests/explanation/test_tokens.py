@@ -11,7 +11,7 @@ from vitrail.core.errors import ExplainError
 from vitrail.explanation.methods import attention, evaluating, relevance, rollout
 from vitrail.explanation.record import Layer, record
 from vitrail.explanation.tokens import Share, normalised, read_by, readout, sites, spread, walk
-from vitrail.nn import Features, Windows
+from vitrail.nn import Features, Readout, Windows, mean_finest
 from vitrail.tasks.classification.model import Classifier
 
 
@@ -170,9 +170,24 @@ def test_what_a_head_reads_is_found_out_by_trying(name: str, tokens: list[int], 
     for parameter in model.head.parameters():                               # found even through a head of zeros
         torch.nn.init.zeros_(parameter)
     features = model.backbone(noise(1, 3, 64, 64))
-    assert read_by(model.head, features) == (tokens, reads_map)
+    found, read = read_by(model.head, features)
+    assert found == tokens and read is (features.maps[-1] if reads_map else None)
     share = readout(model.head, features)
     assert share.prefix.sum() + share.map.sum() == pytest.approx(1)
+
+
+def test_a_head_may_read_a_finer_map() -> None:
+    maps = noise(1, 8, 8, 3), noise(1, 4, 4, 6)
+    head = Readout(3, 5, mean_finest)
+    found, read = read_by(head, Features(maps))
+    assert found == [] and read is maps[0]
+    share = readout(head, Features(maps))
+    assert share.map.shape == (1, 1, 8, 8) and share.map.sum() == pytest.approx(1)
+
+
+def test_a_map_that_grows_again_is_refused() -> None:
+    with pytest.raises(ExplainError, match="from 4 tokens to 8"):
+        spread(torch.ones(1, 1, 8, 8), (4, 4))
 
 
 def test_a_head_that_reads_nothing_is_refused() -> None:

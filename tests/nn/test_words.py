@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from vitrail.nn import (Attend, DropPath, Gelu, Mlp, PositionTable, RelativeBias, SelfAttention, Softmax, Stack,
-                        Windows, ramp, share)
+from vitrail.nn import (Attend, AvgPool, DropPath, Gelu, MaxPool, Mlp, PositionTable, RelativeBias, SelfAttention,
+                        Softmax, Stack, Windows, ramp, share)
 from vitrail.ops.windows import by_size
 
 
@@ -146,3 +146,17 @@ def test_a_stack_hands_context_to_every_part() -> None:
 
 def test_softmax_rows_sum_to_one() -> None:
     torch.testing.assert_close(Softmax()(noise(2, 3, 4)).sum(-1), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("size, stride", [(2, 2), (4, 4), (3, 2), (3, 1)])
+@pytest.mark.parametrize("H, W", [(1, 1), (5, 8), (7, 2)])
+def test_pools_round_up_and_know_nothing_beyond_the_edge(size: int, stride: int, H: int, W: int) -> None:
+    x, by = torch.randn(2, H, W, 3, generator=torch.Generator().manual_seed(0)) - 9, size // 2 if size % 2 else 0
+    means, maxima = AvgPool(size, stride)(x), MaxPool(size, stride)(x)
+    assert means.shape == maxima.shape == (2, -(-H // stride), -(-W // stride), 3)
+    for i in range(means.shape[1]):
+        for j in range(means.shape[2]):
+            top, left = i * stride - by, j * stride - by
+            window = x[:, max(top, 0):top + size, max(left, 0):left + size]
+            torch.testing.assert_close(means[:, i, j], window.mean((1, 2)))
+            assert torch.equal(maxima[:, i, j], window.amax((1, 2)))

@@ -1,7 +1,9 @@
 """A line of the parity tables."""
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,6 +20,24 @@ def _logits(model: nn.Module, image: Tensor) -> Tensor:
     out = model(image)
     assert isinstance(out, Tensor)
     return out
+
+
+def double(model: nn.Module, image: Tensor) -> Tensor:
+    """An `output` for a form that noise makes magnify rounding: both sides answer in double precision."""
+    return _logits(model.double(), image.double())
+
+
+def settled(model: nn.Module, image: Tensor) -> Tensor:
+    """An `output` of Case, for a form in which noise leaves nothing of the image to see: narrow convolutions and
+    activations, one behind the other, each take a part of it. The reference's batch norms first take their running
+    statistics from the image itself, as training would have them, and those are carried over with all other tensors."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    _logits(model, image)
+    for norm in norms:
+        norm.eval()
+    return _logits(model, image)
 
 
 @dataclass(frozen=True)
@@ -51,10 +71,11 @@ class Case:
     def answer(self, height: int, width: int) -> Answer:
         """The reference, filled with noise, and asked."""
         reference = self.reference(height, width).eval()
-        fill_(reference)
+        fill_(reference, keep=[f"*{name}" for name in self.drop])
         image = picture(height, width)
         with torch.inference_mode():
-            return Answer(self.state(reference), image, self.output(reference, image))
+            state, logits = self.state(reference), self.output(reference, image)
+        return Answer(state, image.to(logits.dtype), logits)
 
     def state(self, reference: nn.Module) -> dict[str, Tensor]:
         return {k: v for k, v in reference.state_dict().items() if not k.endswith(self.drop or ("\0",))}
@@ -96,7 +117,7 @@ class Recorded:
             outputs: dict[str, Tensor] = {}
             for height, width in sizes:
                 reference = self.official(code, height, width).eval()
-                fill_(reference)
+                fill_(reference, keep=[f"*{name}" for name in self.drop])
                 with torch.inference_mode():
                     outputs[f"{height}x{width}"] = self.output(reference, picture(height, width))
             state = {k: v for k, v in reference.state_dict().items() if not k.endswith(self.drop or ("\0",))}
@@ -105,7 +126,8 @@ class Recorded:
 
     def answer(self, height: int, width: int) -> Answer:
         golden = read_golden(self.file(height, width))
-        return Answer(dict(golden.state), picture(height, width), golden.outputs[f"{height}x{width}"])
+        logits = golden.outputs[f"{height}x{width}"]
+        return Answer(dict(golden.state), picture(height, width).to(logits.dtype), logits)
 
     def __str__(self) -> str:
         return "-".join([self.name, self.keys, *(f"{k}{v}" for k, v in self.changes.items())])
@@ -118,3 +140,10 @@ def timm_model(name: str, **changes: Any) -> nn.Module:
     model = timm.create_model(name, pretrained=False, **changes)
     assert isinstance(model, nn.Module)
     return model
+
+
+def stand_in(name: str, **holds: object) -> None:
+    """Puts a module in the place of one that official code imports, and that is not there or no longer as it was."""
+    module = ModuleType(name)
+    vars(module).update(holds)
+    sys.modules[name] = module

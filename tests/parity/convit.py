@@ -20,8 +20,8 @@ def offsets(h: int, w: int) -> Tensor:
     return torch.tensor([[[[x - u, y - v, (x - u) ** 2 + (y - v) ** 2] for y, x in places] for v, u in places]]).float()
 
 
-def _case(name: str, reference: str, *sizes: tuple[int, int], changes: Mapping[str, int] = {}) -> Case:
-    theirs = {{"local": "local_up_to_layer"}.get(k, k): v for k, v in changes.items()}
+def _case(name: str, reference: str, *sizes: tuple[int, int], changes: Mapping[str, int] = {}, **size: int) -> Case:
+    theirs = {{"local": "local_up_to_layer"}.get(k, k): v for k, v in changes.items()} | size
 
     def build(height: int, width: int) -> nn.Module:
         size = _up(height), _up(width)
@@ -52,4 +52,8 @@ CASES = [
     _case("convit_s", "convit_small", (224, 224), (100, 160), changes=SHORT),
     _case("convit_b", "convit_base", (224, 224), (100, 160), changes=SHORT),
     _case("convit_b", "convit_base", (96, 96), changes={"depth": 2, "local": 0}),
+    # timm has none of the + sizes, and counts a head's width
+    _case("convit_ti_plus", "convit_tiny", (224, 224), (100, 160), changes=SHORT, embed_dim=64, num_heads=4),
+    _case("convit_s_plus", "convit_small", (224, 224), (100, 160), changes=SHORT, embed_dim=64, num_heads=9),
+    _case("convit_b_plus", "convit_base", (160, 160), (100, 160), changes=SHORT, embed_dim=64, num_heads=16),
 ]

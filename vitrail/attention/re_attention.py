@@ -14,17 +14,21 @@ PAPER = Paper(title="DeepViT: Towards Deeper Vision Transformer", arxiv="2103.11
 
 
 class ReAttention(nn.Module):
-    """Norm(Θ softmax(q kᵀ / √D)) v, Θ mixing heads (equation 3), the norm over batch and maps, one gain a head.
+    """gain · Norm(Θ softmax(q kᵀ / √D)) v, Θ mixing heads (equation 3), the norm over batch and maps, one gain a head.
 
-    The official code adds a bias to Θ's result and, in one size, multiplies the norm's by 1/√D: the norm takes the
-    first out again, and its own gain and bias hold the second. In evaluation the norm's two numbers a head are put
-    into Θ. (B, N, C) -> (B, N, C).
+    gain: 1 in the paper; one released size says 1/√D. In evaluation the norm's two numbers a head are put into Θ.
+    (B, N, C) -> (B, N, C).
     """
 
-    def __init__(self, dim: int, heads: int, *, qkv_bias: bool = False):
+    offset: Tensor
+
+    def __init__(self, dim: int, heads: int, *, qkv_bias: bool = False, gain: float = 1.0):
         super().__init__()
-        self.qkv, self.out = Split(dim, heads, 3, bias=qkv_bias), Merge(dim)
+        self.qkv, self.out, self.gain = Split(dim, heads, 3, bias=qkv_bias), Merge(dim), gain
         self.theta, self.norm = nn.Parameter(torch.empty(heads, heads)), nn.BatchNorm2d(heads)
+        # the bias that released weights add to Θ's result: the norm takes it out again, so that none is ever learned,
+        # but the running mean of such weights holds it
+        self.register_buffer("offset", torch.zeros(heads))
         nn.init.kaiming_uniform_(self.theta, a=5 ** 0.5)            # the default of a convolution
         self.shown = Shown()
 
@@ -35,16 +39,19 @@ class ReAttention(nn.Module):
         return self.out(weights @ v)                                # (B, N, C)
 
     def mixed(self, maps: Tensor) -> Tensor:
-        """Norm(Θ maps): (B, H, N, N)."""
+        """gain · Norm(Θ maps): (B, H, N, N)."""
         flat = maps.flatten(2)                                      # (B, H, L)
-        norm = self.norm
+        norm, shift = self.norm, self.offset
+        theta: Tensor = self.theta
+        if not norm.training:
+            assert norm.running_mean is not None and norm.running_var is not None
+            gain = self.gain * norm.weight * (norm.running_var + norm.eps).rsqrt()
+            theta, shift = gain[:, None] * theta, self.gain * norm.bias + gain * (shift - norm.running_mean)
+        batch = theta.to(flat.dtype).expand(flat.shape[0], -1, -1)  # (B, H, H)
+        mixed = torch.baddbmm(shift.to(flat.dtype)[:, None], batch, flat).view_as(maps)
         if norm.training:
-            return norm((self.theta @ flat).view_as(maps))
-        assert norm.running_mean is not None and norm.running_var is not None
-        gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        shift = (norm.bias - gain * norm.running_mean).to(flat.dtype)
-        theta = (gain[:, None] * self.theta).to(flat.dtype)         # (H, H)
-        return torch.baddbmm(shift[:, None], theta.expand(flat.shape[0], -1, -1), flat).view_as(maps)
+            mixed = norm(mixed) if self.gain == 1 else self.gain * norm(mixed)
+        return mixed
 
 
 re_attention = Mechanism(

@@ -76,6 +76,17 @@ convit_s = _size(27_777_322, 5.736, "convit_small", 81.3, "the paper", dim=432, 
 convit_b = _size(86_540_040, 17.487, "convit_base", 82.4, "the paper", dim=768, heads=16)
 
 
+def _plus(params: int, gflops: float, top1: float, millions: int, billions: int, **args: Any) -> Variant[ConViT]:
+    """Table 1's "+" sizes, whose heads are 64 wide like DeiT's. None was released."""
+    said = {"top1": top1, "params_m": millions, "gflops": billions}
+    return variant(ConViT, Figures(params=params, gflops=gflops, reported=said, where="table 1"), **args)
+
+
+convit_ti_plus = _plus(9_972_912, 2.127, 76.7, 10, 2, dim=256, heads=4)
+convit_s_plus = _plus(48_979_882, 9.991, 82.2, 48, 10, dim=576, heads=9)
+convit_b_plus = _plus(153_134_856, 30.721, 82.5, 152, 30, dim=1024, heads=16)
+
+
 def keys(settings: Mapping[str, Any]) -> Keys:
     """Both sources: one list of layers where we have two stacks, and queries and keys apart from values."""
     table = {"patch_embed.proj.*": "backbone.tokenize.proj.*", "cls_token": "backbone.prefix.tokens",

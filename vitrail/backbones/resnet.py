@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import (BatchNorm, Conv, DropPath, Features, Readout, Stack, conv_norm, init, mean_map, pyramid,
-                        ramp)
+from vitrail.nn import (BatchNorm, Conv, DropPath, Features, MaxPool, Readout, Stack, conv_norm, init, mean_map,
+                        pyramid, ramp)
 
 PAPER = Paper(title="Deep Residual Learning for Image Recognition", arxiv="1512.03385", authors="He et al.", year=2016,
               venue="CVPR", code="KaimingHe/deep-residual-networks", license="MIT")
@@ -21,13 +21,14 @@ PAPER = Paper(title="Deep Residual Learning for Image Recognition", arxiv="1512.
 class Stem(nn.Module):
     """A 7 x 7 convolution and a maximum over 3 x 3, each with stride 2: (B, 3, H, W) -> (B, ⌈H/4⌉, ⌈W/4⌉, C)."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, *, act: nn.Module | None = None):
         super().__init__()
-        self.conv, self.norm = Conv(3, dim, 7, 2, 3, bias=False), BatchNorm(dim)
+        self.conv, self.norm, self.act = Conv(3, dim, 7, 2, 3, bias=False), BatchNorm(dim), act or nn.ReLU()
+        self.pool = MaxPool(3, 2)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.conv(image.permute(0, 2, 3, 1))))                     # (B, h, w, C)
-        return F.max_pool2d(x.permute(0, 3, 1, 2), 3, 2, 1).permute(0, 2, 3, 1)
+        x = self.act(self.norm(self.conv(image.permute(0, 2, 3, 1))))                   # (B, h, w, C)
+        return self.pool(x)
 
 
 def shortcut(width: int, out: int, stride: int) -> nn.Module:
@@ -59,24 +60,28 @@ class Bottleneck(nn.Module):
     """A 3 x 3 convolution between two of 1 x 1 that narrow and widen (figure 5, right), on a map (B, H, W, C).
 
     middle: what stands in the place of the 3 x 3 convolution, (B, H, W, dim) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, dim).
+    act: the activation, in the place of ReLU. squeeze: what weighs the branch, on 4 dim channels. past: the way past
+    the block, in the place of `shortcut`.
     """
 
     expansion = 4
 
-    def __init__(self, width: int, dim: int, stride: int, drop: float, *, middle: nn.Module | None = None):
+    def __init__(self, width: int, dim: int, stride: int, drop: float, *, middle: nn.Module | None = None,
+                 act: nn.Module | None = None, squeeze: nn.Module | None = None, past: nn.Module | None = None):
         super().__init__()
         out = dim * self.expansion
         self.conv1, self.norm1 = Conv(width, dim, 1, bias=False), BatchNorm(dim)
         self.conv2, self.norm2 = middle or Conv(dim, dim, 3, stride, 1, bias=False), BatchNorm(dim)
         self.conv3, self.norm3 = Conv(dim, out, 1, bias=False), BatchNorm(out)
-        self.shortcut, self.drop = shortcut(width, out, stride), DropPath(drop)
+        self.act, self.squeeze = act or nn.ReLU(), squeeze or nn.Identity()
+        self.shortcut, self.drop = past or shortcut(width, out, stride), DropPath(drop)
         nn.init.zeros_(self.norm3.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        y = F.relu(self.norm2(self.conv2(y)))
-        y = self.norm3(self.conv3(y))
-        return F.relu(self.shortcut(x) + self.drop(y))
+        y = self.act(self.norm1(self.conv1(x)))
+        y = self.act(self.norm2(self.conv2(y)))
+        y = self.squeeze(self.norm3(self.conv3(y)))
+        return self.act(self.shortcut(x) + self.drop(y))
 
 
 Make = Callable[[int, int, int, int, float], nn.Module]
@@ -157,7 +162,8 @@ resnet101 = _size(101, 44_549_160, 7.801, ("63fe2227", 77.374), ("cd907fc2", 81.
 resnet152 = _size(152, 60_192_808, 11.514, ("394f9c45", 78.312), ("f82ba261", 82.284), depths=(3, 8, 36, 3))
 
 
-def _stage(i: int) -> dict[str, str]:
+def stage_keys(i: int) -> dict[str, str]:
+    """torchvision's names in a stage, and ours."""
     there, here = f"layer{i + 1}.{{}}.", f"backbone.stages.{i}.{{}}."
     table = {there + "downsample.0.*": here + "shortcut.conv.*", there + "downsample.1.*": here + "shortcut.norm.*"}
     for n in (1, 2, 3):
@@ -169,7 +175,7 @@ def _stage(i: int) -> dict[str, str]:
 TORCHVISION = Keys({
     "conv1.*": "backbone.tokenize.conv.*",
     "bn1.*":   "backbone.tokenize.norm.*",
-    **{theirs: ours for i in range(4) for theirs, ours in _stage(i).items()},
+    **{theirs: ours for i in range(4) for theirs, ours in stage_keys(i).items()},
     "fc.*":    "head.linear.*",
 })
 

@@ -2,7 +2,7 @@
 
 Liu et al., ICCV 2021, arXiv:2103.14030.
 """
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,22 +36,32 @@ class WindowAttention(nn.Module):
         return self.groups.merge(self.out(self.attend(q, k, v, bias)), H, W)
 
 
-class PatchMerging(nn.Module):
-    """Four neighbours become one token of twice the width (section 3.1): (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, 2C).
+def four_neighbours(x: Tensor) -> Tensor:
+    """Every 2 x 2 tokens side by side: (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, 4C).
 
     Within the four the row varies first, as in the released weights. An odd side gets a row of zeros.
     """
+    if x.shape[1] % 2 or x.shape[2] % 2:
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+    top, bottom = x[:, 0::2], x[:, 1::2]
+    return torch.cat([top[:, :, 0::2], bottom[:, :, 0::2], top[:, :, 1::2], bottom[:, :, 1::2]], -1)
+
+
+class PatchMerging(nn.Module):
+    """Four neighbours become one token of twice the width (section 3.1): (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, 2C)."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.norm, self.reduce = nn.LayerNorm(4 * dim), nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:                         # (B, H, W, C)
-        if x.shape[1] % 2 or x.shape[2] % 2:
-            x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        top, bottom = x[:, 0::2], x[:, 1::2]
-        x = torch.cat([top[:, :, 0::2], bottom[:, :, 0::2], top[:, :, 1::2], bottom[:, :, 1::2]], -1)
-        return self.reduce(self.norm(x))
+        return self.reduce(self.norm(four_neighbours(x)))
+
+
+def swin_blocks(dim: int, heads: int, window: int, mlp_ratio: float, drops: Sequence[float]) -> Stack:
+    """One block for each rate of stochastic depth; every other one has shifted windows (equation 3)."""
+    return Stack(transformer_block(WindowAttention(dim, heads, Windows(window, shift=window // 2 * (i % 2))),
+                                   dim, mlp_ratio, drop, norm=nn.LayerNorm) for i, drop in enumerate(drops))
 
 
 class Swin(nn.Module):
@@ -72,10 +82,8 @@ class Swin(nn.Module):
 
         def stage(i: int, width: int) -> Chain:
             down = PatchMerging(width // 2) if i else Patches(patch, dim, norm=nn.LayerNorm(dim))
-            return Chain(down=down, blocks=Stack(
-                transformer_block(WindowAttention(width, heads[i], Windows(window, shift=window // 2 * (j % 2))),
-                                  width, mlp_ratio, next(drops), norm=nn.LayerNorm)
-                for j in range(depths[i])))
+            return Chain(down=down, blocks=swin_blocks(width, heads[i], window, mlp_ratio,
+                                                       [next(drops) for _ in range(depths[i])]))
 
         self.stages = nn.ModuleList(stage(i, width) for i, width in enumerate(self.widths))
         self.norm = nn.LayerNorm(self.widths[-1])
@@ -164,13 +172,15 @@ TIMM = Keys({
 }, drop=DROP)
 
 
+def merging(stages: int) -> dict[str, str]:
+    """The authors' names of the mergings: there, one ends a stage instead of beginning the next."""
+    return {f"layers.{i}.downsample.{theirs}.*": f"backbone.stages.{i + 1}.down.{ours}.*"
+            for i in range(stages - 1) for theirs, ours in (("norm", "norm"), ("reduction", "reduce"))}
+
+
 def official(settings: Mapping[str, Any]) -> Keys:
-    """The authors' names: there, the merging ends a stage instead of beginning the next one."""
-    down: dict[str, str] = {}
-    for i in range(len(settings["depths"]) - 1):
-        down[f"layers.{i}.downsample.norm.*"] = f"backbone.stages.{i + 1}.down.norm.*"
-        down[f"layers.{i}.downsample.reduction.*"] = f"backbone.stages.{i + 1}.down.reduce.*"
-    return Keys({**BLOCKS, **down, "head.*": "head.linear.*"}, drop=DROP)
+    """The authors' names."""
+    return Keys({**BLOCKS, **merging(len(settings["depths"])), "head.*": "head.linear.*"}, drop=DROP)
 
 
 def torchvision(settings: Mapping[str, Any]) -> Keys:

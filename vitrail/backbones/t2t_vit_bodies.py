@@ -202,12 +202,11 @@ _GHOST_ROWS = [
 
 def official(settings: Mapping[str, Any]) -> Keys:
     """The table of the body whose settings these are."""
-    own: dict[str, str]
-    rows: list[Row]
+    rows: list[Row] = []
     if "growth" in settings:
-        own, rows = _DENSE, []
+        own = _DENSE
     elif "mlp_ratio" in settings:
-        own, rows = {**BLOCKS, **_SE}, []
+        own = {**BLOCKS, **_SE}
     else:
         own, rows = {**BLOCKS, **_GHOST}, _GHOST_ROWS
     return Keys({**embedding(performer=True), **own, "head.*": "head.linear.*"}, rows=rows)

@@ -9,34 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.attention.cross_covariance import CrossCovariance
+from vitrail.backbones.cait import ClassAttention
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Attend, BatchNorm, Chain, Conv, DropPath, Features, LayerNorm, Merge, Mlp, Prefix, Readout,
-                        Residual, Scale, Split, Stack, class_token, from_tokens, init)
+from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, LayerNorm, Mlp, Prefix, Readout, Residual, Scale,
+                        Stack, class_token, from_tokens, init)
 from vitrail.ops.windows import by_size
 
 PAPER = Paper(title="XCiT: Cross-Covariance Image Transformers", arxiv="2106.09681", authors="El-Nouby et al.",
               year=2021, venue="NeurIPS", code="facebookresearch/xcit", license="Apache-2.0",
-              builds_on=("attention.cross_covariance",))
+              builds_on=("attention.cross_covariance", "backbones.cait"))
 
 
 def local_patch_interaction(dim: int) -> Chain:
     """Channels attended, neighbours did not: two depthwise convolutions let them, (B, h, w, C) -> same (LPI)."""
     return Chain(conv1=Conv(dim, dim, 3, padding=1, groups=dim), act=nn.GELU(), norm=BatchNorm(dim),
                  conv2=Conv(dim, dim, 3, padding=1, groups=dim))
-
-
-class ClassAttention(nn.Module):
-    """Only the class token asks (CaiT, Touvron et al., arXiv:2103.17239, section 2.2): (B, 1 + N, C) -> (B, 1, C)."""
-
-    def __init__(self, dim: int, heads: int):
-        super().__init__()
-        self.qkv, self.attend, self.out = Split(dim, heads, 3), Attend(), Merge(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x)                                           # (B, H, M, D)
-        return self.out(self.attend(q[..., :1, :], k, v))
 
 
 class ClassBlock(nn.Module):

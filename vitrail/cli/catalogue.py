@@ -1,5 +1,4 @@
-"""`vitrail list, show, tree, diff`: what is known of the models. Lists and trees come from the table, without torch."""
-import importlib
+"""`vitrail list, show, diff`: what is known of the models. Lists come from the table, without torch."""
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
@@ -9,7 +8,6 @@ from typing import Any
 from vitrail.cli import describe, show
 from vitrail.cli.command import Command
 from vitrail.core import catalogue
-from vitrail.core.card import Paper
 from vitrail.core.catalogue import Entry
 from vitrail.core.errors import ModelError, SettingsError, nearest
 
@@ -98,41 +96,6 @@ def _in_short(e: Entry) -> str:
     return f"{e.params:,} parameters, {e.gflops:.3f} GFLOPs at {where}, "
 
 
-def _tree(a: Namespace) -> int:
-    entry = catalogue.find(a.name)
-    tree = _ancestors(entry.module)
-    users = sorted({e.module for e in catalogue.entries().values() if entry.module in e.builds_on})
-    if a.json:
-        show.emit({"name": entry.name, **tree, "built_on_by": users})
-        return 0
-    show.say(f"{entry.name}: {_described(tree)}")
-    _branches(tree["builds_on"], "")
-    if users:
-        show.say(f"\nbuilt on by: {', '.join(users)}")
-    return 0
-
-
-def _ancestors(module: str) -> dict[str, Any]:
-    """A module with its paper and, under builds_on, the same of those it builds on."""
-    line = next((e for e in catalogue.entries().values() if e.module == module), None)
-    paper: Entry | Paper = line or importlib.import_module(f"vitrail.{module}").PAPER
-    title = paper.paper if isinstance(paper, Entry) else paper.title
-    return {"module": module, "paper": title, "year": paper.year, "arxiv": paper.arxiv,
-            "builds_on": [_ancestors(m) for m in paper.builds_on]}
-
-
-def _described(tree: dict[str, Any]) -> str:
-    where = f", arXiv:{tree['arxiv']}" if tree["arxiv"] else ""
-    return f"{tree['module']}  {tree['paper']} ({tree['year']}{where})"
-
-
-def _branches(trees: list[dict[str, Any]], before: str) -> None:
-    for at, tree in enumerate(trees):
-        last = at == len(trees) - 1
-        show.say(f"{before}{'└── ' if last else '├── '}{_described(tree)}")
-        _branches(tree["builds_on"], before + ("    " if last else "│   "))
-
-
 def _diff(a: Namespace) -> int:
     one, two = catalogue.find(a.one), catalogue.find(a.two)
     told = ("kind", "module", "paper", "year", "params", "gflops", "image", "length", "takes", "time", "memory",
@@ -194,8 +157,6 @@ COMMANDS = {
                     arguments=_list_arguments),
     "show": Command(about="One of them: its paper, figures, arguments, and released weights with their licences.",
                     run=_show, arguments=_name_argument),
-    "tree": Command(about="The papers that a model builds on, as its modules import them.", run=_tree,
-                    arguments=_name_argument),
     "diff": Command(about="What differs between two models: figures, papers, arguments.", run=_diff,
                     arguments=_diff_arguments),
 }

@@ -32,7 +32,7 @@ def _list(a: Namespace) -> int:
 
 def _run(a: Namespace) -> int:
     if not a.ids:
-        raise SettingsError("vitrail claims run needs ids, or one of the words all, exact and cost; "
+        raise SettingsError("vitrail claims run needs ids, or one of the words all, exact, cost and learning; "
                             "`vitrail claims list` shows them")
     wanted: list[Claim] = []
     for word in a.ids:
@@ -70,7 +70,7 @@ def _report(a: Namespace) -> int:
 
 def _arguments(p: ArgumentParser) -> None:
     p.add_argument("act", metavar="list|run|report", help="list them; run some; write the page over those that ran")
-    p.add_argument("ids", nargs="*", metavar="ID", help="claims to run, or all, exact or cost for many")
+    p.add_argument("ids", nargs="*", metavar="ID", help="claims to run, or all, exact, cost or learning for many")
     p.add_argument("--smoke", action="store_true", help="run the machinery in seconds, for no verdict")
     p.add_argument("--out", default="", metavar="FOLDER", help=f"keep numbers and plots there (report: {FOLDER})")
     p.add_argument("--overwrite", action="store_true", help="replace a result that is there")

@@ -67,4 +67,5 @@ def _say_variant(found: Variant[Any]) -> None:
     for w in found.weights:
         score = "".join(f", {k} {v:g}" for k, v in w.reported.items())
         size = f", {w.classes or 'no'} classes, {w.image} px" if w.image else ""
-        show.say(f"  {w.name}  {w.license}{size}, keys={w.keys}{score}\n    {w.source}")
+        said = f"{score} ({w.where})" if score and w.where else score
+        show.say(f"  {w.name}  {w.license}{size}, keys={w.keys}{said}\n    {w.source}")

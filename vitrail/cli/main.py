@@ -17,7 +17,7 @@ from vitrail.core.errors import SettingsError, VitrailError, nearest
 COMMANDS = {
     "list": ("catalogue", "models, mechanisms of attention and position codes, with what they cost"),
     "show": ("catalogue", "one of them: paper, figures, arguments, released weights"),
-    "tree": ("catalogue", "the papers that a model builds on"),
+    "tree": ("tree", "the papers that a model builds on, and those that build on it, as text or picture"),
     "diff": ("catalogue", "what differs between two models"),
     "data": ("data", "check a data set: classes, sizes, broken files, a sheet of samples"),
     "train": ("train", "train a classifier on your images, or a model of text on your texts"),
@@ -28,6 +28,7 @@ COMMANDS = {
     "generate": ("generate", "ask a model of text: translate, go on, or fill gaps"),
     "export": ("export", "write a model as ONNX or as a torch.export program, checked on real images"),
     "bench": ("bench", "time forward passes beside timm's, or what attention costs"),
+    "survey": ("survey", "what every model costs on this machine, beside its reported accuracy"),
     "claims": ("claims", "claims of the field, run again here"),
     "doctor": ("doctor", "what of vitrail works on this machine, and what would unlock the rest"),
 }

@@ -27,6 +27,8 @@ class Extra:
 
 EXTRAS = (
     Extra(name="digits", packages={"sklearn": "scikit-learn"}, unlocks="the bundled data set 'digits' (make demo)"),
+    Extra(name="evidence", packages={"skimage": "scikit-image", "sklearn": "scikit-learn"},
+          unlocks="claims about learning, on textures cut from photographs"),
     Extra(name="onnx", packages={"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
           unlocks="vitrail export MODEL OUT.onnx"),
     Extra(name="datasets", packages={"datasets": "datasets"}, unlocks="data of the Hugging Face hub, hf:owner/name"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Kind = Literal["exact", "cost"]
+Kind = Literal["exact", "cost", "learning"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +14,7 @@ class Claim:
     """A sentence that can fail, and what is done about it. All of it is said before anything runs.
 
     exact: a property, to numerical precision. cost: a measured exponent or ratio.
+    learning: a difference between trainings, over several seeds.
     module: of this package, whose RUNS hold the function that runs it.
     """
 

@@ -1,6 +1,7 @@
-"""The exact and the cost claims of the field, in full. Imports no torch."""
+"""The claims of the field, in full: here the exact ones and those of cost. Imports no torch."""
 from vitrail.core.errors import SettingsError, nearest
 from vitrail.evidence.claim import Claim, Kind
+from vitrail.evidence.claims_learning import LEARNING
 
 _SEEDS = "five seeds, float64"
 _EXACT = "1e-10 of the answers' deviation"
@@ -152,7 +153,7 @@ CLAIMS: dict[str, Claim] = dict([
            miniature="the model, built without memory; counted whole, and without the two heads of pre-training",
            statistic="the number of parameters, each tensor once",
            refuted_by="a count outside of 109 to 110.5 million, whole or without the heads"),
-])
+]) | {claim.id: claim for claim in LEARNING}
 
 
 def find(name: str) -> Claim:

@@ -89,9 +89,9 @@ def looked(share: Share, site: Layer, weights: Tensor) -> Tensor:
 def gradcam(model: nn.Module, image: Tensor, target: int | None = None, *, layer: int | str | None = None) -> Found:
     """Grad-CAM (Selvaraju et al., arXiv:1610.02391, equations 1 and 2) at the coarsest map that the answer depends on.
 
-    Where the head reads the map, that is the last one; where it reads a token, the input of the last attention by
-    which that token still reads the patches, as long as they lie on a map. layer: the module whose input is taken
-    instead, by its name, or the number of an attention in the order of the model's parts.
+    Where the head reads a map, that one; where it reads a token, the input of the last attention by which that token
+    still reads the patches, as long as they lie on a map. layer: the module whose input is taken instead, by its name,
+    or the number of an attention in the order of the model's parts.
     """
     entered: list[Tensor] = []
     given = image.detach().requires_grad_()
@@ -109,10 +109,11 @@ def gradcam(model: nn.Module, image: Tensor, target: int | None = None, *, layer
     finally:
         for handle in handles:
             handle.remove()
+    at = entered[-1] if entered else None
     if layer is None:                                       # rows of tokens pooled together lie on no map
         on_map = [x for x in entered if x.ndim == 4 or grid_in(x, features)]
-        entered = [features.maps[-1]] if read_by(head_of(model), features)[1] else on_map
-    at = entered[-1] if entered else None
+        read = read_by(head_of(model), features)[1]
+        at = on_map[-1] if read is None and on_map else read
     if at is None:
         raise ExplainError("the answer depends on no map that Grad-CAM could weigh")
     target_ = chosen(logits, target)

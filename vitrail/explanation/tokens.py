@@ -3,7 +3,8 @@
 The methods define a matrix R over tokens as a product of one matrix a layer, the later layer on the left, and read
 one row of it (or the mean of several): what the answer's own tokens hold of each image token. The walk multiplies
 that row through the layers from the last to the first. So no matrix over all tokens is ever built, windows are walked
-through their own split and merge, and a pyramid needs one rule: a merged token is the mean of its parts.
+through their own split and merge, the cells of a reduced map share out what they get, and a pyramid needs one rule: a
+merged token is the mean of its parts.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,8 @@ from vitrail.core.errors import ExplainError
 from vitrail.explanation.record import Layer
 from vitrail.nn import Channels, Elsewhere, Features, Reduced, Within
 
-Step = Callable[[Tensor, Tensor], Tensor]
+ShareOut = Callable[[Tensor], Tensor]       # of what was looked at among the tokens that it stands for
+Step = Callable[[Tensor, Tensor, ShareOut], Tensor]
 
 
 @dataclass(frozen=True)
@@ -26,20 +28,25 @@ class Share:
     map: Tensor
 
 
-def plain(rows: Tensor, attention: Tensor) -> Tensor:
+def same(looked: Tensor) -> Tensor:
+    """How attention to the tokens themselves is shared out."""
+    return looked
+
+
+def plain(rows: Tensor, attention: Tensor, share_out: ShareOut = same) -> Tensor:
     """One look alone: rows (..., Q, N) times A (..., N, M), and nothing kept."""
-    return rows @ attention
+    return share_out(rows @ attention)
 
 
-def residual(rows: Tensor, attention: Tensor) -> Tensor:
+def residual(rows: Tensor, attention: Tensor, share_out: ShareOut = same) -> Tensor:
     """R <- R + Ā R (arXiv:2103.15679, equation 6), seen from the row: a token keeps what it has."""
-    return keep(rows, attention.shape[-1]) + rows @ attention
+    looked = share_out(rows @ attention)
+    return keep(rows, looked.shape[-1]) + looked
 
 
-def normalised(rows: Tensor, attention: Tensor) -> Tensor:
+def normalised(rows: Tensor, attention: Tensor, share_out: ShareOut = same) -> Tensor:
     """R <- Â R, Â = A + I with its rows normalised (arXiv:2005.00928, section 3), seen from the row."""
-    rows = rows / (1 + attention.sum(-1))[..., None, :]
-    return keep(rows, attention.shape[-1]) + rows @ attention
+    return residual(rows / (1 + attention.sum(-1))[..., None, :], attention, share_out)
 
 
 def keep(rows: Tensor, tokens: int) -> Tensor:
@@ -69,8 +76,8 @@ def sites(layers: Sequence[Layer]) -> list[Layer]:
 
 
 @torch.no_grad()
-def read_by(head: nn.Module, features: Features) -> tuple[list[int], bool]:
-    """Which prefix tokens a head reads, and whether it reads the coarsest map: it is fed nan there, and answers nan."""
+def read_by(head: nn.Module, features: Features) -> tuple[list[int], Tensor | None]:
+    """Which prefix tokens a head reads, and the coarsest map it reads: it is fed nan there, and answers nan."""
     def reads(changed: Features) -> bool:
         return bool(head(changed).isnan().any())
 
@@ -82,21 +89,25 @@ def read_by(head: nn.Module, features: Features) -> tuple[list[int], bool]:
         spoilt[:, i] = torch.nan
         if reads(replace(features, prefix=spoilt)):
             found.append(i)
-    *finer, last = features.maps
-    return found, reads(replace(features, maps=(*finer, torch.full_like(last, torch.nan))))
+    for i, map_ in reversed(list(enumerate(features.maps))):
+        spoilt_maps = (*features.maps[:i], torch.full_like(map_, torch.nan), *features.maps[i + 1:])
+        if reads(replace(features, maps=spoilt_maps)):
+            return found, map_
+    return found, None
 
 
 def readout(head: nn.Module, features: Features) -> Share:
     """What the answer is read off: the mean of the tokens that the head reads, the map counting as one."""
-    found, reads_map = read_by(head, features)
-    last = features.maps[-1]
-    B, h, w = last.shape[:3]
-    parts = len(found) + reads_map
+    found, read = read_by(head, features)
+    at = features.maps[-1] if read is None else read
+    B, h, w = at.shape[:3]
+    parts = len(found) + (read is not None)
     if not parts:
-        raise ExplainError("the head reads neither a token nor the map, so nothing tells where an answer comes from")
-    prefix = last.new_zeros(B, 1, 0 if features.prefix is None else features.prefix.shape[1], dtype=torch.float32)
+        raise ExplainError("the head reads neither a token nor a map, so nothing tells where an answer comes from")
+    prefix = at.new_zeros(B, 1, 0 if features.prefix is None else features.prefix.shape[1], dtype=torch.float32)
     prefix[..., found] = 1 / parts
-    return Share(prefix, last.new_full((B, 1, h, w), reads_map / (parts * h * w), dtype=torch.float32))
+    each = 0.0 if read is None else 1 / (parts * h * w)
+    return Share(prefix, at.new_full((B, 1, h, w), each, dtype=torch.float32))
 
 
 def walk(share: Share, path: Sequence[tuple[Layer, Tensor]], step: Step) -> Share:
@@ -118,12 +129,14 @@ def carry(share: Share, layer: Layer, attention: Tensor, step: Step) -> Share:
         asked = attention[:, :1] * share.map.sum((2, 3))[..., None]         # (B, Q, M)
         return Share(torch.zeros_like(share.prefix), asked.unflatten(-1, layer.grid))
     if isinstance(layer.groups, Reduced):
-        attention = layer.groups.spread(attention, h, w)                    # (B, N, N)
-    elif layer.groups is not None:
+        cells = layer.groups
+        rows = step(share.map.flatten(2), attention, lambda looked: cells.spread(looked, h, w))     # (B, Q, N)
+        return replace(share, map=rows.unflatten(-1, layer.grid))
+    if layer.groups is not None:
         split, merge = layer.groups.split, layer.groups.merge
         rows = split(share.map.permute(0, 2, 3, 1))                         # (B, G, n, Q)
         real = split(share.map.new_ones(1, h, w, 1))                        # (1, G, n, 1), 0 where a window is padded
-        rows = step(rows.mT, attention * real.mT).mT                        # (B, G, n, Q)
+        rows = step(rows.mT, attention * real.mT, same).mT                  # (B, G, n, Q)
         return replace(share, map=merge(rows, h, w).permute(0, 3, 1, 2))
     prefix, asks = attention.shape[-1] - h * w, attention.shape[-2]
     if prefix not in (0, share.prefix.shape[-1]):
@@ -131,7 +144,7 @@ def carry(share: Share, layer: Layer, attention: Tensor, step: Step) -> Share:
                            f"{share.prefix.shape[-1]}: which is which cannot be told")
     # tokens that join after this layer had nothing of the image before it
     rows = torch.cat([share.prefix[..., :prefix], share.map.flatten(2)], -1)        # (B, Q, M)
-    out = step(rows[..., :asks], attention)                                         # (B, Q, M)
+    out = step(rows[..., :asks], attention, same)                                   # (B, Q, M)
     if step is not plain:
         out[..., asks:] += rows[..., asks:]                                         # these did not ask, and stay
     return Share(out[..., :prefix] if prefix else share.prefix, out[..., prefix:].unflatten(-1, layer.grid))
@@ -143,6 +156,9 @@ def spread(share: Tensor, grid: tuple[int, int]) -> Tensor:
         old = share.shape[axis]
         if old == n:
             continue
+        if n < old:
+            raise ExplainError(f"this network's maps grow again, here from {n} tokens to {old}, past skips that this "
+                               "method cannot follow; 'attention' and 'gradcam' apply")
         factor = -(-n // old)
         if -(-n // factor) != old:
             raise ExplainError(f"a map of {old} tokens does not come of merging one of {n}")

@@ -4,17 +4,19 @@ from vitrail.nn.blocks import (Block, Chain, DropPath, Gelu, LayerNorm, Mlp, Res
                                transformer_block)
 from vitrail.nn.convolutions import SqueezeExcite, conv_norm, round_width
 from vitrail.nn.decoding import CrossAttention, KeyValues, MaskedAttention, PostResidual, causal, padding
-from vitrail.nn.features import Features, from_tokens, pyramid
-from vitrail.nn.maps import BatchNorm, Channels, Conv, Elsewhere, Patches, Prefix, Windows, Within, pad_image
-from vitrail.nn.positions import PositionTable, RelativeBias, fit_table, grid_of
-from vitrail.nn.readout import AttentionPool, Readout, class_token, mean_map
-from vitrail.nn.reduced import Reduced, ReducedAttention
+from vitrail.nn.features import Features, each_stage, from_tokens, pyramid
+from vitrail.nn.maps import (AvgPool, BatchNorm, Channels, Conv, Elsewhere, MapPatches, MaxPool, Patches, Prefix,
+                             Strided, Windows, Within, pad_image)
+from vitrail.nn.positions import OffsetBias, PositionTable, RelativeBias, fit_table, grid_of
+from vitrail.nn.readout import AttentionPool, DroppedMean, Readout, class_token, mean_finest, mean_map
+from vitrail.nn.reduced import Reduced, ReducedAttention, Shrink, squares
 
 __all__ = [
-    "Attend", "AttentionPool", "BatchNorm", "Block", "Chain", "Channels", "Conv", "CrossAttention", "DropPath",
-    "Elsewhere", "Features", "Gelu", "KeyValues", "LayerNorm", "MaskedAttention", "Merge", "Mlp", "Patches",
-    "PositionTable", "PostResidual", "Prefix", "Readout", "Reduced", "ReducedAttention", "RelativeBias", "Residual",
-    "Scale", "SelfAttention", "Shown", "Softmax", "Split", "SqueezeExcite", "Stack", "Visible", "Windows", "Within",
-    "causal", "class_token", "conv_norm", "fit_table", "from_tokens", "grid_of", "mean_map", "pad_image", "padding",
-    "pyramid", "ramp", "round_width", "share", "transformer_block",
+    "Attend", "AttentionPool", "AvgPool", "BatchNorm", "Block", "Chain", "Channels", "Conv", "CrossAttention",
+    "DropPath", "DroppedMean", "Elsewhere", "Features", "Gelu", "KeyValues", "LayerNorm", "MapPatches",
+    "MaskedAttention", "MaxPool", "Merge", "Mlp", "OffsetBias", "Patches", "PositionTable", "PostResidual", "Prefix",
+    "Readout", "Reduced", "ReducedAttention", "RelativeBias", "Residual", "Scale", "SelfAttention", "Shown", "Shrink",
+    "Softmax", "Split", "SqueezeExcite", "Stack", "Strided", "Visible", "Windows", "Within", "causal", "class_token",
+    "conv_norm", "each_stage", "fit_table", "from_tokens", "grid_of", "mean_finest", "mean_map", "pad_image",
+    "padding", "pyramid", "ramp", "round_width", "share", "squares", "transformer_block",
 ]

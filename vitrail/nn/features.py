@@ -1,8 +1,10 @@
 """What a backbone returns."""
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from vitrail.core.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -25,3 +27,11 @@ def pyramid(x: Tensor, stages: Iterable[nn.Module]) -> tuple[Tensor, ...]:
         x = stage(x)
         maps.append(x)
     return tuple(maps)
+
+
+def each_stage(**settings: Sequence[object]) -> None:
+    """Raises ModelError unless every setting has one value for each stage, and there is a stage."""
+    counts = {name: len(values) for name, values in settings.items()}
+    if len(set(counts.values())) != 1 or not min(counts.values()):
+        raise ModelError("each stage needs one value of every setting, and here are "
+                         + ", ".join(f"{n} {name}" for name, n in counts.items()))

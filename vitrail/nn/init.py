@@ -52,3 +52,14 @@ def kaiming_convs(module: nn.Module) -> None:
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+
+
+def fan_out_convs(module: nn.Module) -> None:
+    """Every convolution below `module` from a normal of variance 2 / fan-out, bias 0; unlike in `kaiming_convs`, the
+    fan-out is that within a group, so a depthwise one is born with weights of order one (EfficientNet, PVT v2)."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            fan_out = part.out_channels * part.weight[0, 0].numel() / part.groups
+            nn.init.normal_(part.weight, std=math.sqrt(2 / fan_out))
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.ops.windows import fold_windows, pad_to, put_windows, shift_mask, take_windows, unfold_windows
+from vitrail.ops.windows import (fold_strided, fold_windows, pad_to, put_windows, shift_mask, take_windows,
+                                 unfold_strided, unfold_windows)
 
 
 class Conv(nn.Conv2d):
@@ -15,6 +16,27 @@ class Conv(nn.Conv2d):
 
 class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation over the channels of a map (B, H, W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class AvgPool(nn.AvgPool2d):
+    """The mean over size x size places of a map, of which those beyond the edge do not count:
+    (B, H, W, C) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, C), for an odd size, and for one that equals the stride."""
+
+    def __init__(self, size: int, stride: int):
+        super().__init__(size, stride, size // 2 if size % 2 else 0, ceil_mode=size % 2 == 0, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class MaxPool(nn.MaxPool2d):
+    """The maximum of size x size places of a map; the sizes as for `AvgPool`."""
+
+    def __init__(self, size: int, stride: int):
+        super().__init__(size, stride, size // 2 if size % 2 else 0, ceil_mode=size % 2 == 0)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -33,6 +55,20 @@ class Patches(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.norm(self.proj(pad_image(image, self.patch)).permute(0, 2, 3, 1))
+
+
+class MapPatches(nn.Module):
+    """Patches of a map, each projected by one matrix, then normed: (B, H, W, channels) -> (B, ⌈H/p⌉, ⌈W/p⌉, C).
+
+    What begins a stage of PVT and of those that build on it. A size that p does not divide is padded as in `Patches`.
+    """
+
+    def __init__(self, patch: int, channels: int, dim: int, norm: nn.Module):
+        super().__init__()
+        self.patch, self.proj, self.norm = patch, Conv(channels, dim, patch, patch), norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(pad_image(x.permute(0, 3, 1, 2), self.patch).permute(0, 2, 3, 1)))
 
 
 def pad_image(image: Tensor, patch: int) -> Tensor:
@@ -95,6 +131,32 @@ class Windows:
 def _gathers(x: Tensor) -> bool:
     """Whether to move tokens by an index: eagerly, and where no gradient comes back. A compiler fuses the rolls."""
     return not torch.compiler.is_compiling() and not (x.requires_grad and torch.is_grad_enabled())
+
+
+class Strided:
+    """Groups of tokens that stand a stride apart, so that each reaches over the whole map; `merge` undoes `split`.
+
+    With `stride`, a group is one token of every stride x stride patch, at the same place of each. With `size`, groups
+    have size x size tokens, and the stride follows from the map. A map that the number does not divide is padded with
+    zeros below and to the right.
+    """
+
+    def __init__(self, *, stride: int = 0, size: int = 0):
+        if (stride > 0) == (size > 0):
+            raise ValueError(f"stride={stride} and size={size}: groups have one of the two")
+        self.stride, self.size = stride, size
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, G, n, C)"""
+        return fold_strided(pad_to(x, self.stride or self.size), self.strides(*x.shape[1:3]))
+
+    def merge(self, x: Tensor, H: int, W: int) -> Tensor:
+        """(B, G, n, C) -> (B, H, W, C)"""
+        return unfold_strided(x, self.strides(H, W), self.size or -(-H // self.stride))[:, :H, :W]
+
+    def strides(self, H: int, W: int) -> tuple[int, int]:
+        """How far apart the tokens of a group stand, down and across."""
+        return (self.stride, self.stride) if self.stride else (-(-H // self.size), -(-W // self.size))
 
 
 class Channels:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vitrail.core.errors import CheckpointError
 from vitrail.ops.positions import resample_positions
-from vitrail.ops.windows import window_offsets
+from vitrail.ops.windows import by_size, window_offsets
 
 
 class PositionTable(nn.Module):
@@ -59,6 +59,50 @@ class RelativeBias(nn.Module):
             raise CheckpointError(f"a table of relative biases of shape {tuple(table.shape)} does not fit "
                                   f"{tuple(self.table.shape)}")
         return resample_positions(table[None], (new, new), old=(side, side))[0]
+
+
+class OffsetBias(nn.Module):
+    """One learned bias a head for each offset between two places of a whole map (CoAtNet, Dai et al.,
+    arXiv:2106.04803, appendix A.1): (heads, n, n), n = h·w.
+
+    On another map than the one it was made for, the table of (2h - 1) x (2w - 1) offsets is stretched bilinearly, as
+    the paper does for larger images; for smaller ones with anti-aliasing.
+    """
+
+    def __init__(self, grid: tuple[int, int], heads: int):
+        super().__init__()
+        self.grid = grid
+        self.table = nn.Parameter(torch.zeros((2 * grid[0] - 1) * (2 * grid[1] - 1), heads))
+
+    def forward(self, h: int, w: int) -> Tensor:
+        index = by_size(("grid_offsets", h, w), self.table, lambda: _offsets(h, w, self.table.device))     # (n, n)
+        return F.embedding(index, _stretched(self.table, self.grid, (h, w))).permute(2, 0, 1)
+
+    def fit(self, table: Tensor) -> Tensor:
+        """A table of another (square) map, stretched for this one. Raises CheckpointError where it is none."""
+        side = math.isqrt(table.shape[0])
+        if table.ndim != 2 or side * side != table.shape[0] or not side % 2 or table.shape[1] != self.table.shape[1]:
+            raise CheckpointError(f"a table of offsets of shape {tuple(table.shape)} does not fit one of "
+                                  f"{tuple(self.table.shape)} for maps of {self.grid[0]} x {self.grid[1]}")
+        return _stretched(table, (side // 2 + 1, side // 2 + 1), self.grid)
+
+
+def _stretched(table: Tensor, old: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """A table of the offsets within maps of `old` for maps of `grid`; the table itself where they are the same."""
+    # a size that an exported program leaves open is not compared: the program would then hold for the other sizes only
+    if all(isinstance(side, int) for side in grid) and tuple(grid) == tuple(old):
+        return table
+    plane = table.T.unflatten(1, (2 * old[0] - 1, 2 * old[1] - 1))[None].float()            # (1, heads, a, b)
+    plane = F.interpolate(plane, size=(2 * grid[0] - 1, 2 * grid[1] - 1), mode="bilinear", antialias=True)
+    return plane[0].flatten(1).T.to(table.dtype)
+
+
+def _offsets(h: int, w: int, device: torch.device) -> Tensor:
+    """(n, n): which entry of the table tells query from key, row offset first."""
+    def of(n: int) -> Tensor:
+        at = torch.arange(n, device=device)
+        return at[:, None] - at + n - 1
+    return (of(h)[:, None, :, None] * (2 * w - 1) + of(w)[None, :, None, :]).reshape(h * w, h * w)
 
 
 def grid_of(image: int | tuple[int, int], patch: int) -> tuple[int, int]:

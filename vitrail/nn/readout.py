@@ -20,6 +20,22 @@ def mean_map(f: Features) -> Tensor:
     return f.maps[-1].mean((1, 2))
 
 
+def mean_finest(f: Features) -> Tensor:
+    """The mean of the finest map over its places: (B, C)."""
+    return f.maps[0].mean((1, 2))
+
+
+class DroppedMean(nn.Module):
+    """The mean of the coarsest map, of whose channels some are dropped: Features -> (B, C)."""
+
+    def __init__(self, dropout: float):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Features) -> Tensor:
+        return self.dropout(mean_map(features))
+
+
 class Readout(nn.Module):
     """One linear layer on a pooled vector: Features -> (B, classes)."""
 

@@ -39,6 +39,21 @@ def unfold_windows(x: Tensor, size: int, rows: int) -> Tensor:
     return x.unflatten(1, (rows, -1)).unflatten(3, (size, size)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
+def fold_strided(x: Tensor, stride: tuple[int, int]) -> Tensor:
+    """(B, H, W, C) -> (B, G, n, C): G = stride_y · stride_x groups of the tokens that stand a stride apart.
+
+    H and W are multiples of the strides. A group begins at each place of the upper left corner, row by row.
+    """
+    x = x.unflatten(2, (-1, stride[1])).unflatten(1, (-1, stride[0]))           # (B, h, dy, w, dx, C)
+    return x.permute(0, 2, 4, 1, 3, 5).flatten(3, 4).flatten(1, 2)
+
+
+def unfold_strided(x: Tensor, stride: tuple[int, int], rows: int) -> Tensor:
+    """(B, G, n, C) -> (B, H, W, C), the inverse of `fold_strided` for groups of `rows` rows of tokens."""
+    x = x.unflatten(2, (rows, -1)).unflatten(1, stride)                         # (B, dy, dx, h, w, C)
+    return x.permute(0, 3, 1, 4, 2, 5).flatten(3, 4).flatten(1, 2)
+
+
 def pad_to(x: Tensor, size: int) -> Tensor:
     """(B, H, W, C) with zeros below and to the right, up to multiples of size."""
     bottom, right = -x.shape[1] % size, -x.shape[2] % size

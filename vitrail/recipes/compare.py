@@ -3,17 +3,10 @@
 Everything but the token mixer is the same: images, order, augmentation, seeds, epochs, learning rate. What a training
 costs is measured apart from the trainings, all mechanisms in turns in one process.
 """
-import os
-import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
-from threading import Thread
 from typing import Any
 
 import torch
@@ -34,10 +27,10 @@ from vitrail.tasks.classification.intervals import Score, student_t, wilson
 from vitrail.train.distributed import pick_device
 from vitrail.train.loop import fit
 from vitrail.train.numerics import numerics
+from vitrail.train.pool import pooled
 from vitrail.train.run import Run
 
 BATCH, ROUNDS = 32, 15
-GRACE = 20.0            # seconds for a training to save itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +68,7 @@ def run(settings: CompareSettings, *, tell: Callable[[str], None] = lambda text:
             Run.look(settings.of_run(mixer, turn))
     hits: dict[str, list[tuple[int, int]]] = {mixer: [] for mixer in settings.mixers}
     todo = [settings.of_run(mixer, turn) for turn in range(settings.seeds) for mixer in settings.mixers]
-    with trainings(todo, settings.jobs) as found:
+    with pooled(train, todo, settings.jobs) as found:
         for one, (right, total) in zip(todo, found, strict=True):
             hits[one.mixer].append((right, total))
             tell(f"{one.mixer}, seed {one.seed}: held-out top-1 {100 * right / total:.2f} % of {total}")
@@ -83,36 +76,6 @@ def run(settings: CompareSettings, *, tell: Callable[[str], None] = lambda text:
     first = [right / total for right, total in hits[settings.mixers[0]]]
     return [_compared(mixer, hits[mixer], first if mixer != settings.mixers[0] else None, costs[mixer])
             for mixer in settings.mixers]
-
-
-@contextmanager
-def trainings(todo: Sequence[ClassifySettings], jobs: int) -> Iterator[Iterator[tuple[int, int]]]:
-    """What `train` answers for each, in order; `jobs` at a time, in processes of their own where it is more than 1."""
-    if jobs == 1:
-        yield map(train, todo)
-        return
-    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=get_context("spawn"), initializer=_follow) as pool:
-        try:
-            yield pool.map(train, todo)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)          # those that run save themselves; none is begun
-            raise
-
-
-def _follow() -> None:
-    """In a process of a training's own: ends it when the one that asked for it has gone, however that came about.
-
-    SIGTERM first, at which the training saves itself; a checkpoint takes seconds.
-    """
-    asking = parent_process()
-    assert asking is not None
-
-    def watch() -> None:
-        wait([asking.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(GRACE)
-        os._exit(1)
-    Thread(target=watch, daemon=True).start()
 
 
 def train(settings: ClassifySettings) -> tuple[int, int]:

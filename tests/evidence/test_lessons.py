@@ -1,0 +1,90 @@
+"""What the claims about learning are taught with: pictures that share no pixel, a loop that learns and repeats."""
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from vitrail.evidence import learn_data
+from vitrail.evidence.lessons import Budget, ask, paired, rate, score, shifted, teach
+from vitrail.evidence.pictures import HELD_OUT, TEXTURES, Pictures, digits, textures
+
+
+def made(seed: int) -> tuple[nn.Module, Pictures]:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 10)), digits(8)
+
+
+def test_digits_are_split_without_overlap() -> None:
+    found = digits(8)
+    assert len(found.labels) == 1797 - HELD_OUT and len(found.held_labels) == HELD_OUT and found.classes == 10
+    seen = {image.numpy().tobytes() for image in found.images[:, 0]}
+    assert sum(image.numpy().tobytes() in seen for image in found.held_out[:, 0]) == 0
+
+
+def test_a_texture_is_told_by_nothing_but_its_texture() -> None:
+    found = textures(24, train=20, held=10)
+    assert found.images.shape == (20 * len(TEXTURES), 3, 24, 24) and found.held_out.shape[0] == 10 * len(TEXTURES)
+    for images in (found.images, found.held_out):
+        assert images.mean((1, 2, 3)).abs().max() < 1e-5 and (images.std((1, 2, 3)) - 1).abs().max() < 0.05
+    assert torch.equal(found.images, textures(24, train=20, held=10).images)
+
+
+@pytest.mark.parametrize("count", [10, 100, 250])
+def test_few_images_are_of_all_classes(count: int) -> None:
+    few = digits(8).few(count, seed=1)
+    per_class = few.labels.bincount(minlength=10)
+    assert len(few.labels) == count and per_class.max() - per_class.min() <= 1
+    assert not torch.equal(few.images, digits(8).few(count, seed=2).images)
+
+
+def test_the_loop_learns_and_repeats_itself() -> None:
+    budget = Budget(steps=150, lr=1e-2)
+    (model, found), (again, _) = made(0), made(0)
+    assert score(model.eval(), found) < 0.4
+    assert score(teach(model, found, budget, seed=3), found) > 0.7
+    teach(again, found, budget, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_plain_gradient_descent_and_a_loss_of_ones_own() -> None:
+    model, found = made(0)
+    calls: list[int] = []
+
+    def loss(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        calls.append(len(labels))
+        return nn.functional.cross_entropy(model(images), labels)
+    teach(model, found, Budget(steps=40, lr=0.05, optimizer="sgd"), seed=0, loss=loss)
+    assert calls == [64] * 40 and score(model, found) > 0.5
+
+
+def test_the_rate_warms_up_and_goes_down() -> None:
+    rates = [rate(i / 100, 0.1) for i in range(100)]
+    assert rates[0] < 0.02 and max(rates) == pytest.approx(1, abs=0.01) and rates.index(max(rates)) in (10, 11)
+    assert rates[-1] < 0.01 and rates[11:] == sorted(rates[11:], reverse=True)
+
+
+def test_a_shift_moves_a_batch_by_an_eighth_at_most() -> None:
+    images = torch.arange(16.0).view(1, 1, 1, 16).expand(2, 3, 16, 16)
+    for seed in range(20):
+        columns = shifted(images, torch.Generator().manual_seed(seed))[0, 0, 0]
+        assert (columns - torch.arange(16.0)).abs().max() <= 2
+
+
+def _six(n: int) -> int:
+    return 6 * n
+
+
+def test_jobs_are_asked_in_order_with_one_thread_each() -> None:
+    before = torch.get_num_threads()
+    assert ask([partial(_six, n) for n in range(3)], smoke=True) == [0, 6, 12]
+    assert ask([torch.get_num_threads], smoke=True) == [1] and torch.get_num_threads() == before
+
+
+def test_a_lead_that_does_not_shrink_is_no_proof() -> None:
+    steady = {"a": {100: [0.6, 0.7, 0.65], 1000: [0.8, 0.9, 0.85]},
+              "b": {100: [0.5, 0.61, 0.55], 1000: [0.7, 0.79, 0.76]}}
+    closing = {"a": steady["a"], "b": {100: [0.3, 0.4, 0.36], 1000: [0.79, 0.9, 0.84]}}
+    assert not learn_data.gaps(steady, "a", "b")[0] and learn_data.gaps(closing, "a", "b")[0]
+    assert not learn_data.gaps(closing, "b", "a")[0]
+    assert paired([0.5, 0.6], [0.4, 0.5]).value == pytest.approx(0.1)

@@ -1,0 +1,123 @@
+"""BoTNet: a ResNet whose last stage attends over the whole map in the place of its 3 x 3 convolutions.
+
+Srinivas et al., CVPR 2021, arXiv:2101.11605. The authors published the attention and its block, as a gist; the sizes
+are the paper's. A T-model is an S1 with SiLU, and with squeeze-and-excitation in its convolutional blocks (section
+4.8.4); the gist shows that a projected way past a block of attention is activated, too.
+"""
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from vitrail.backbones.resnet import Bottleneck, Stem, linear_readout, stage_keys, stages
+from vitrail.core.card import Figures, Paper, Variant, variant
+from vitrail.core.errors import ModelError
+from vitrail.core.keys import Fold, Keys, Row
+from vitrail.nn import Attend, AvgPool, Chain, Conv, Features, Split, SqueezeExcite, conv_norm, grid_of, init, pyramid
+from vitrail.positions.relative_2d import RelativeLogits2d
+
+PAPER = Paper(title="Bottleneck Transformers for Visual Recognition", arxiv="2101.11605", authors="Srinivas et al.",
+              year=2021, venue="CVPR", builds_on=("backbones.resnet", "positions.relative_2d"))
+
+
+class BottleneckAttention(nn.Module):
+    """softmax((q kᵀ + q rᵀ) / √D) v over all places (figure 4), r being a row's and a column's vector of the offset.
+
+    Nothing is projected afterwards: the block's 1 x 1 convolution follows. Born as the gist's, which by its own word
+    mistakes the tables' deviation, D^-1/2, for their mean; here it is the deviation. (B, h, w, C) -> (B, h, w, C).
+    """
+
+    def __init__(self, dim: int, heads: int, *, grid: tuple[int, int]):
+        super().__init__()
+        self.qkv, self.attend = Split(dim, heads, 3, bias=False), Attend()
+        self.position = RelativeLogits2d(grid, dim // heads)
+        nn.init.normal_(self.qkv.proj.weight, std=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:                                             # (B, h, w, C)
+        grid = (x.shape[1], x.shape[2])
+        q, k, v = self.qkv(x.flatten(1, 2))                                             # (B, H, N, D)
+        q, k = self.position.widen(q * q.shape[-1] ** -0.5, k, grid)                    # (B, H, N, E)
+        y = self.attend(q, k, v, scale=1.0)                                             # (B, H, N, D)
+        return y.transpose(1, 2).flatten(2).unflatten(1, grid)
+
+
+class BoTNet(nn.Module):
+    """A ResNet with attention in its last stage (table 1), which `last_stride` halves the map or leaves it (S1).
+
+    image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16 and 16 `last_stride`. The tables of offsets
+    are of `image`; for other sizes they are resampled. `squeeze`: a T-model. Raises ModelError for another stride.
+    """
+
+    def __init__(self, *, image: int | tuple[int, int] = 224, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3),
+                 heads: int = 4, last_stride: int = 1, squeeze: bool = False, drop_path: float = 0.0):
+        super().__init__()
+        if last_stride not in (1, 2):
+            raise ModelError(f"the last stage strides by 1 or 2, not by {last_stride}")
+        last = len(depths) - 1
+        self.widths = tuple((dim << i) * Bottleneck.expansion for i in range(len(depths)))
+        self.strides = (*(4 << i for i in range(last)), (2 << last) * last_stride)
+        act = nn.SiLU if squeeze else nn.ReLU
+        self.tokenize = Stem(dim, act=act())
+
+        def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
+            out = Bottleneck.expansion * dim
+            if stage < last:
+                weigh = SqueezeExcite(out, out // 16, act=nn.ReLU(), gate=nn.Sigmoid()) if squeeze else None
+                return Bottleneck(width, dim, stride, drop, act=act(), squeeze=weigh)
+            stride = min(stride, last_stride)
+            grid = grid_of(image, self.strides[-1] // stride)
+            middle = Chain(attention=BottleneckAttention(dim, heads, grid=grid),
+                           pool=AvgPool(2, 2) if stride == 2 else nn.Identity())
+            past = nn.Identity() if width == out else conv_norm(width, out, 1, stride, act=act())
+            return Bottleneck(width, dim, stride, drop, middle=middle, act=act(), past=past)
+        self.stages = stages(dim, depths, Bottleneck.expansion, drop_path, block)
+        init.kaiming_convs(self)
+        for part in self.stages[-1].modules():                      # the gist's part: by fan-in
+            if isinstance(part, Conv):
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+
+    def forward(self, image: Tensor) -> Features:
+        x = self.tokenize(image)                                                        # (B, h, w, C)
+        return Features(maps=pyramid(x, self.stages))
+
+    def readout(self, classes: int) -> nn.Module:
+        return linear_readout(self.widths[-1], classes)
+
+
+def _size(params: int, gflops: float, reported: Mapping[str, float], *, image: int = 224,
+          **args: Any) -> Variant[BoTNet]:
+    """The paper counts squeeze-and-excitation in the blocks of attention, too, which have none: 0.52 M each."""
+    return variant(BoTNet, Figures(params=params, gflops=gflops, image=image, reported=reported, where="section 4.8"),
+                   image=image, **args)
+
+
+_128: dict[str, Any] = dict(depths=(3, 4, 23, 12), squeeze=True)
+
+# the S1-50's reported cost is below what its last stage needs at this stride; those of the T-models agree
+botnet_50 = _size(20_852_008, 4.034, {"params_m": 20.8}, last_stride=2)
+botnet_s1_50 = _size(20_859_176, 5.444, {"params_m": 20.8, "gflops": 4.27})
+# T3, T4, T5, T6, T7
+botnet_s1_59 = _size(30_500_696, 7.300, {"params_m": 33.5, "gflops": 7.3}, depths=(3, 4, 6, 6), squeeze=True)
+botnet_s1_110 = _size(51_739_544, 11.015, {"params_m": 54.7, "gflops": 10.9}, depths=(3, 4, 23, 6), squeeze=True)
+botnet_s1_128 = _size(69_131_672, 19.500, {"params_m": 75.1, "gflops": 19.3}, image=256, **_128)
+botnet_s1_77 = _size(47_917_400, 23.935, {"params_m": 53.9}, image=320, depths=(3, 4, 6, 12), squeeze=True)
+botnet_s1_128_384 = _size(69_180_824, 47.323, {"params_m": 75.1, "gflops": 45.8}, image=384, **_128)
+
+
+def _stage(i: int) -> dict[str, str]:
+    there, here = f"layer{i + 1}.{{}}.", f"backbone.stages.{i}.{{}}."
+    return {there + "se.fc1.*": here + "squeeze.reduce.*", there + "se.fc2.*": here + "squeeze.expand.*",
+            there + "conv2.pos_embed.height_rel": here + "conv2.attention.position.rows",
+            there + "conv2.pos_embed.width_rel": here + "conv2.attention.position.columns", **stage_keys(i)}
+
+
+# nobody released tensors: the names that timm's ResNet has with timm's attention in it
+TIMM = Keys({
+    "conv1.*": "backbone.tokenize.conv.*",
+    "bn1.*":   "backbone.tokenize.norm.*",
+    **{theirs: ours for i in range(4) for theirs, ours in _stage(i).items()},
+    "fc.*":    "head.linear.*",
+}, rows=[Row(("layer4.{}.conv2.qkv.weight",), "backbone.stages.3.{}.conv2.attention.qkv.proj.weight",
+             Fold(lambda w: w[:, :, 0, 0], lambda w: w[:, :, None, None]))])
+
+KEYS = {"timm": lambda settings: TIMM}

@@ -1,0 +1,166 @@
+"""LambdaResNet: a ResNet whose 3 x 3 convolutions are lambda layers, all of them or some.
+
+Bello, ICLR 2021, arXiv:2102.08602. No code was released; timm trained three networks of its own with the layer.
+"""
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from vitrail.attention.lambda_layer import Lambda, LambdaGlobal, LambdaLocal
+from vitrail.backbones.resnet import Bottleneck, Stem, linear_readout, stage_keys, stages
+from vitrail.backbones.resnet_rs import DeepStem
+from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.keys import Fold, Keys, Row
+from vitrail.nn import AvgPool, Chain, Conv, Features, MaxPool, grid_of, pyramid
+
+PAPER = Paper(title="LambdaNetworks: Modeling Long-Range Interactions Without Attention", arxiv="2102.08602",
+              authors="Bello", year=2021, venue="ICLR",
+              builds_on=("attention.lambda_layer", "backbones.resnet", "backbones.resnet_rs"))
+
+
+def _middle(mixer: Lambda, pool: int, stride: int) -> nn.Module:
+    """A lambda layer and, where the block strides, a mean over pool x pool places behind it."""
+    return Chain(mixer=mixer, pool=AvgPool(pool, stride) if stride > 1 else nn.Identity())
+
+
+def _born(model: nn.Module) -> None:
+    """The ResNet's own convolutions Kaiming-normal by fan-out; the lambda layers are born as they are."""
+    for part in model.modules():
+        if isinstance(part, Conv):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+
+class LambdaResNet(nn.Module):
+    """A ResNet with a lambda layer in each bottleneck (section 5.1): local ones, of `keys` channels, `heads` queries
+    and a window of `window` x `window` places, followed by a mean over 3 x 3 where the block strides (appendix).
+
+    image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32.
+    """
+
+    def __init__(self, *, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3), heads: int = 4, keys: int = 16,
+                 intra: int = 1, window: int = 23, drop_path: float = 0.0):
+        super().__init__()
+        self.widths = tuple((dim << i) * Bottleneck.expansion for i in range(len(depths)))
+        self.strides = tuple(4 << i for i in range(len(depths)))
+        self.tokenize = Stem(dim)
+
+        def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
+            mixer = LambdaLocal(dim, heads, window=window, keys=keys, intra=intra)
+            return Bottleneck(width, dim, stride, drop, middle=_middle(mixer, 3, stride))
+        self.stages = stages(dim, depths, Bottleneck.expansion, drop_path, block)
+        _born(self)
+
+    def forward(self, image: Tensor) -> Features:
+        x = self.tokenize(image)                                                        # (B, h, w, C)
+        return Features(maps=pyramid(x, self.stages))
+
+    def readout(self, classes: int) -> nn.Module:
+        return linear_readout(self.widths[-1], classes)
+
+
+class LambdaResNetT(nn.Module):
+    """timm's: a ResNet with a stem of rising widths, and lambda layers in the blocks that `lambdas` numbers, a tuple a
+    stage, followed by a mean over 2 x 2 where the block strides.
+
+    image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32. A window of 0 is the whole map, by a
+    table of offsets that is of `image` and for other sizes is resampled. `silu` is the activation, else ReLU.
+    """
+
+    def __init__(self, *, image: int | tuple[int, int] = 256, dim: int = 64, depths: tuple[int, ...] = (2, 2, 2, 2),
+                 lambdas: tuple[tuple[int, ...], ...] = ((), (), (1,), (0, 1)), heads: int = 4, keys: int = 16,
+                 window: int = 9, silu: bool = False, drop_path: float = 0.0):
+        super().__init__()
+        if len(lambdas) != len(depths):
+            raise ValueError(f"{len(lambdas)} tuples of lambda layers for {len(depths)} stages: each needs one")
+        self.widths = tuple((dim << i) * Bottleneck.expansion for i in range(len(depths)))
+        self.strides = tuple(4 << i for i in range(len(depths)))
+        act = nn.SiLU if silu else nn.ReLU
+        self.tokenize = DeepStem((3 * dim // 8, dim // 2, dim), MaxPool(3, 2), act=act())
+        chosen = iter([j in lambdas[i] for i, depth in enumerate(depths) for j in range(depth)])
+
+        def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
+            middle = None
+            if next(chosen):
+                grid = grid_of(image, self.strides[stage] // stride)
+                middle = _middle(LambdaLocal(dim, heads, window=window, keys=keys) if window else
+                                 LambdaGlobal(dim, heads, grid=grid, keys=keys), 2, stride)
+            return Bottleneck(width, dim, stride, drop, middle=middle, act=act())
+        self.stages = stages(dim, depths, Bottleneck.expansion, drop_path, block)
+        _born(self)
+
+    def forward(self, image: Tensor) -> Features:
+        x = self.tokenize(image)                                                        # (B, h, w, C)
+        return Features(maps=pyramid(x, self.stages))
+
+    def readout(self, classes: int) -> nn.Module:
+        return linear_readout(self.widths[-1], classes)
+
+
+def _paper(params: int, gflops: float, depths: tuple[int, ...],
+           reported: Mapping[str, float] = {}) -> Variant[LambdaResNet]:
+    return variant(LambdaResNet, Figures(params=params, gflops=gflops, reported=reported,
+                                         where="section 5.1" if reported else ""), depths=depths)
+
+
+def _timm(params: int, gflops: float, file: str, crop: float, **args: Any) -> Variant[LambdaResNetT]:
+    return variant(LambdaResNetT, Figures(params=params, gflops=gflops, image=256), Weights(
+        name=file.partition(".")[2], source=f"hf://timm/{file}/model.safetensors", keys="timm", license="Apache-2.0",
+        image=256, crop=crop), **args)
+
+
+lambda_resnet_50 = _paper(14_995_848, 6.576, (3, 4, 6, 3), {"params_m": 15.0})
+lambda_resnet_101 = _paper(24_736_168, 10.281, (3, 4, 23, 3))
+lambda_resnet_152 = _paper(32_807_112, 14.434, (3, 8, 36, 3))
+lambda_resnet_200 = _paper(35_296_968, 19.714, (3, 24, 36, 3))
+
+lambda_resnet_26t = _timm(10_958_272, 3.003, "lambda_resnet26t.c1_in1k", 0.94)
+lambda_resnet_26rpt = _timm(10_988_688, 3.139, "lambda_resnet26rpt_256.c1_in1k", 0.94, window=0)
+lambda_resnet_50ts = _timm(21_536_832, 5.037, "lambda_resnet50ts.a1h_in1k", 0.95, depths=(3, 4, 6, 3), silu=True,
+                           lambdas=((), (3,), (1, 3, 5), (1,)))
+
+
+def _layer(there: str, here: str) -> tuple[dict[str, str], list[Row]]:
+    """The names that timm's local layer has below `there`."""
+    return ({there + "norm_q.*": here + "norm_q.*", there + "norm_v.*": here + "norm_v.*",
+             there + "conv_lambda.bias": here + "conv.bias"},
+            [Row((there + "qkv.weight",), here + "qkv.weight",
+                 Fold(lambda w: w[:, :, 0, 0], lambda w: w[:, :, None, None])),
+             Row((there + "conv_lambda.weight",), here + "conv.weight",
+                 Fold(lambda w: w[..., 0], lambda w: w[..., None]))])
+
+
+def _papers(settings: Mapping[str, Any]) -> Keys:
+    """Nobody released tensors: the names that timm's ResNet has with timm's layer and a mean in the place of conv2."""
+    table = {"conv1.*": "backbone.tokenize.conv.*", "bn1.*": "backbone.tokenize.norm.*", "fc.*": "head.linear.*"}
+    rows: list[Row] = []
+    for i in range(len(settings["depths"])):
+        names, folds = _layer(f"layer{i + 1}.{{}}.conv2.0.", f"backbone.stages.{i}.{{}}.conv2.mixer.")
+        table, rows = {**table, **names, **stage_keys(i)}, rows + folds
+    return Keys(table, rows=rows)
+
+
+def _timms(settings: Mapping[str, Any]) -> Keys:
+    there, here = "stages.{}.{}.", "backbone.stages.{}.{}."
+    table, rows = _layer(there + "self_attn.", here + "conv2.mixer.")
+    for i in range(3):
+        table |= {f"stem.conv{i + 1}.conv.*": f"backbone.tokenize.convs.{i}.conv.*",
+                  f"stem.conv{i + 1}.bn.*": f"backbone.tokenize.convs.{i}.norm.*"}
+    for theirs, conv, norm in (("shortcut", "shortcut.conv", "shortcut.norm"), ("conv1_1x1", "conv1", "norm1"),
+                               ("conv3_1x1", "conv3", "norm3")):
+        table |= {f"{there}{theirs}.conv.*": f"{here}{conv}.*", f"{there}{theirs}.bn.*": f"{here}{norm}.*"}
+    for i, (depth, lambdas) in enumerate(zip(settings["depths"], settings["lambdas"], strict=True)):
+        for j in range(depth):                      # the norm behind the middle is named by what stands before it
+            theirs, ours = f"stages.{i}.{j}.", f"backbone.stages.{i}.{j}."
+            table[theirs + ("post_attn.*" if j in lambdas else "conv2_kxk.bn.*")] = ours + "norm2.*"
+            if j in lambdas:                        # a block that strides looks at the map before it
+                height, _ = grid_of(settings["image"], (4 << i) // (2 if i and not j else 1))
+                rows.append(Row((theirs + "self_attn.pos_emb",), ours + "conv2.mixer.offsets", _table(2 * height - 1)))
+    return Keys({**table, there + "conv2_kxk.conv.*": here + "conv2.*", "head.fc.*": "head.linear.*"}, rows=rows)
+
+
+def _table(rows: int) -> Fold:
+    return Fold(lambda e: e.flatten(0, 1)[None], lambda e: e[0].unflatten(0, (rows, -1)))
+
+
+KEYS = {"timm": lambda settings: _timms(settings) if "lambdas" in settings else _papers(settings)}

@@ -1,0 +1,177 @@
+"""MobileViT: between convolutions, pixels at the same place of every small patch attend to each other.
+
+Mehta & Rastegari, ICLR 2022, arXiv:2110.02178. A convolution sees the pixels of a patch, the attention all patches,
+so that together each pixel sees the whole image, at a fraction of the pairs.
+"""
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.backbones.mobilenet_v2 import InvertedResidual
+from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.errors import ModelError
+from vitrail.core.keys import Keys
+from vitrail.nn import (Attend, Block, Chain, Conv, DropPath, DroppedMean, Features, Merge, Mlp, Readout, Residual,
+                        Split, Stack, Strided, conv_norm, each_stage, init, pyramid, ramp)
+
+PAPER = Paper(title="MobileViT: Light-weight, General-purpose, and Mobile-friendly Vision Transformer",
+              arxiv="2110.02178", authors="Mehta & Rastegari", year=2022, venue="ICLR", code="apple/ml-cvnets",
+              license="Apple", builds_on=("backbones.mobilenet_v2",))
+
+
+class PatchAttention(nn.Module):
+    """Self-attention between the pixels at one place of all window x window patches (equation 1), for each place by
+    itself: (B, H, W, C) -> same. Nothing tells where a patch stands. Raises ModelError where the heads do not divide
+    dim."""
+
+    def __init__(self, dim: int, heads: int, window: int):
+        super().__init__()
+        if heads < 1 or dim % heads:
+            raise ModelError(f"{heads} heads do not divide a width of {dim}")
+        self.groups = Strided(stride=window)
+        self.qkv, self.attend, self.out = Split(dim, heads, 3), Attend(), Merge(dim)
+
+    def forward(self, x: Tensor) -> Tensor:                                             # (B, H, W, C)
+        H, W = x.shape[1:3]
+        q, k, v = self.qkv(self.groups.split(x))                                        # (B, G, h, n, D)
+        return self.groups.merge(self.out(self.attend(q, k, v)), H, W)
+
+
+class MobileViTBlock(nn.Module):
+    """Convolutions, transformer blocks at another width, and what joins them with the input (figure 1b):
+    (B, H, W, dim) -> same.
+
+    A map that the patches do not divide is resized for the transformer to the next one that they do, and back.
+    """
+
+    def __init__(self, dim: int, blocks: Stack, inner: int, window: int, act: nn.Module):
+        super().__init__()
+        self.window = window
+        self.local, self.enter = conv_norm(dim, dim, 3, act=act), Conv(dim, inner, 1, bias=False)
+        self.blocks, self.norm = blocks, nn.LayerNorm(inner)
+        self.leave, self.fuse = conv_norm(inner, dim, act=act), conv_norm(2 * dim, dim, 3, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[1:3]
+        y = self.enter(self.local(x))                                                   # (B, H, W, D)
+        y = resize(y, H + -H % self.window, W + -W % self.window)                       # (B, h, w, D)
+        y = resize(self.norm(self.blocks(y)), H, W)                                     # (B, H, W, D)
+        return self.fuse(torch.cat([x, self.leave(y)], -1))
+
+
+def resize(x: Tensor, height: int, width: int) -> Tensor:
+    """A map resampled bilinearly: (B, H, W, C) -> (B, height, width, C)."""
+    same = (height, width) == tuple(x.shape[1:3]) if isinstance(height, int) and isinstance(width, int) else False
+    if same:            # a program exported for open sizes cannot know, and resamples a map of this size onto itself
+        return x
+    return F.interpolate(x.permute(0, 3, 1, 2), (height, width), mode="bilinear").permute(0, 2, 3, 1)
+
+
+class MobileViT(nn.Module):
+    """A stem of stride 2, two stages of inverted residuals, three that end in a MobileViT block, and a 1 x 1
+    convolution (table 4), with SiLU everywhere.
+
+    image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 2, 4, 8, 16, 32, the last one behind the convolution.
+    dims: channels a stage. inner: those of the transformers. depths: inverted residuals of the first two stages,
+    transformer blocks of the others. expansion: of the inverted residuals. window: the side of a patch of a map.
+    dropout: of a transformer's branches; the readout drops a tenth in every size. Initialised as the authors'
+    configuration says; stochastic depth is this library's. Raises ModelError where the settings do not fit together.
+    """
+
+    def __init__(self, *, dims: tuple[int, ...] = (32, 64, 96, 128, 160), inner: tuple[int, ...] = (144, 192, 240),
+                 depths: tuple[int, ...] = (1, 3, 2, 4, 3), heads: int = 4, expansion: int = 4, window: int = 2,
+                 mlp_ratio: float = 2.0, dropout: float = 0.1, drop_path: float = 0.0):
+        super().__init__()
+        each_stage(dims=dims, depths=depths, inner=(0, 0, *inner))
+        if len(dims) != 5 or min(depths) < 1:
+            raise ModelError(f"depths of {depths}: there are five stages, and each needs at least one block")
+        if window < 1:
+            raise ModelError(f"patches of {window} x {window} pixels hold nothing: a side is 1, 2, 3, ...")
+        act, drops = nn.SiLU(), iter(ramp(drop_path, sum(depths)))
+
+        def residual(dim: int, out: int, stride: int, drop: float) -> InvertedResidual:
+            return InvertedResidual(dim, dim * expansion, out, stride=stride, act=act, drop=drop)
+
+        def block(width: int) -> Block:
+            drop = next(drops)
+
+            def branch(fn: nn.Module) -> Residual:
+                return Residual(fn, nn.LayerNorm(width), drop=Chain(nn.Dropout(dropout), DropPath(drop)))
+            return Block(mix=branch(PatchAttention(width, heads, window)),
+                         mlp=branch(Mlp(width, int(width * mlp_ratio), nn.SiLU)))
+
+        def stage(i: int) -> nn.Module:
+            before, dim = (16, *dims)[i], dims[i]
+            if i < 2:
+                return Stack(residual(dim if j else before, dim, 2 if i and not j else 1, next(drops))
+                             for j in range(depths[i]))
+            width = inner[i - 2]
+            return Chain(down=residual(before, dim, 2, 0.0),
+                         mix=MobileViTBlock(dim, Stack(block(width) for _ in range(depths[i])), width, window, act))
+
+        self.tokenize = conv_norm(3, 16, 3, 2, act=act)
+        self.stages = nn.ModuleList(stage(i) for i in range(5))
+        last = min(4 * dims[-1], 960)
+        self.last = conv_norm(dims[-1], last, act=act)
+        self.widths, self.strides = (*dims[:-1], last), (2, 4, 8, 16, 32)
+        init.kaiming_convs(self)
+        init.truncated_linears(self)
+
+    def forward(self, image: Tensor) -> Features:
+        x = self.tokenize(image.permute(0, 2, 3, 1))                                    # (B, h, w, C)
+        *finer, x = pyramid(x, self.stages)                                             # (B, H, W, D)
+        return Features(maps=(*finer, self.last(x)))
+
+    def readout(self, classes: int) -> nn.Module:
+        """A linear layer on the mean of the last map, of whose channels a tenth is dropped."""
+        head = Readout(self.widths[-1], classes, DroppedMean(0.1))
+        init.truncated_linears(head)
+        return head
+
+
+def _size(name: str, params: int, gflops: float, top1: float, reported: Mapping[str, float],
+          **args: Any) -> Variant[MobileViT]:
+    return variant(
+        MobileViT, Figures(params=params, gflops=gflops, image=256, reported=reported, where="table 2"),
+        # pixels between 0 and 1, and nothing subtracted
+        Weights(name="cvnets_in1k", source=f"hf://timm/mobilevit_{name}.cvnets_in1k/model.safetensors", keys="timm",
+                license="Apple (apple/ml-cvnets)", image=256, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop=0.9,
+                reported={"top1": top1}, where="model zoo of the authors' code"), **args)
+
+
+mobilevit_xxs = _size("xxs", 1_272_024, 0.407, 69.0, {"params_m": 1.3}, dims=(16, 24, 48, 64, 80),
+                      inner=(64, 80, 96), expansion=2, dropout=0.05)
+mobilevit_xs = _size("xs", 2_317_848, 1.026, 74.7, {"params_m": 2.3}, dims=(32, 48, 64, 80, 96), inner=(96, 120, 144))
+mobilevit_s = _size("s", 5_578_632, 2.001, 78.3, {"params_m": 5.6})
+
+
+def _layout() -> dict[str, str]:
+    """timm's names: every convolution with its norm is `.conv` and `.bn`."""
+    def pairs(**parts: str) -> dict[str, str]:
+        return {f"{there}.{name}.*": f"{here}.{ours}.*" for there, here in parts.items()
+                for name, ours in (("conv", "conv"), ("bn", "norm"))}
+
+    def residual(there: str, here: str) -> dict[str, str]:
+        return pairs(**{f"{there}.conv1_1x1": f"{here}.widen", f"{there}.conv2_kxk": f"{here}.depthwise",
+                        f"{there}.conv3_1x1": f"{here}.narrow"})
+
+    table = pairs(stem="backbone.tokenize", final_conv="backbone.last") | {"head.fc.*": "head.linear.*"}
+    for i in (0, 1):
+        table |= residual(f"stages.{i}.{{}}", f"backbone.stages.{i}.{{}}")
+    there, here = "stages.{}.1", "backbone.stages.{}.mix"
+    blocks, ours = f"{there}.transformer.{{}}", f"{here}.blocks.{{}}"
+    return table | residual("stages.{}.0", "backbone.stages.{}.down") | pairs(**{
+        f"{there}.conv_kxk": f"{here}.local", f"{there}.conv_proj": f"{here}.leave",
+        f"{there}.conv_fusion": f"{here}.fuse"}) | {
+        f"{there}.conv_1x1.*": f"{here}.enter.*", f"{there}.norm.*": f"{here}.norm.*",
+        f"{blocks}.norm1.*": f"{ours}.mix.norm.*", f"{blocks}.attn.qkv.*": f"{ours}.mix.fn.qkv.proj.*",
+        f"{blocks}.attn.proj.*": f"{ours}.mix.fn.out.proj.*", f"{blocks}.norm2.*": f"{ours}.mlp.norm.*",
+        f"{blocks}.mlp.*": f"{ours}.mlp.fn.*"}
+
+
+TIMM = Keys(_layout())
+
+KEYS = {"timm": lambda settings: TIMM}
