@@ -19,11 +19,9 @@ def _official(code: Path, size: tuple[int, int], dim: int, heads: int, depth: in
     sys.modules["params"] = types.ModuleType("params")
     setattr(sys.modules["params"], "args",                      # noqa: B010
             types.SimpleNamespace(pool_block_width=pool, pool_kernel_size=3))
-    import importlib.util
-    spec = importlib.util.spec_from_file_location("hvt_models", code / "models.py")
-    assert spec and spec.loader
-    models = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(models)
+    sys.modules.pop("models", None)                             # it reads them when it is imported
+    sys.path.insert(0, str(code))
+    import models  # type: ignore[import-not-found]
     model = models.HVT(img_size=tuple(side + -side % 16 for side in size), embed_dim=dim, depth=depth, num_heads=heads,
                        qkv_bias=True, norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6))
     assert isinstance(model, nn.Module)

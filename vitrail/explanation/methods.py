@@ -89,18 +89,18 @@ def looked(share: Share, site: Layer, weights: Tensor) -> Tensor:
 def gradcam(model: nn.Module, image: Tensor, target: int | None = None, *, layer: int | str | None = None) -> Found:
     """Grad-CAM (Selvaraju et al., arXiv:1610.02391, equations 1 and 2) at the coarsest map that the answer depends on.
 
-    Where the head reads a map, that one; where it reads a token, the input of the last attention by
-    which that token still reads the patches. layer: the module whose input is taken instead, by its name, or the
-    number of an attention in the order of the model's parts.
+    Where the head reads a map, that one; where it reads a token, the input of the last attention by which that token
+    still reads the patches, as long as they lie on a map. layer: the module whose input is taken instead, by its name,
+    or the number of an attention in the order of the model's parts.
     """
-    last: list[Tensor] = []
+    entered: list[Tensor] = []
     given = image.detach().requires_grad_()
 
     def entering(module: nn.Module, args: tuple[Any, ...]) -> None:
         if type(module) is nn.Conv2d or (args and args[0] is given):
             raise ExplainError(f"{layer} takes images, not tokens or a map: Grad-CAM needs a later layer")
         if args and isinstance(args[0], Tensor):
-            last[:] = [args[0]]
+            entered.append(args[0])
 
     handles = [part.register_forward_pre_hook(entering) for part in _mixers(model, layer)]
     try:
@@ -109,9 +109,11 @@ def gradcam(model: nn.Module, image: Tensor, target: int | None = None, *, layer
     finally:
         for handle in handles:
             handle.remove()
-    at = read_by(head_of(model), features)[1] if layer is None else None
-    if at is None and last:
-        at = last[0]
+    at = entered[-1] if entered else None
+    if layer is None:                                       # rows of tokens pooled together lie on no map
+        on_map = [x for x in entered if x.ndim == 4 or grid_in(x, features)]
+        read = read_by(head_of(model), features)[1]
+        at = on_map[-1] if read is None and on_map else read
     if at is None:
         raise ExplainError("the answer depends on no map that Grad-CAM could weigh")
     target_ = chosen(logits, target)
@@ -170,11 +172,16 @@ def as_map(x: Tensor, features: Features) -> Tensor:
     """Tokens (B, P + h·w, C) without those that have no place, as a map (B, h, w, C); a map as it is."""
     if x.ndim == 4:
         return x
-    for m in features.maps:
-        h, w = m.shape[1:3]
-        if x.ndim == 3 and x.shape[1] - h * w in (0, 0 if features.prefix is None else features.prefix.shape[1]):
-            return x[:, x.shape[1] - h * w:].unflatten(1, (h, w))
-    raise ExplainError(f"values of shape {tuple(x.shape)} are no map and no sequence of this model's tokens")
+    if (grid := grid_in(x, features)) is None:
+        raise ExplainError(f"values of shape {tuple(x.shape)} are no map and no sequence of this model's tokens")
+    return x[:, x.shape[1] - grid[0] * grid[1]:].unflatten(1, grid)
+
+
+def grid_in(x: Tensor, features: Features) -> tuple[int, int] | None:
+    """Height and width of the map that a sequence (B, P + h·w, C) of this model ends in, or None."""
+    prefix = 0 if features.prefix is None else features.prefix.shape[1]
+    return next(((m.shape[1], m.shape[2]) for m in features.maps
+                 if x.ndim == 3 and x.shape[1] - m.shape[1] * m.shape[2] in (0, prefix)), None)
 
 
 def _walked(model: nn.Module, features: Features, path: list[tuple[Layer, Tensor]], step: Any) -> Tensor:
