@@ -138,11 +138,12 @@ def _size(name: str, params: int, gflops: float, top1: float, reported: Mapping[
     seen: dict[str, Any] = dict(license="Apple (apple/ml-cvnets)", image=256, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
                                 reported={"top1": top1}, where="model zoo of the authors' code")
     return variant(
-        MobileViT, Figures(params=params, gflops=gflops, image=256, reported=reported, where="section 4.1"),
+        MobileViT, Figures(params=params, gflops=gflops, image=256, reported=reported, where="table 4"),
         Weights(name="cvnets_in1k", source=f"hf://timm/mobilevit_{name}.cvnets_in1k/model.safetensors", keys="timm",
                 crop=0.9, **seen),
-        Weights(name="official_in1k", source="https://docs-assets.developer.apple.com/ml-research/models/cvnets/"
-                f"classification/mobilevit_{name}.pt", keys="official", crop=256 / 288, interpolation="bilinear", **seen),
+        Weights(name="official_in1k", keys="official", crop=256 / 288, interpolation="bilinear",
+                source="https://docs-assets.developer.apple.com/ml-research/models/cvnets/classification/"
+                       f"mobilevit_{name}.pt", **seen),
         **args)
 
 
