@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import vitrail
 from vitrail.backbones.mobilenet_v2 import InvertedResidual
 from vitrail.backbones.mobilevit import MobileViT, MobileViTBlock, PatchAttention, mobilevit_s, mobilevit_xxs, resize
 from vitrail.core.errors import ModelError
 from vitrail.nn import Block, Conv, DropPath, LayerNorm, Stack
 from vitrail.testing.noise import fill_
+from vitrail.weights import keys_of
 
 
 def small(**changes: Any) -> MobileViT:
@@ -108,6 +110,17 @@ def test_it_is_born_as_the_authors_configure_it() -> None:
     assert linear.weight.std().item() == pytest.approx(0.02, rel=0.02) and not linear.bias.any()
     norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
     assert len(norms) == 2 * 9 + 3 and {m.eps for m in norms} == {1e-5} != {LayerNorm(1).eps}
+
+
+def test_the_authors_tensors_read_blue_first() -> None:
+    model = vitrail.create_model("mobilevit_xxs")
+    table = keys_of(model, "official")
+    assert table is not None
+    here = model.state_dict()
+    there = table.restore(here)
+    assert torch.equal(there["conv_1.block.conv.weight"], here["backbone.tokenize.conv.weight"][:, [2, 1, 0]])
+    back = table.translate(there)
+    assert back.keys() == here.keys() and all(torch.equal(back[name], here[name]) for name in here)
 
 
 def test_branches_and_readout_drop_as_published() -> None:

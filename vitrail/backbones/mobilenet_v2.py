@@ -47,9 +47,10 @@ class MobileNetV2(nn.Module):
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) for each size, s = 2, 4, 8, 16, 32, the last one behind the
     convolution. `width` multiplies the channels, which are rounded to multiples of eight; below one it spares the last
     convolution (section 4), and with `fixed_ends` it spares that and the first at any value, as timm's deeper sizes
-    have it. depths: blocks a row. Born as timm's, with depthwise filters of order one; torchvision's are so small that
-    nothing of an image passes before the norms have seen some. `dropout` is the readout's, and stochastic depth this
-    library's. Raises ModelError unless every row has a block.
+    have it. depths: blocks a row. The convolutions are born as timm's, with depthwise filters of order one
+    (torchvision's are so small that nothing of an image passes before the norms have seen some), the readout as
+    torchvision's. `dropout` is the readout's, and stochastic depth this library's. Raises ModelError unless every row
+    has a block.
     """
 
     def __init__(self, *, width: float = 1.0, depths: tuple[int, ...] = (1, 2, 3, 4, 3, 3, 1),
@@ -82,7 +83,7 @@ class MobileNetV2(nn.Module):
     def readout(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map, of whose channels some are dropped."""
         head = Readout(self.widths[-1], classes, DroppedMean(self.dropout))
-        nn.init.uniform_(head.linear.weight, -classes ** -0.5, classes ** -0.5)
+        nn.init.normal_(head.linear.weight, std=0.01)
         nn.init.zeros_(head.linear.bias)
         return head
 

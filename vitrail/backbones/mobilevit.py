@@ -3,7 +3,7 @@
 Mehta & Rastegari, ICLR 2022, arXiv:2110.02178. A convolution sees the pixels of a patch, the attention all patches,
 so that together each pixel sees the whole image, at a fraction of the pairs.
 """
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vitrail.backbones.mobilenet_v2 import InvertedResidual
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
-from vitrail.core.keys import Keys
+from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Attend, Block, Chain, Conv, DropPath, DroppedMean, Features, Merge, Mlp, Readout, Residual,
                         Split, Stack, Strided, conv_norm, each_stage, init, pyramid, ramp)
 
@@ -134,12 +134,17 @@ class MobileViT(nn.Module):
 
 def _size(name: str, params: int, gflops: float, top1: float, reported: Mapping[str, float],
           **args: Any) -> Variant[MobileViT]:
+    # pixels between 0 and 1, and nothing subtracted
+    seen: dict[str, Any] = dict(license="Apple (apple/ml-cvnets)", image=256, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
+                                reported={"top1": top1}, where="model zoo of the authors' code")
     return variant(
-        MobileViT, Figures(params=params, gflops=gflops, image=256, reported=reported, where="table 2"),
-        # pixels between 0 and 1, and nothing subtracted
+        MobileViT, Figures(params=params, gflops=gflops, image=256, reported=reported, where="table 4"),
         Weights(name="cvnets_in1k", source=f"hf://timm/mobilevit_{name}.cvnets_in1k/model.safetensors", keys="timm",
-                license="Apple (apple/ml-cvnets)", image=256, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop=0.9,
-                reported={"top1": top1}, where="model zoo of the authors' code"), **args)
+                crop=0.9, **seen),
+        Weights(name="official_in1k", keys="official", crop=256 / 288, interpolation="bilinear",
+                source="https://docs-assets.developer.apple.com/ml-research/models/cvnets/classification/"
+                       f"mobilevit_{name}.pt", **seen),
+        **args)
 
 
 mobilevit_xxs = _size("xxs", 1_272_024, 0.407, 69.0, {"params_m": 1.3}, dims=(16, 24, 48, 64, 80),
@@ -148,30 +153,56 @@ mobilevit_xs = _size("xs", 2_317_848, 1.026, 74.7, {"params_m": 2.3}, dims=(32, 
 mobilevit_s = _size("s", 5_578_632, 2.001, 78.3, {"params_m": 5.6})
 
 
-def _layout() -> dict[str, str]:
-    """timm's names: every convolution with its norm is `.conv` and `.bn`."""
-    def pairs(**parts: str) -> dict[str, str]:
-        return {f"{there}.{name}.*": f"{here}.{ours}.*" for there, here in parts.items()
-                for name, ours in (("conv", "conv"), ("bn", "norm"))}
+def _pairs(conv: str, norm: str, parts: Mapping[str, str]) -> dict[str, str]:
+    """Names of convolutions with a norm, where a convolution is called `conv` and its norm `norm`."""
+    return {f"{there}.{name}.*": f"{here}.{ours}.*" for there, here in parts.items()
+            for name, ours in ((conv, "conv"), (norm, "norm"))}
 
-    def residual(there: str, here: str) -> dict[str, str]:
-        return pairs(**{f"{there}.conv1_1x1": f"{here}.widen", f"{there}.conv2_kxk": f"{here}.depthwise",
-                        f"{there}.conv3_1x1": f"{here}.narrow"})
 
-    table = pairs(stem="backbone.tokenize", final_conv="backbone.last") | {"head.fc.*": "head.linear.*"}
-    for i in (0, 1):
-        table |= residual(f"stages.{i}.{{}}", f"backbone.stages.{i}.{{}}")
+def _timm() -> dict[str, str]:
     there, here = "stages.{}.1", "backbone.stages.{}.mix"
     blocks, ours = f"{there}.transformer.{{}}", f"{here}.blocks.{{}}"
-    return table | residual("stages.{}.0", "backbone.stages.{}.down") | pairs(**{
-        f"{there}.conv_kxk": f"{here}.local", f"{there}.conv_proj": f"{here}.leave",
-        f"{there}.conv_fusion": f"{here}.fuse"}) | {
+    residuals = {f"stages.{i}.{{}}": f"backbone.stages.{i}.{{}}" for i in (0, 1)} | {
+        "stages.{}.0": "backbone.stages.{}.down"}
+    return _pairs("conv", "bn", {
+        "stem": "backbone.tokenize", "final_conv": "backbone.last", f"{there}.conv_kxk": f"{here}.local",
+        f"{there}.conv_proj": f"{here}.leave", f"{there}.conv_fusion": f"{here}.fuse",
+        **{f"{theirs}.{name}": f"{at}.{part}" for theirs, at in residuals.items()
+           for name, part in (("conv1_1x1", "widen"), ("conv2_kxk", "depthwise"), ("conv3_1x1", "narrow"))}}) | {
         f"{there}.conv_1x1.*": f"{here}.enter.*", f"{there}.norm.*": f"{here}.norm.*",
         f"{blocks}.norm1.*": f"{ours}.mix.norm.*", f"{blocks}.attn.qkv.*": f"{ours}.mix.fn.qkv.proj.*",
         f"{blocks}.attn.proj.*": f"{ours}.mix.fn.out.proj.*", f"{blocks}.norm2.*": f"{ours}.mlp.norm.*",
-        f"{blocks}.mlp.*": f"{ours}.mlp.fn.*"}
+        f"{blocks}.mlp.*": f"{ours}.mlp.fn.*", "head.fc.*": "head.linear.*"}
 
 
-TIMM = Keys(_layout())
+def _official(depths: Sequence[int]) -> Keys:
+    """The authors' names; the norm behind the transformer blocks counts as one of them."""
+    convs = {"conv_1": "backbone.tokenize", "conv_1x1_exp": "backbone.last"}
+    plain = {"classifier.fc.*": "head.linear.*"}
+    for i, depth in enumerate(depths):
+        there, here = f"layer_{i + 1}.{'{}' if i < 2 else 0}.block", f"backbone.stages.{i}.{'{}' if i < 2 else 'down'}"
+        convs |= {f"{there}.{name}": f"{here}.{part}" for name, part in (
+            ("exp_1x1", "widen"), ("conv_3x3", "depthwise"), ("red_1x1", "narrow"))}
+        if i < 2:
+            continue
+        there, here = f"layer_{i + 1}.1", f"backbone.stages.{i}.mix"
+        convs |= {f"{there}.local_rep.conv_3x3": f"{here}.local", f"{there}.conv_proj": f"{here}.leave",
+                  f"{there}.fusion": f"{here}.fuse"}
+        blocks, ours = f"{there}.global_rep.{{}}", f"{here}.blocks.{{}}"
+        plain |= {f"{there}.local_rep.conv_1x1.block.conv.*": f"{here}.enter.*",
+                  f"{there}.global_rep.{depth}.*": f"{here}.norm.*",
+                  f"{blocks}.pre_norm_mha.0.*": f"{ours}.mix.norm.*",
+                  f"{blocks}.pre_norm_mha.1.qkv_proj.*": f"{ours}.mix.fn.qkv.proj.*",
+                  f"{blocks}.pre_norm_mha.1.out_proj.*": f"{ours}.mix.fn.out.proj.*",
+                  f"{blocks}.pre_norm_ffn.0.*": f"{ours}.mlp.norm.*",
+                  f"{blocks}.pre_norm_ffn.1.*": f"{ours}.mlp.fn.fc1.*",
+                  f"{blocks}.pre_norm_ffn.4.*": f"{ours}.mlp.fn.fc2.*"}
+    # the authors read images as blue, green, red
+    turned = Row(("conv_1.block.conv.weight",), "backbone.tokenize.conv.weight",
+                 Fold(lambda weight: weight.flip(1), lambda weight: weight.flip(1)))
+    return Keys(_pairs("block.conv", "block.norm", convs) | plain, rows=[turned])
 
-KEYS = {"timm": lambda settings: TIMM}
+
+TIMM = Keys(_timm())
+
+KEYS = {"timm": lambda settings: TIMM, "official": lambda settings: _official(settings["depths"])}
