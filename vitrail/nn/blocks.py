@@ -1,7 +1,7 @@
 """How parts are put together: chains, stacks, residuals, and what may be dropped on the way."""
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -27,13 +27,13 @@ def share(rank: int, of: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _once(part: nn.Module, steps: dict[nn.Module, dict[str, Tensor | None]]) -> Iterator[None]:
+def _once(part: nn.Module, steps: Mapping[_SpectralNorm, dict[str, Tensor | None]]) -> Iterator[None]:
     """Within: what batch norms below `part` add to their running statistics is forgotten afterwards, and spectral
     norms step from where they did before, `steps`."""
     norms = [m for m in part.modules() if isinstance(m, (nn.modules.batchnorm._BatchNorm, _SpectralNorm))]
     kept = [dict(m._buffers) for m in norms]
     for norm in norms:
-        begin = steps.get(norm, norm._buffers)
+        begin = steps[norm] if isinstance(norm, _SpectralNorm) else norm._buffers
         norm._buffers.update({k: None if b is None else b.clone() for k, b in begin.items()})
     try:
         yield
