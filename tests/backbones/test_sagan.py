@@ -94,7 +94,7 @@ def test_a_checkpointed_step_is_the_same_step() -> None:
                 part.checkpointing = on
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter += 0.3
+                parameter.add_(0.3)
         torch.manual_seed(1)
         model(torch.randn(2, 3, 32, 32)).maps[-1].square().sum().backward()
         grads.append([p.grad for p in model.parameters() if p.grad is not None])
