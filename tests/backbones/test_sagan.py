@@ -46,8 +46,8 @@ def test_born_without_attention_and_with_a_far_reach_once_its_gain_moves() -> No
     reach = []
     for gain in (0.0, 1.0):
         nn.init.constant_(model.get_parameter("stages.1.attention.fn.gain"), gain)
-        found, = torch.autograd.grad(model(image).maps[1][0, 0, 0].sum(), image)
-        reach.append(bool(found[..., 64:, 64:].any()))
+        grad = torch.autograd.grad(model(image).maps[1][0, 0, 0].sum(), image)[0]
+        reach.append(bool(grad[..., 64:, 64:].any()))
     assert reach == [False, True]
 
 
@@ -85,7 +85,8 @@ def test_the_last_map_is_rectified_and_summed() -> None:
 
 def test_a_checkpointed_step_is_the_same_step() -> None:
     """Made again in the backward pass, a block must start its power iteration where it did, and end it once."""
-    grads, vectors = [], []
+    grads: list[list[Tensor]] = []
+    vectors: list[list[Tensor]] = []
     for on in (False, True):
         model = small().train()
         for part in model.modules():
@@ -93,7 +94,7 @@ def test_a_checkpointed_step_is_the_same_step() -> None:
                 part.checkpointing = on
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter += 0.3
+                parameter.add_(0.3)
         torch.manual_seed(1)
         model(torch.randn(2, 3, 32, 32)).maps[-1].square().sum().backward()
         grads.append([p.grad for p in model.parameters() if p.grad is not None])

@@ -4,6 +4,8 @@ The official code is for TensorFlow 1; its scopes name the layers here. Noise in
 nobody's singular vector, and would blow a network up: the reference first takes steps towards its own, and hands the
 vectors that it found to ours with its other tensors.
 """
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,7 +72,7 @@ class Official(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
-        d = self.d_optimized_block1
+        d: Any = self.d_optimized_block1
         x = halve(d.sn_conv2(d.sn_conv1(image).relu())) + d.sn_conv3(halve(image))
         for i in range(1, 6):
             x = self.d_non_local(x) if i - 1 == self.attend else x
