@@ -1,4 +1,4 @@
-"""Every system is recorded, explained and exported, or says why not; who refuses what stands in `refusals.txt`.
+"""Every system is explained and exported, or says why not; who refuses what stands in `refusals.txt`.
 
 A line there is `<module> <method> <reason>`: a method that the form of this paper cannot take.
 """
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import vitrail
 from tests.contracts.small import STRUCTURES, build
@@ -23,16 +22,6 @@ SEEING = [n for n in STRUCTURES if any(isinstance(m, Visible) for m in build(n).
 
 def pictures() -> list[np.ndarray]:
     return [np.random.default_rng(i).integers(0, 255, (70, 90, 3), dtype=np.uint8) for i in range(2)]
-
-
-@pytest.mark.parametrize("name", SEEING)
-def test_recording_changes_no_bit(name: str) -> None:
-    model, image = build(name), torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        plain = model(image)
-        with vitrail.record(model) as seen:
-            watched = model(image)
-    assert torch.equal(plain, watched) and len(seen) > 0
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -55,7 +44,8 @@ def test_explains_or_is_known_to_refuse(name: str, method: str) -> None:
 
 
 # each neighbour of a window is a part of its own in these: their way to ONNX takes minutes, and VITRAIL_ALL=1 goes it
-UNROLLED = () if os.environ.get("VITRAIL_ALL") else ("backbones.san", "backbones.lrnet")
+UNROLLED = () if os.environ.get("VITRAIL_ALL") else ("backbones.san", "backbones.lrnet",
+                                                             "backbones.sasa_resnet")
 
 
 @pytest.mark.parametrize("name", STRUCTURES)

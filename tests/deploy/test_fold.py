@@ -18,7 +18,8 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-OVERFLOWS = ("san10_patchwise",)       # noise for weights that nothing normalises grows beyond float32
+# noise for weights grows from block to block here: beyond float32, or until rounding is a part of the answer
+LOUD = ("san10_patchwise", "shuffle_t")
 
 
 def left(model: nn.Module) -> int:
@@ -28,7 +29,7 @@ def left(model: nn.Module) -> int:
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_every_structure_answers_alike(name: str) -> None:
     model = build(name)
-    if name not in OVERFLOWS:
+    if name not in LOUD:
         fill_(model)                                        # statistics and gains too
     model.train()
     before = {k: v.clone() for k, v in model.state_dict().items()}

@@ -17,8 +17,7 @@ def switches(model: nn.Module) -> list[tuple[bool, bool, int, int]]:
             for m in model.modules() if isinstance(m, Attend)]
 
 
-@pytest.mark.parametrize("name", [n for n in STRUCTURES
-                                  if not n.startswith(("resnet", "ghostnet", "mobilenet", "vit_gi"))])
+@pytest.mark.parametrize("name", [n for n in STRUCTURES if any(isinstance(m, Visible) for m in build(n).modules())])
 def test_recording_changes_no_bit_of_the_catalogue(name: str) -> None:
     model, image = build(name), noise(2, 3, 75, 96)
     with torch.no_grad():
@@ -28,8 +27,8 @@ def test_recording_changes_no_bit_of_the_catalogue(name: str) -> None:
         after = model(image)
     assert torch.equal(before, during) and torch.equal(before, after)
     assert seen.layers
-    for weights in seen:
-        assert torch.allclose(seen[weights].sum(-1), torch.ones(()), atol=1e-5)
+    for layer in seen.layers:                   # weights that a mechanism made in its own way need not sum to 1
+        assert layer.shown or torch.allclose(layer.weights.sum(-1), torch.ones(()), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SEEING)

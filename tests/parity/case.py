@@ -57,6 +57,8 @@ class Case:
     at:        arguments of ours that follow from the size, where the form needs them at construction.
     changes:   arguments of ours that both sides share (a depth that fits into a test, say).
     drop:      tensors of the reference that carry nothing (buffers that follow from sizes).
+    centred:   compare how the answers to the images depart from their mean, and measure by that: for a form in which
+               noise makes the images a small part of an answer. Needs an `output` in double precision.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Case:
     at: Callable[[int, int], dict[str, Any]] = lambda height, width: {}
     drop: tuple[str, ...] = ()
     output: Callable[[nn.Module, Tensor], Tensor] = _logits
+    centred: bool = False
 
     def answer(self, height: int, width: int) -> Answer:
         """The reference, filled with noise, and asked."""
@@ -103,6 +106,7 @@ class Recorded:
     at: Callable[[int, int], dict[str, Any]] = lambda height, width: {}
     drop: tuple[str, ...] = ()
     output: Callable[[nn.Module, Tensor], Tensor] = _logits
+    centred: bool = False
 
     def file(self, height: int, width: int) -> Path:
         """One for all sizes, but where the reference's tensors follow from the size."""
@@ -131,6 +135,11 @@ class Recorded:
 
     def __str__(self) -> str:
         return "-".join([self.name, self.keys, *(f"{k}{v}" for k, v in self.changes.items())])
+
+
+def compared(case: Case | Recorded, theirs: Tensor, ours: Tensor) -> tuple[Tensor, Tensor]:
+    """What of two answers (B, K) is compared."""
+    return (theirs - theirs.mean(0), ours - ours.mean(0)) if case.centred else (theirs, ours)
 
 
 def timm_model(name: str, **changes: Any) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from tests.parity.case import Recorded
+from tests.parity.case import Recorded, double
 from tests.parity.case_legacy import legacy
 
 SOURCE = "IBM/RegionViT@77000c2fcfbe9a5735d7a27a8a7821f69c0440ec: regionvit/regionvit.py"
@@ -23,7 +23,8 @@ def _case(name: str, reference: str, *sizes: tuple[int, int], changes: Mapping[s
         settings = module._model_cfg[reference] | {{"depths": "depth"}.get(k, k): list(v) for k, v in changes.items()}
         model: nn.Module = module.RegionViT(**settings)
         return model
-    return Recorded(name=name, source=SOURCE, official=official, sizes=sizes, changes=changes, drop=TWICE)
+    return Recorded(name=name, source=SOURCE, official=official, sizes=sizes, changes=changes, drop=TWICE,
+                    output=double, centred=True)        # noise is a hundredth of the mean over regions of noise
 
 
 CASES = [
