@@ -1,29 +1,18 @@
 """BEiT: offsets with three entries for the class token, no bias of keys, layer scale, and a norm behind the mean."""
 import math
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from tests.backbones.made import noise, seeded
 from vitrail.backbones import beit
 from vitrail.core.errors import CheckpointError
 from vitrail.nn import Mlp, Scale
 from vitrail.ops.positions import resample_positions
 
-M = TypeVar("M", bound=nn.Module)
 GRIDS = [(3, 3), (2, 5), (1, 4), (1, 1)]
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def seeded(module: M) -> M:
-    with torch.no_grad():
-        for i, p in enumerate(module.parameters()):
-            p.add_(noise(*p.shape, seed=i), alpha=0.3)
-    return module.eval()
 
 
 def small(**changes: Any) -> beit.BEiT:

@@ -1,31 +1,18 @@
 """CaiT: patches among themselves, then a class token that asks and is never asked; small gains; talking heads."""
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 import vitrail
+from tests.backbones.made import noise, seeded
 from vitrail.backbones import cait
 from vitrail.backbones.cait import CaiT, ClassAttention, ClassResidual
 from vitrail.core.card import Variant
 from vitrail.nn import DropPath, Scale
 from vitrail.weights import keys_of
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def seeded(module: M) -> M:
-    with torch.no_grad():
-        for i, p in enumerate(module.parameters()):
-            p.add_(noise(*p.shape, seed=i), alpha=0.3)
-    return module.eval()
 
 
 def small(**changes: Any) -> CaiT:

@@ -1,29 +1,16 @@
 """CAT: patches attend to each other in every channel alone, between two rounds of attention inside them."""
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import vitrail
+from tests.backbones.made import noise, seeded
 from vitrail.backbones.cat import CAT, CrossPatchAttention
 from vitrail.backbones.swin import WindowAttention
 from vitrail.core.errors import ModelError
 from vitrail.nn import DropPath, PositionTable, RelativeBias
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def seeded(module: M) -> M:
-    """Noise in every weight, so that no zero or one hides what stands behind it."""
-    with torch.no_grad():
-        for i, p in enumerate(module.parameters()):
-            p.add_(noise(*p.shape, seed=i), alpha=0.3)
-    return module.eval()
 
 
 def small(**changes: object) -> Any:

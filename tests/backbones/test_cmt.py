@@ -7,13 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vitrail
+from tests.backbones.made import noise
 from vitrail.backbones.cmt import CMT, CMTBlock, InvertedResidualMlp, PlaceBias, conv_act
 from vitrail.core.errors import CheckpointError, ModelError
 from vitrail.nn import BatchNorm, Conv
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def small(**changes: Any) -> CMT:

@@ -1,12 +1,13 @@
 """CoAtNet: where it convolves and where it attends, the bias of an offset, where it strides, and what it costs."""
 import math
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import vitrail
+from tests.backbones.made import noise, seeded
 from vitrail.backbones import coatnet
 from vitrail.backbones.coatnet import CoAtNet, Entrance, MBConv, RelativeAttention
 from vitrail.core.catalogue import variant_of
@@ -14,20 +15,7 @@ from vitrail.core.errors import CheckpointError, ModelError
 from vitrail.measure.operations import multiply_adds
 from vitrail.nn import OffsetBias
 
-M = TypeVar("M", bound=nn.Module)
 SIZES = tuple(f"coatnet_{i}" for i in range(8))
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def seeded(module: M) -> M:
-    """Noise in every weight, so that no zero or one hides what stands behind it."""
-    with torch.no_grad():
-        for i, p in enumerate(module.parameters()):
-            p.add_(noise(*p.shape, seed=i), alpha=0.3)
-    return module.eval()
 
 
 def small(**changes: Any) -> CoAtNet:

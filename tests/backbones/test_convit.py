@@ -7,16 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.backbones.made import noise
 from vitrail.backbones.convit import (ConViT, convit_b, convit_b_plus, convit_s, convit_s_plus, convit_ti,
                                        convit_ti_plus)
 from vitrail.core.errors import ModelError
 from vitrail.nn import DropPath, Shown
 from vitrail.ops.positions import resample_positions
 from vitrail.positions.gated import GatedPositional, as_convolution
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def small(**changes: int | float | tuple[int, int]) -> Any:

@@ -6,13 +6,10 @@ import torch
 from torch import Tensor, nn
 
 import vitrail
+from tests.backbones.made import noise
 from vitrail.backbones.cpvt import CPVT
 from vitrail.core.errors import ModelError
 from vitrail.nn import DropPath
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def small(**changes: Any) -> CPVT:

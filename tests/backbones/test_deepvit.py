@@ -6,18 +6,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 import vitrail
+from tests.backbones.made import noise
 from vitrail.attention.re_attention import ReAttention
 from vitrail.backbones import deepvit
 from vitrail.backbones.deepvit import ConvPatches, DeepViT
 from vitrail.core.errors import ModelError
 from vitrail.nn import SelfAttention
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def small(**changes: Any) -> Any:

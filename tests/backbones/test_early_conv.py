@@ -1,27 +1,15 @@
 """ViT_C: what the stem sees, where it halves, how it is born, and what it takes the place of."""
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import vitrail
+from tests.backbones.made import noise, seeded
 from vitrail.backbones import early_conv
 from vitrail.core.errors import ModelError
 from vitrail.nn import Mlp, Patches, SelfAttention
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def seeded(module: M) -> M:
-    with torch.no_grad():
-        for i, p in enumerate(module.parameters()):
-            p.add_(noise(*p.shape, seed=i), alpha=0.3)
-    return module.eval()
 
 
 @pytest.mark.parametrize("widths, strides, sees", [((4, 8, 16, 32), [2, 2, 2, 2], 31),

@@ -3,15 +3,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 import vitrail
+from tests.backbones.made import noise
 from vitrail.backbones.hvt import HVT, PoolRow, hvt_s_3, mean_prefix, pooled, scale_hvt_ti_4
 from vitrail.core.errors import CheckpointError, ExplainError, ModelError
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def small(**changes: object) -> HVT:

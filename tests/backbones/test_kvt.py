@@ -3,15 +3,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import vitrail
+from tests.backbones.made import noise
 from vitrail.backbones import deit, kvt
 from vitrail.core.errors import ModelError
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 SMALL: dict[str, Any] = dict(image=32, patch=8, dim=16, depth=2, heads=2)       # 16 patches and the class token

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 import vitrail
 from vitrail.backbones.mobilenet_v2 import InvertedResidual
-from vitrail.backbones.mobilevit import MobileViT, MobileViTBlock, PatchAttention, mobilevit_s, mobilevit_xxs, resize
+from vitrail.backbones.mobilevit import MobileViT, MobileViTBlock, mobilevit_s, mobilevit_xxs, resize
 from vitrail.core.errors import ModelError
-from vitrail.nn import Block, Conv, DropPath, LayerNorm, Stack
+from vitrail.nn import Block, Conv, DropPath, GroupedAttention, LayerNorm, Stack, Strided
 from vitrail.testing.noise import fill_
 from vitrail.weights import keys_of
 
@@ -38,7 +38,7 @@ def test_maps_have_the_widths_and_strides_they_are_said_to_have(height: int, wid
 
 
 def test_a_pixel_attends_to_the_same_place_of_every_patch() -> None:
-    mixer = PatchAttention(8, 2, 2)
+    mixer = GroupedAttention(8, 2, Strided(stride=2))
     fill_(mixer)
     found = reached(mixer, torch.randn(1, 6, 8, 8), (3, 4))
     expected = torch.zeros(6, 8, dtype=torch.bool)
@@ -48,7 +48,7 @@ def test_a_pixel_attends_to_the_same_place_of_every_patch() -> None:
 
 def test_with_the_convolution_before_it_a_pixel_sees_the_whole_map() -> None:
     """Section 3.1: the convolution looks over the patch, and the attention over the patches."""
-    mixer = PatchAttention(8, 2, 2)
+    mixer = GroupedAttention(8, 2, Strided(stride=2))
     block = MobileViTBlock(6, Stack([mixer]), 8, 2, nn.SiLU())
     fill_(block)
     assert reached(block.eval(), torch.randn(1, 8, 10, 6), (3, 4)).all()
@@ -61,14 +61,14 @@ def test_with_the_convolution_before_it_a_pixel_sees_the_whole_map() -> None:
 
 @torch.no_grad()
 def test_nothing_tells_where_a_patch_stands() -> None:
-    mixer, x = PatchAttention(8, 2, 2), torch.randn(1, 6, 8, 8)
+    mixer, x = GroupedAttention(8, 2, Strided(stride=2)), torch.randn(1, 6, 8, 8)
     fill_(mixer)
     torch.testing.assert_close(mixer(x.roll((2, 4), (1, 2))), mixer(x).roll((2, 4), (1, 2)))
 
 
 @torch.no_grad()
 def test_a_map_that_patches_do_not_divide_is_resized_for_the_transformer_and_back() -> None:
-    block = MobileViTBlock(6, Stack([PatchAttention(8, 2, 2)]), 8, 2, nn.SiLU()).eval()
+    block = MobileViTBlock(6, Stack([GroupedAttention(8, 2, Strided(stride=2))]), 8, 2, nn.SiLU()).eval()
     fill_(block)
     seen: list[Tensor] = []
     block.blocks.register_forward_hook(lambda part, args, out: seen.append(args[0]))
@@ -101,7 +101,7 @@ def test_it_is_born_as_the_authors_configure_it() -> None:
     torch.manual_seed(0)
     model = mobilevit_s()
     conv = model.last.get_submodule("conv")
-    mixer = next(m for m in model.modules() if isinstance(m, PatchAttention))
+    mixer = next(m for m in model.modules() if isinstance(m, GroupedAttention))
     assert isinstance(conv, Conv)
     assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / 640), rel=0.02)
     assert mixer.qkv.proj.weight.std().item() == pytest.approx(0.02, rel=0.02) and not mixer.qkv.proj.bias.any()
@@ -135,8 +135,12 @@ def test_branches_and_readout_drop_as_published() -> None:
 
 @pytest.mark.parametrize("changes, said", [
     (dict(inner=(16, 24)), "inner"), (dict(depths=(1, 1, 1)), "depths"), (dict(depths=(1, 1, 0, 1, 1)), "at least one"),
-    (dict(dims=(8,) * 4, inner=(8, 8), depths=(1,) * 4), "five stages"), (dict(heads=3), "3 heads"),
-    (dict(window=0), "0 x 0")])
+    (dict(dims=(8,) * 4, inner=(8, 8), depths=(1,) * 4), "five stages"), (dict(window=0), "0 x 0")])
 def test_settings_that_do_not_fit_together_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ModelError, match=said):
         small(**changes)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(ModelError, match="3 heads"):
+        vitrail.create_model("mobilevit_xxs", heads=3)

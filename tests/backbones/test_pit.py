@@ -1,26 +1,14 @@
 """PiT: overlapping patches, pools between stages, and tokens that take another way down."""
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from tests.backbones.made import noise, seeded
 from vitrail.backbones import pit
 from vitrail.core.errors import ModelError
 from vitrail.nn import DropPath
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def seeded(module: M) -> M:
-    with torch.no_grad():
-        for i, p in enumerate(module.parameters()):
-            p.add_(noise(*p.shape, seed=i), alpha=0.3)
-    return module.eval()
 
 
 def small(**changes: Any) -> pit.PiT:

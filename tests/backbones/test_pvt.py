@@ -3,16 +3,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import vitrail
+from tests.backbones.made import noise
 from vitrail.backbones import pvt
 from vitrail.core.errors import CheckpointError, ModelError
 from vitrail.nn import DropPath, PositionTable, Reduced, ReducedAttention, SelfAttention
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def small(**changes: Any) -> pvt.PVT:

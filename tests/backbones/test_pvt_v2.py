@@ -4,16 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import vitrail
+from tests.backbones.made import noise
 from vitrail.backbones.pvt_v2 import DepthwiseMlp, PVTv2, linear_reduction, overlapping_patches
 from vitrail.core.errors import ModelError
 from vitrail.nn import Conv, Reduced
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def small(**changes: Any) -> PVTv2:

@@ -8,14 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vitrail
+from tests.backbones.made import noise
 from vitrail.backbones import region_vit
 from vitrail.backbones.region_vit import RegionalTokens, RegionalToLocal, RegionBlock, RegionViT, edges
 from vitrail.core.errors import ExplainError, ModelError
 from vitrail.nn import DropPath, Features, RelativeBias
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def seeded(module: nn.Module) -> Any:

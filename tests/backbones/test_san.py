@@ -4,18 +4,15 @@ from typing import Any, TypeVar
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 import vitrail
+from tests.backbones.made import noise
 from vitrail.attention.vector import VectorPairwise, VectorPatchwise
-from vitrail.backbones.san import SAN, Halving
+from vitrail.backbones.san import SAN
 from vitrail.core.errors import ModelError
-from vitrail.nn import DropPath, Residual
+from vitrail.nn import DropPath, MaxPool, Residual
 from vitrail.weights import keys_of
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -82,12 +79,12 @@ def test_patches_tell_their_places_apart_and_pairs_only_by_position() -> None:
 
 def test_an_odd_map_keeps_its_last_row() -> None:
     x = noise(1, 5, 7, 4)
-    halved = Halving()(x)
+    halved = MaxPool(2, 2)(x)
     assert halved.shape == (1, 3, 4, 4)
     torch.testing.assert_close(halved[0, 1, 2], x[0, 2:4, 4:6].amax((0, 1)))
     torch.testing.assert_close(halved[0, 2, 3], x[0, 4, 6])
     even = noise(1, 6, 8, 4)                                # where nothing is odd it is the published pooling
-    torch.testing.assert_close(Halving()(even).permute(0, 3, 1, 2), F.max_pool2d(even.permute(0, 3, 1, 2), 2))
+    torch.testing.assert_close(MaxPool(2, 2)(even).permute(0, 3, 1, 2), F.max_pool2d(even.permute(0, 3, 1, 2), 2))
 
 
 def test_maps_smaller_than_the_window_are_mirrored_as_often_as_it_takes() -> None:

@@ -1,28 +1,15 @@
 """Shuffle Transformer: windows of neighbours and of tokens that stand apart take turns; all norms are batch norms."""
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import vitrail
+from tests.backbones.made import noise, seeded
 from vitrail.backbones.shuffle_transformer import ConvMerging, ConvPatches, ShuffleAttention, ShuffleTransformer
 from vitrail.core.errors import ModelError
 from vitrail.nn import BatchNorm, Conv, DropPath, RelativeBias, Strided, Windows
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def seeded(module: M) -> M:
-    """Noise in every weight, so that no zero or one hides what stands behind it."""
-    with torch.no_grad():
-        for i, p in enumerate(module.parameters()):
-            p.add_(noise(*p.shape, seed=i), alpha=0.3)
-    return module.eval()
 
 
 def small(**changes: object) -> Any:

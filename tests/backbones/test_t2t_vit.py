@@ -7,16 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vitrail
+from tests.backbones.made import noise
 from vitrail.backbones.t2t_vit import (FixedPositions, SoftSplit, T2TViT, TokenAttention, TokenPerformer, t2t_vit_7,
                                        t2t_vit_14)
 from vitrail.backbones.t2t_vit_bodies import GhostAttention, GhostMlp, SqueezeExciteTokens, T2TViTDense, T2TViTGhost
 from vitrail.core.errors import CheckpointError, ModelError
 from vitrail.nn import DropPath, Elsewhere, Scale
 from vitrail.positions.sinusoidal import sinusoids
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def small(**changes: object) -> T2TViT:

@@ -8,12 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.backbones.made import noise
 from vitrail.backbones.tnt import OFFICIAL, TNT, PatchDrop, PixelAttention, Pixels, timm, tnt_s
 from vitrail.nn import DropPath, Within, share
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def small(**changes: int | float | tuple[int, int]) -> Any:

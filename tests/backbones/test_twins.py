@@ -4,16 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import vitrail
-from vitrail.backbones.twins import LocallyGrouped, Positioned, Twins
+from tests.backbones.made import noise
+from vitrail.backbones.twins import Positioned, Twins
 from vitrail.core.errors import ModelError
-from vitrail.nn import DropPath, Reduced, ReducedAttention, SelfAttention, Windows
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from vitrail.nn import DropPath, GroupedAttention, Reduced, ReducedAttention, SelfAttention, Windows
 
 
 def small(**changes: Any) -> Twins:
@@ -23,11 +20,11 @@ def small(**changes: Any) -> Twins:
 
 
 def mixers(model: nn.Module) -> list[nn.Module]:
-    return [m for m in model.modules() if isinstance(m, LocallyGrouped | ReducedAttention)]
+    return [m for m in model.modules() if isinstance(m, GroupedAttention | ReducedAttention)]
 
 
 def test_a_token_sees_its_window_and_no_other() -> None:
-    mixer, x = LocallyGrouped(8, 2, Windows(3)), noise(1, 7, 9, 8).requires_grad_()
+    mixer, x = GroupedAttention(8, 2, Windows(3)), noise(1, 7, 9, 8).requires_grad_()
     for y, at in ((0, 0), (4, 5), (6, 8)):
         (slope,) = torch.autograd.grad(mixer(x)[0, y, at].square().sum(), x)
         expected = torch.zeros(7, 9, dtype=torch.bool)
@@ -36,21 +33,21 @@ def test_a_token_sees_its_window_and_no_other() -> None:
 
 
 def test_one_window_is_plain_attention() -> None:
-    mixer, plain, x = LocallyGrouped(8, 2, Windows(5)), SelfAttention(8, 2), noise(2, 5, 5, 8)
+    mixer, plain, x = GroupedAttention(8, 2, Windows(5)), SelfAttention(8, 2), noise(2, 5, 5, 8)
     plain.load_state_dict(mixer.state_dict())
     torch.testing.assert_close(mixer(x).flatten(1, 2), plain(x.flatten(1, 2)))
 
 
 def test_zeros_that_fill_up_a_window_are_attended() -> None:
     """As in the release, which knows a masked form and does not use it."""
-    mixer, x = LocallyGrouped(8, 2, Windows(4)), noise(1, 2, 4, 8)
+    mixer, x = GroupedAttention(8, 2, Windows(4)), noise(1, 2, 4, 8)
     filled = torch.cat([x, torch.zeros(1, 2, 4, 8)], 1)
     torch.testing.assert_close(mixer(x), mixer(filled)[:, :2])
 
 
 def test_windows_and_the_whole_map_take_turns() -> None:
     kinds = [[type(m) for m in mixers(stage)] for stage in small(window=4).stages]
-    assert kinds == [[LocallyGrouped, ReducedAttention], [LocallyGrouped, ReducedAttention, LocallyGrouped]]
+    assert kinds == [[GroupedAttention, ReducedAttention], [GroupedAttention, ReducedAttention, GroupedAttention]]
     assert {type(m) for m in mixers(small())} == {ReducedAttention}
     groups = [getattr(m, "groups") for m in mixers(vitrail.create_model("twins_svt_s"))]       # noqa: B009
     assert [g.size for g in groups if isinstance(g, Windows)] == [7] * 9

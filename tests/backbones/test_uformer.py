@@ -1,29 +1,16 @@
 """Uformer: an Mlp that looks at neighbours, modulated windows on the way up, and skips of what was attended."""
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import vitrail
+from tests.backbones.made import noise, seeded
 from vitrail.backbones.swin import WindowAttention
 from vitrail.backbones.uformer import Halving, ModulatedAttention, Uformer, UpStage, local_mlp
 from vitrail.core.errors import ModelError
 from vitrail.nn import DropPath, RelativeBias, Windows
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def seeded(module: M) -> M:
-    """Noise in every weight, so that no zero or one hides what stands behind it."""
-    with torch.no_grad():
-        for i, p in enumerate(module.parameters()):
-            p.add_(noise(*p.shape, seed=i), alpha=0.3)
-    return module.eval()
 
 
 def small(**changes: object) -> Any:

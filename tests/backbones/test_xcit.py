@@ -1,13 +1,14 @@
 """XCiT: channels attend to channels, neighbours talk by convolution, and the oddities of the released class layers."""
 import math
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 import vitrail
+from tests.backbones.made import noise, seeded
 from vitrail.backbones import xcit
 from vitrail.attention.cross_covariance import CrossCovariance
 from vitrail.backbones.cait import ClassAttention
@@ -15,21 +16,6 @@ from vitrail.backbones.xcit import ClassBlock
 from vitrail.core.card import Variant
 from vitrail.core.errors import ModelError
 from vitrail.nn import Channels, DropPath, Scale
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def seeded(module: M) -> M:
-    """Noise in every weight, so that no zero or one hides what stands behind it."""
-    with torch.no_grad():
-        for i, p in enumerate(module.parameters()):
-            p.add_(noise(*p.shape, seed=i), alpha=0.3)
-    return module.eval()
 
 
 def small(**changes: int | float | bool) -> Any:

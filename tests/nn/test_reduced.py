@@ -54,7 +54,7 @@ def test_a_short_side_is_one_cell(H: int, W: int) -> None:
 
 
 def test_depthwise_each_channel_is_made_of_itself() -> None:
-    shrink, x = Shrink(4, 2, nn.Identity(), depthwise=True), noise(1, 4, 4, 4).requires_grad_()
+    shrink, x = Shrink(4, 2, nn.Identity(), groups=4), noise(1, 4, 4, 4).requires_grad_()
     (slope,) = torch.autograd.grad(shrink(x)[0, 1, 0, 2], x)
     assert slope.nonzero().tolist() == [[0, y, at, 2] for y in (2, 3) for at in (0, 1)]
 

@@ -1,10 +1,12 @@
 """Groups, depths, the schedule and the average."""
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+import vitrail
 from vitrail.nn import Chain, LayerNorm, Mlp, PositionTable, Prefix, RelativeBias, Residual, Stack
 from vitrail.train.ema import Average
 from vitrail.train.optim import depths, optimizer, set_rate
@@ -70,6 +72,18 @@ def test_what_decays_and_how_fast_each_depth_learns() -> None:
     after = {names[id(p)]: g["lr"] for g in adam.param_groups for p in g["params"]}
     assert after["blocks.0.fn.fc1.weight"] == pytest.approx(0.0125)
     assert adam.defaults["fused"]
+
+
+@pytest.mark.parametrize("name, changes", [
+    ("beit_b16", dict(depth=1)), ("cmt_ti", dict(depths=(1, 1, 1, 1))), ("coatnet_0", dict(depths=(1, 1, 1, 1))),
+    ("hvt_ti_1", dict(depth=2)), ("swin_t", dict(depths=(1, 1), heads=(3, 6))), ("vit_ti16", dict(depth=1))])
+def test_no_table_of_positions_decays(name: str, changes: dict[str, Any]) -> None:
+    model = vitrail.create_model(name, classes=3, **changes)
+    adam = optimizer(model, lr=1.0, weight_decay=0.3, betas=(0.9, 0.99))
+    decays = {id(p): g["weight_decay"] for g in adam.param_groups for p in g["params"]}
+    tables = [p for n, p in model.named_parameters() if n.endswith(".table") or n.endswith("prefix.tokens")]
+    assert tables and all(decays[id(p)] == 0 for p in tables)
+    assert any(decays[id(p)] == 0.3 for p in model.parameters())
 
 
 def test_without_layer_decay_there_are_two_groups() -> None:

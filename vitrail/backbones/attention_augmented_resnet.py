@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vitrail.attention.attention_augmented import RelativeAttention2d
 from vitrail.backbones.resnet import Bottleneck, Stem, linear_readout, stage_keys, stages
 from vitrail.core.card import Figures, Paper, Variant, variant
-from vitrail.core.keys import Fold, Keys, Row
+from vitrail.core.keys import AS_CONV, Keys, Row
 from vitrail.nn import AvgPool, Conv, Elsewhere, Features, grid_of, init, pyramid
 
 PAPER = Paper(title="Attention Augmented Convolutional Networks", arxiv="1904.09925", authors="Bello et al.", year=2019,
@@ -113,8 +113,7 @@ def torchvision(settings: Mapping[str, Any]) -> Keys:
             table |= {there + "conv.*": here + "conv.*", there + "key_rel_h": here + "attention.position.rows",
                       there + "key_rel_w": here + "attention.position.columns"}
             for theirs, ours in (("kqv", "kqv"), ("attn_out", "out.proj")):
-                rows.append(Row((f"{there}{theirs}.weight",), f"{here}attention.{ours}.weight",
-                                Fold(lambda w: w[:, :, 0, 0], lambda w: w[:, :, None, None])))
+                rows.append(Row((f"{there}{theirs}.weight",), f"{here}attention.{ours}.weight", AS_CONV))
                 table[f"{there}{theirs}.bias"] = f"{here}attention.{ours}.bias"
         table |= stage_keys(i)
     return Keys(table, rows=rows)

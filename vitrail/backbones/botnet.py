@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitrail.backbones.resnet import Bottleneck, Stem, linear_readout, stage_keys, stages
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.errors import ModelError
-from vitrail.core.keys import Fold, Keys, Row
+from vitrail.core.keys import AS_CONV, Keys, Row
 from vitrail.nn import Attend, AvgPool, Chain, Conv, Features, Split, SqueezeExcite, conv_norm, grid_of, init, pyramid
 from vitrail.positions.relative_2d import RelativeLogits2d
 
@@ -118,6 +118,6 @@ TIMM = Keys({
     **{theirs: ours for i in range(4) for theirs, ours in _stage(i).items()},
     "fc.*":    "head.linear.*",
 }, rows=[Row(("layer4.{}.conv2.qkv.weight",), "backbone.stages.3.{}.conv2.attention.qkv.proj.weight",
-             Fold(lambda w: w[:, :, 0, 0], lambda w: w[:, :, None, None]))])
+             AS_CONV)])
 
 KEYS = {"timm": lambda settings: TIMM}

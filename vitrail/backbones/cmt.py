@@ -89,7 +89,7 @@ class CMTBlock(nn.Module):
     def __init__(self, dim: int, heads: int, reduction: int, mlp_ratio: float, drop: float):
         super().__init__()
         reduced = reduction > 1
-        reduce = Shrink(dim, reduction, BatchNorm(dim), depthwise=True) if reduced else nn.Identity()
+        reduce = Shrink(dim, reduction, BatchNorm(dim), groups=dim) if reduced else nn.Identity()
         mixer = ReducedAttention(dim, heads, reduce, squares(reduction) if reduced else None)
         self.local = Residual(Conv(dim, dim, 3, padding=1, groups=dim), nn.Identity())
         self.mix = Residual(mixer, LayerNorm(dim), drop=DropPath(drop))
@@ -141,7 +141,7 @@ class CMT(nn.Module):
         self.widths, self.strides = tuple(dims), tuple(4 << i for i in range(len(dims)))
         self.hidden, self.dropout = hidden, dropout
         drops = iter(ramp(drop_path, sum(depths)))
-        self.stem = Chain(conv_act(3, stem, 2), conv_act(stem, stem), conv_act(stem, stem))
+        self.tokenize = Chain(conv_act(3, stem, 2), conv_act(stem, stem), conv_act(stem, stem))
         self.stages = nn.ModuleList(
             Stage(MapPatches(2, dims[i - 1] if i else stem, dim, nn.LayerNorm(dim)),
                   PlaceBias(grid_of(image, self.strides[i]), reductions[i], heads[i]),
@@ -154,7 +154,7 @@ class CMT(nn.Module):
                 nn.init.normal_(part.table)             # of deviation 1, as released
 
     def forward(self, image: Tensor) -> Features:
-        x = self.stem(image.permute(0, 2, 3, 1))                        # (B, H, W, C)
+        x = self.tokenize(image.permute(0, 2, 3, 1))                        # (B, H, W, C)
         return Features(maps=pyramid(x, self.stages))
 
     def readout(self, classes: int) -> nn.Module:
@@ -185,8 +185,8 @@ def official(settings: Mapping[str, Any]) -> Keys:
     """The authors' names, which letter the stages; keys and values stand apart there."""
     table, rows = {"_fc.*": "head.expand.*", "_bn.*": "head.norm.*", "head.*": "head.linear.*"}, []
     for i in range(3):
-        table |= {f"stem_conv{i + 1}.*": f"backbone.stem.{i}.conv.*",
-                  f"stem_norm{i + 1}.*": f"backbone.stem.{i}.norm.*"}
+        table |= {f"stem_conv{i + 1}.*": f"backbone.tokenize.{i}.conv.*",
+                  f"stem_norm{i + 1}.*": f"backbone.tokenize.{i}.norm.*"}
     for i in range(len(settings["depths"])):
         letter = chr(ord("a") + i)
         there, stage = f"blocks_{letter}.{{}}.", f"backbone.stages.{i}."

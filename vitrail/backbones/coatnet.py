@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.errors import ModelError
-from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Attend, BatchNorm, Block, Chain, Conv, DropPath, Features, LayerNorm, Merge, Mlp, OffsetBias,
-                        Residual, SqueezeExcite, Stack, conv_norm, grid_of, init, mean_map, pyramid, ramp,
+from vitrail.core.keys import AS_CONV, Fold, Keys, Row
+from vitrail.nn import (Attend, BatchNorm, Block, Chain, Conv, DropPath, Features, LayerNorm, MaxPool, Merge, Mlp,
+                        OffsetBias, Residual, SqueezeExcite, Stack, conv_norm, grid_of, init, mean_map, pyramid, ramp,
                         transformer_block)
 
 PAPER = Paper(title="CoAtNet: Marrying Convolution and Attention for All Data Sizes", arxiv="2106.04803",
@@ -42,17 +41,9 @@ class RelativeAttention(nn.Module):
         return self.out(self.attend(q, k, v, self.bias(*x.shape[1:3]))).unflatten(1, x.shape[1:3])
 
 
-class Pool(nn.Module):
+def pool(stride: int) -> nn.Module:
     """The maximum of stride x stride places, of fewer at the far edges: (B, H, W, C) -> (B, ⌈H/s⌉, ⌈W/s⌉, C)."""
-
-    def __init__(self, stride: int):
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.stride == 1:
-            return x
-        return F.max_pool2d(x.permute(0, 3, 1, 2), self.stride, ceil_mode=True).permute(0, 2, 3, 1)
+    return nn.Identity() if stride == 1 else MaxPool(stride, stride)
 
 
 class Entrance(nn.Module):
@@ -60,7 +51,7 @@ class Entrance(nn.Module):
 
     def __init__(self, mixer: nn.Module, dim: int, out: int, stride: int, drop: float):
         super().__init__()
-        self.pool, self.norm, self.fn, self.drop = Pool(stride), LayerNorm(dim), mixer, DropPath(drop)
+        self.pool, self.norm, self.fn, self.drop = pool(stride), LayerNorm(dim), mixer, DropPath(drop)
         self.shortcut = nn.Linear(dim, out) if dim != out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,7 +72,7 @@ class MBConv(nn.Module):
         self.filter = conv_norm(hidden, hidden, 3, second, groups=hidden, act=nn.GELU())
         self.squeeze = SqueezeExcite(hidden, max(out // 4, 1), act=nn.SiLU(), gate=nn.Sigmoid())
         self.narrow, self.drop = Conv(hidden, out, 1), DropPath(drop)
-        self.shortcut = Chain(pool=Pool(stride), proj=Conv(dim, out, 1) if dim != out else nn.Identity())
+        self.shortcut = Chain(pool=pool(stride), proj=Conv(dim, out, 1) if dim != out else nn.Identity())
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.narrow(self.squeeze(self.filter(self.widen(self.norm(x)))))
@@ -185,8 +176,6 @@ coatnet_6 = _size(1_348_435_040, 259.482, 128, dict(top1_jft3b_512=90.45, params
 coatnet_7 = _size(2_441_972_728, 457.873, 128, dict(top1_jft3b_512=90.88, params_m=2440, gflops_512=2586),
                   dims=(256, 512, 1024, 2048, 3072), **_MIXED)
 
-_FLAT = Fold(lambda w: w.flatten(1), lambda w: w[:, :, None, None])         # there, 1 x 1 convolutions
-
 
 def _by_head(heads: int) -> Fold:
     """There, a head's queries, keys and values stand beside each other; here, those of all heads do."""
@@ -221,7 +210,7 @@ def timm(settings: Mapping[str, Any]) -> Keys:
             continue
         flat = {"shortcut.expand": "mix.shortcut", "attn.proj": "mix.fn.out.proj", "mlp.fc1": "mlp.fn.fc1",
                 "mlp.fc2": "mlp.fn.fc2"}
-        rows += [Row((f"{there}{a}.weight",), f"{here}{b}.weight", _FLAT) for a, b in flat.items()]
+        rows += [Row((f"{there}{a}.weight",), f"{here}{b}.weight", AS_CONV) for a, b in flat.items()]
         rows.append(Row((there + "attn.qkv.*",), here + "mix.fn.qkv.*", _by_head(heads)))
         table |= {there + f"{a}.bias": here + f"{b}.bias" for a, b in flat.items()}
         table |= {f"stages.{i}.blocks.0.norm1.norm.*":                  f"backbone.stages.{i}.0.mix.norm.*",

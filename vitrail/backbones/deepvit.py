@@ -10,7 +10,7 @@ from vitrail.attention.re_attention import ReAttention
 from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.errors import ModelError
-from vitrail.core.keys import Fold, Keys, Row
+from vitrail.core.keys import AS_CONV, Keys, Row
 from vitrail.nn import (Block, Conv, DropPath, Features, LayerNorm, Mlp, Patches, PositionTable, Prefix, Readout,
                         Residual, SelfAttention, Stack, class_token, conv_norm, from_tokens, grid_of, init, pad_image,
                         ramp)
@@ -115,7 +115,6 @@ deepvit_s = _size(27_312_572, 6.361, 82.3, **_S)
 deepvit_l = _size(58_883_564, 13.149, 83.1, **_L)
 deepvit_l_384 = _size(59_043_164, 44.792, 84.25, image=384, **_L)
 
-_MATRIX = Fold(lambda matrix: matrix[:, :, 0, 0], lambda matrix: matrix[:, :, None, None])
 OFFICIAL = Keys({
     "patch_embed.conv{}.weight":            "backbone.tokenize.conv{}.conv.weight",
     "patch_embed.bn{}.*":                   "backbone.tokenize.conv{}.norm.*",
@@ -126,5 +125,5 @@ OFFICIAL = Keys({
     "blocks.{}.attn.var_norm.*":            "backbone.blocks.{}.mix.fn.norm.*",
     **BLOCKS,
     "head.*":                               "head.linear.*",
-}, rows=[Row(("blocks.{}.attn.reatten_matrix.weight",), "backbone.blocks.{}.mix.fn.theta", _MATRIX)])
+}, rows=[Row(("blocks.{}.attn.reatten_matrix.weight",), "backbone.blocks.{}.mix.fn.theta", AS_CONV)])
 KEYS = {"official": lambda settings: OFFICIAL}

@@ -11,7 +11,7 @@ from vitrail.attention.lambda_layer import Lambda, LambdaGlobal, LambdaLocal
 from vitrail.backbones.resnet import Bottleneck, Stem, linear_readout, stage_keys, stages
 from vitrail.backbones.resnet_rs import DeepStem
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
-from vitrail.core.keys import Fold, Keys, Row
+from vitrail.core.keys import AS_CONV, Fold, Keys, Row
 from vitrail.nn import AvgPool, Chain, Conv, Features, MaxPool, grid_of, pyramid
 
 PAPER = Paper(title="LambdaNetworks: Modeling Long-Range Interactions Without Attention", arxiv="2102.08602",
@@ -124,8 +124,7 @@ def _layer(there: str, here: str) -> tuple[dict[str, str], list[Row]]:
     """The names that timm's local layer has below `there`."""
     return ({there + "norm_q.*": here + "norm_q.*", there + "norm_v.*": here + "norm_v.*",
              there + "conv_lambda.bias": here + "conv.bias"},
-            [Row((there + "qkv.weight",), here + "qkv.weight",
-                 Fold(lambda w: w[:, :, 0, 0], lambda w: w[:, :, None, None])),
+            [Row((there + "qkv.weight",), here + "qkv.weight", AS_CONV),
              Row((there + "conv_lambda.weight",), here + "conv.weight",
                  Fold(lambda w: w[..., 0], lambda w: w[..., None]))])
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitrail.attention.local_relation import LocalRelation
 from vitrail.backbones.resnet import Bottleneck, linear_readout, stage_keys, stages
 from vitrail.core.card import Figures, Paper, Variant, variant
-from vitrail.core.keys import Fold, Keys, Row
+from vitrail.core.keys import AS_CONV, Keys, Row
 from vitrail.nn import BatchNorm, Chain, Conv, Features, MaxPool, init, pyramid
 
 PAPER = Paper(title="Local Relation Networks for Image Recognition", arxiv="1904.11491", authors="Hu et al.",
@@ -61,7 +61,8 @@ class LRNet(nn.Module):
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32. inner: the channels within the first
     stage's bottlenecks, which double with each stage. A relation costs less than the convolution that it replaces, so
     bottlenecks are wider within than ResNet's: 100 gives the reported parameters of LR-Net-50. The paper's parts that
-    stay open are those of `LocalRelation`, and whether a norm stands between the stem's two layers: here, none.
+    stay open are those of `LocalRelation`. Not confirmed by any source that we could read: the stem's form (here no
+    norm stands between its two layers), that width, and the depths.
     """
 
     def __init__(self, *, dim: int = 64, inner: int = 100, depths: tuple[int, ...] = (3, 4, 6, 3), window: int = 7,
@@ -103,10 +104,9 @@ lrnet_101 = _size(40_787_663, 7.779, (3, 4, 23, 3))
 
 def _mixer(there: str, here: str) -> tuple[dict[str, str], list[Row]]:
     """A relation whose linear layers are 1 x 1 convolutions there."""
-    matrix = Fold(lambda w: w[:, :, 0, 0], lambda w: w[:, :, None, None])
     return ({f"{there}prior.*": f"{here}prior.*", f"{there}qk.bias": f"{here}qk.bias",
              f"{there}out.bias": f"{here}out.bias"},
-            [Row((f"{there}{part}.weight",), f"{here}{part}.weight", matrix) for part in ("qk", "out")])
+            [Row((f"{there}{part}.weight",), f"{here}{part}.weight", AS_CONV) for part in ("qk", "out")])
 
 
 def torchvision(settings: Mapping[str, Any]) -> Keys:

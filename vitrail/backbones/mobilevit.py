@@ -14,35 +14,18 @@ from vitrail.backbones.mobilenet_v2 import InvertedResidual
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Attend, Block, Chain, Conv, DropPath, DroppedMean, Features, Merge, Mlp, Readout, Residual,
-                        Split, Stack, Strided, conv_norm, each_stage, init, pyramid, ramp)
+from vitrail.nn import (Block, Chain, Conv, DropPath, DroppedMean, Features, GroupedAttention, Mlp, Readout, Residual,
+                        Stack, Strided, conv_norm, each_stage, init, pyramid, ramp)
 
 PAPER = Paper(title="MobileViT: Light-weight, General-purpose, and Mobile-friendly Vision Transformer",
               arxiv="2110.02178", authors="Mehta & Rastegari", year=2022, venue="ICLR", code="apple/ml-cvnets",
               license="Apple", builds_on=("backbones.mobilenet_v2",))
 
 
-class PatchAttention(nn.Module):
-    """Self-attention between the pixels at one place of all window x window patches (equation 1), for each place by
-    itself: (B, H, W, C) -> same. Nothing tells where a patch stands. Raises ModelError where the heads do not divide
-    dim."""
-
-    def __init__(self, dim: int, heads: int, window: int):
-        super().__init__()
-        if heads < 1 or dim % heads:
-            raise ModelError(f"{heads} heads do not divide a width of {dim}")
-        self.groups = Strided(stride=window)
-        self.qkv, self.attend, self.out = Split(dim, heads, 3), Attend(), Merge(dim)
-
-    def forward(self, x: Tensor) -> Tensor:                                             # (B, H, W, C)
-        H, W = x.shape[1:3]
-        q, k, v = self.qkv(self.groups.split(x))                                        # (B, G, h, n, D)
-        return self.groups.merge(self.out(self.attend(q, k, v)), H, W)
-
-
 class MobileViTBlock(nn.Module):
     """Convolutions, transformer blocks at another width, and what joins them with the input (figure 1b):
-    (B, H, W, dim) -> same.
+    (B, H, W, dim) -> same. In a block, the pixels at one place of all window x window patches attend to each other
+    (equation 1); nothing tells where a patch stands.
 
     A map that the patches do not divide is resized for the transformer to the next one that they do, and back.
     """
@@ -100,7 +83,7 @@ class MobileViT(nn.Module):
 
             def branch(fn: nn.Module) -> Residual:
                 return Residual(fn, nn.LayerNorm(width), drop=Chain(nn.Dropout(dropout), DropPath(drop)))
-            return Block(mix=branch(PatchAttention(width, heads, window)),
+            return Block(mix=branch(GroupedAttention(width, heads, Strided(stride=window))),
                          mlp=branch(Mlp(width, int(width * mlp_ratio), nn.SiLU)))
 
         def stage(i: int) -> nn.Module:

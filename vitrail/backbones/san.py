@@ -5,34 +5,24 @@ Zhao et al., CVPR 2020, arXiv:2004.13621.
 from collections.abc import Mapping
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.attention.vector import VectorPairwise, VectorPatchwise
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.errors import ModelError
-from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, Readout, Residual, Stack, conv_norm, mean_map,
-                        pyramid, ramp)
+from vitrail.core.keys import AS_CONV, Keys, Row
+from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, MaxPool, Readout, Residual, Stack, conv_norm,
+                        mean_map, pyramid, ramp)
 
 PAPER = Paper(title="Exploring Self-attention for Image Recognition", arxiv="2004.13621", authors="Zhao et al.",
               year=2020, venue="CVPR", code="hszhao/SAN", license="MIT", builds_on=("attention.vector",))
 
 
-class Halving(nn.Module):
-    """The maximum over squares of 2 x 2 places: (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, C).
+class SAN(nn.Module):
+    """A stage (table 1) halves the map by maxima, widens it place by place, and lets its blocks, born as plain as torch
+    makes them, attend: norm, ReLU, vector attention (figure 2), added to the input.
 
     The published code drops the last row of an odd map; here it stands alone, so that no place is lost.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(x.permute(0, 3, 1, 2), 2, ceil_mode=True).permute(0, 2, 3, 1)
-
-
-class SAN(nn.Module):
-    """A stage (table 1) halves the map, widens it place by place, and lets its blocks, born as plain as torch makes
-    them, attend: norm, ReLU, vector attention (figure 2), added to the input.
-
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 2, 4, 8, 16, 32, C = dim · (1, 4, 8, 16, 32).
     pairwise: weights from pairs of places, or from whole patches. window: a stage's footprint. share: how many
     channels of a quarter of a stage's width share one weight.
@@ -54,7 +44,7 @@ class SAN(nn.Module):
         drops = iter(ramp(drop_path, sum(depths)))
 
         def stage(i: int, before: int, width: int) -> Chain:
-            return Chain(down=Halving(), conv=Conv(before, width, 1, bias=False), blocks=Stack(
+            return Chain(down=MaxPool(2, 2), conv=Conv(before, width, 1, bias=False), blocks=Stack(
                 Residual(mixer(width, width // 4 // share, window=window[i]),
                          Chain(norm=BatchNorm(width), act=nn.ReLU()), drop=DropPath(next(drops)))
                 for _ in range(depths[i])), norm=BatchNorm(width), act=nn.ReLU())
@@ -111,7 +101,7 @@ _TABLE = {
 # trained from within a wrapper; the bias of the places cancels in their differences
 PAIRWISE = Keys(_TABLE, drop=(_THERE + "sam.conv_p.bias",), rows=[
     Row((_THERE + "sam.conv_p.weight",), _HERE + "fn.place.weight",
-        Fold(lambda conv: conv[:, :, 0, 0], lambda linear: linear[:, :, None, None]))])
+        AS_CONV)])
 PATCHWISE = Keys(_TABLE)
 
 

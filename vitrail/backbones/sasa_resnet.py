@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitrail.attention.stand_alone import StandAlone
 from vitrail.backbones.resnet import Bottleneck, Stem, linear_readout, stage_keys, stages
 from vitrail.core.card import Figures, Paper, Variant, variant
-from vitrail.core.keys import Fold, Keys, Row
+from vitrail.core.keys import AS_CONV, Keys, Row
 from vitrail.nn import Attend, AvgPool, BatchNorm, Chain, Features, MaxPool, Windows, init, pyramid
 
 PAPER = Paper(title="Stand-Alone Self-Attention in Vision Models", arxiv="1906.05909", authors="Ramachandran et al.",
@@ -112,8 +112,7 @@ def torchvision(settings: Mapping[str, Any]) -> Keys:
     rows: list[Row] = []
     for i in range(len(settings["depths"])):
         there, here = f"layer{i + 1}.{{}}.conv2.0.", f"backbone.stages.{i}.{{}}.conv2.mixer."
-        rows.append(Row((there + "qkv.weight",), here + "qkv.proj.weight",
-                        Fold(lambda w: w[:, :, 0, 0], lambda w: w[:, :, None, None])))
+        rows.append(Row((there + "qkv.weight",), here + "qkv.proj.weight", AS_CONV))
         table |= {there + "rows": here + "rows", there + "columns": here + "columns", **stage_keys(i)}
     return Keys(table, rows=rows)
 

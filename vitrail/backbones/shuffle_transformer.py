@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitrail.core.card import Figures, Paper, Variant, variant
-from vitrail.core.keys import Fold, Keys, Row
+from vitrail.core.keys import AS_CONV, Keys, Row
 from vitrail.nn import (Attend, BatchNorm, Chain, Conv, DropPath, Features, Merge, Mlp, Readout, RelativeBias, Residual,
                         Split, Stack, Strided, Windows, init, mean_map, pyramid, ramp)
 from vitrail.ops.windows import pad_to
@@ -122,8 +122,6 @@ shuffle_t = _size(28_532_482, 4.673, 4.6, 82.4)
 shuffle_s = _size(50_076_178, 8.967, 8.9, 83.6, depths=(2, 2, 18, 2))
 shuffle_b = _size(88_398_560, 15.742, 15.6, 84.0, dim=128, heads=(4, 8, 16, 32), depths=(2, 2, 18, 2))
 
-AS_LINEAR = Fold(lambda kernel: kernel[:, :, 0, 0], lambda weight: weight[:, :, None, None])    # a 1 x 1 convolution
-
 
 def official(settings: Mapping[str, Any]) -> Keys:
     """The authors' names: stages from 1, blocks in pairs, and 1 x 1 convolutions for all that is linear."""
@@ -137,7 +135,7 @@ def official(settings: Mapping[str, Any]) -> Keys:
                   f"stage{i + 1}.patch_partition.reduction.*": f"backbone.stages.{i}.down.reduce.*"}
         for j in range(depth):
             there, here = f"stage{i + 1}.layers.{j // 2}.{j % 2}.", f"backbone.stages.{i}.blocks.{j}."
-            rows += [Row((f"{there}{theirs}.weight",), f"{here}{ours}.weight", AS_LINEAR)
+            rows += [Row((f"{there}{theirs}.weight",), f"{here}{ours}.weight", AS_CONV)
                      for theirs, ours in (("attn.to_qkv", "mix.fn.qkv.proj"), ("attn.proj", "mix.fn.out.proj"),
                                           ("mlp.fc1", "mlp.fn.fc1"), ("mlp.fc2", "mlp.fn.fc2"))]
             table |= {

@@ -9,29 +9,13 @@ from torch import Tensor, nn
 from vitrail.backbones.pvt import spatial_reduction, sra_block
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import (Attend, Chain, Features, LayerNorm, MapPatches, Merge, Readout, Split, Stack, Windows,
-                        each_stage, init, mean_map, pyramid, ramp, transformer_block)
+from vitrail.nn import (Chain, Features, GroupedAttention, LayerNorm, MapPatches, Readout, Stack, Windows, each_stage,
+                        init, mean_map, pyramid, ramp, transformer_block)
 from vitrail.positions.conditional import ConditionalPosition
 
 PAPER = Paper(title="Twins: Revisiting the Design of Spatial Attention in Vision Transformers", arxiv="2104.13840",
               authors="Chu et al.", year=2021, venue="NeurIPS", code="Meituan-AutoML/Twins", license="Apache-2.0",
               builds_on=("backbones.pvt", "positions.conditional"))
-
-
-class LocallyGrouped(nn.Module):
-    """LSA: multi-head self-attention inside windows that never move, (B, H, W, C) -> same.
-
-    Zeros that fill up the last windows are attended like tokens, as in the release.
-    """
-
-    def __init__(self, dim: int, heads: int, groups: Windows):
-        super().__init__()
-        self.groups = groups
-        self.qkv, self.attend, self.out = Split(dim, heads, 3), Attend(), Merge(dim)
-
-    def forward(self, x: Tensor) -> Tensor:                             # (B, H, W, C)
-        q, k, v = self.qkv(self.groups.split(x))                        # (B, G, h, n, D)
-        return self.groups.merge(self.out(self.attend(q, k, v)), x.shape[1], x.shape[2])
 
 
 class Positioned(nn.Module):
@@ -50,7 +34,8 @@ class Twins(nn.Module):
     """Stages of patches and blocks; positions come once a stage, behind its first block.
 
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = patch, 2 patch, 4 patch, ...; the last one normed.
-    window: a side of the windows in which every other block attends, from the first on (SVT); 0 for none (PCPVT). The
+    window: a side of the windows, which never move, in which every other block attends, from the first on (LSA, SVT);
+    0 for none (PCPVT). The
     others reduce their keys to squares of reductions[i] places a side. Raises ModelError where the settings of the
     stages do not go together.
     """
@@ -65,7 +50,7 @@ class Twins(nn.Module):
         drops = iter(ramp(drop_path, sum(depths)))
 
         def block(i: int, j: int) -> nn.Module:
-            mixer = (LocallyGrouped(dims[i], heads[i], Windows(window)) if window and j % 2 == 0
+            mixer = (GroupedAttention(dims[i], heads[i], Windows(window)) if window and j % 2 == 0
                      else spatial_reduction(dims[i], heads[i], reductions[i]))
             made = transformer_block(mixer, dims[i], mlp_ratios[i], next(drops))
             return made if j else Positioned(made, dims[i])

@@ -22,6 +22,10 @@ class Fold:
     theirs: Callable[[Tensor], Tensor | Sequence[Tensor]]   # our tensor -> their tensor(s)
 
 
+# a matrix here that is a 1 x 1 convolution there
+AS_CONV = Fold(lambda conv: conv[:, :, 0, 0], lambda matrix: matrix[:, :, None, None])
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a table: the keys there (several where they store pieces), the key here, and the fold."""

@@ -1,5 +1,5 @@
 """The shared words. A class here never grows a flag for one paper."""
-from vitrail.nn.attention import Attend, Merge, SelfAttention, Shown, Softmax, Split, Visible
+from vitrail.nn.attention import Attend, GroupedAttention, Merge, SelfAttention, Shown, Softmax, Split, Visible
 from vitrail.nn.blocks import (Block, Chain, DropPath, Gelu, LayerNorm, Mlp, Residual, Scale, Stack, ramp, share,
                                transformer_block)
 from vitrail.nn.convolutions import SqueezeExcite, conv_norm, round_width
@@ -13,10 +13,10 @@ from vitrail.nn.reduced import Reduced, ReducedAttention, Shrink, squares
 
 __all__ = [
     "Attend", "AttentionPool", "AvgPool", "BatchNorm", "Block", "Chain", "Channels", "Conv", "CrossAttention",
-    "DropPath", "DroppedMean", "Elsewhere", "Features", "Gelu", "KeyValues", "LayerNorm", "MapPatches",
-    "MaskedAttention", "MaxPool", "Merge", "Mlp", "OffsetBias", "Patches", "PositionTable", "PostResidual", "Prefix",
-    "Readout", "Reduced", "ReducedAttention", "RelativeBias", "Residual", "Scale", "SelfAttention", "Shown", "Shrink",
-    "Softmax", "Split", "SqueezeExcite", "Stack", "Strided", "Visible", "Windows", "Within", "causal", "class_token",
-    "conv_norm", "each_stage", "fit_table", "from_tokens", "grid_of", "mean_finest", "mean_map", "pad_image",
-    "padding", "pyramid", "ramp", "round_width", "share", "squares", "transformer_block",
+    "DropPath", "DroppedMean", "Elsewhere", "Features", "Gelu", "GroupedAttention", "KeyValues", "LayerNorm",
+    "MapPatches", "MaskedAttention", "MaxPool", "Merge", "Mlp", "OffsetBias", "Patches", "PositionTable",
+    "PostResidual", "Prefix", "Readout", "Reduced", "ReducedAttention", "RelativeBias", "Residual", "Scale",
+    "SelfAttention", "Shown", "Shrink", "Softmax", "Split", "SqueezeExcite", "Stack", "Strided", "Visible", "Windows",
+    "Within", "causal", "class_token", "conv_norm", "each_stage", "fit_table", "from_tokens", "grid_of", "mean_finest",
+    "mean_map", "pad_image", "padding", "pyramid", "ramp", "round_width", "share", "squares", "transformer_block",
 ]

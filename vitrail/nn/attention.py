@@ -1,4 +1,6 @@
 """The parts of attention: projections in, the product, the place where weights are seen, projection out."""
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -96,6 +98,31 @@ class Merge(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x.transpose(-2, -3).flatten(-2))
+
+
+class Groups(Protocol):
+    """A partition of a map's tokens: `split` (B, H, W, C) -> (B, G, n, C), and `merge` back to (B, H, W, C)."""
+
+    def split(self, x: Tensor) -> Tensor: ...
+
+    def merge(self, x: Tensor, H: int, W: int) -> Tensor: ...
+
+
+class GroupedAttention(nn.Module):
+    """Multi-head self-attention inside each group of a map's tokens, by itself: (B, H, W, C) -> same.
+
+    Zeros that fill up the last groups are attended like tokens. Raises ValueError where the heads do not divide dim.
+    """
+
+    def __init__(self, dim: int, heads: int, groups: Groups):
+        super().__init__()
+        self.groups = groups
+        self.qkv, self.attend, self.out = Split(dim, heads, 3), Attend(), Merge(dim)
+
+    def forward(self, x: Tensor) -> Tensor:             # (B, H, W, C)
+        H, W = x.shape[1:3]
+        q, k, v = self.qkv(self.groups.split(x))        # (B, G, h, n, D)
+        return self.groups.merge(self.out(self.attend(q, k, v)), H, W)
 
 
 class SelfAttention(nn.Module):

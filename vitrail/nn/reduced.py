@@ -47,15 +47,15 @@ class Shrink(nn.Module):
     """A convolution makes one cell of each square of size x size places: (B, H, W, C) -> (B, ⌊H/s⌋, ⌊W/s⌋, C).
 
     What is left at the edges is not seen, as in all published code. A side shorter than one square is filled up with
-    zeros. norm: comes after the convolution. depthwise: each channel by itself. Raises ModelError for a size below 1.
+    zeros. norm: comes after the convolution. groups: the convolution's. Raises ModelError for a size below 1.
     """
 
-    def __init__(self, dim: int, size: int, norm: nn.Module, *, depthwise: bool = False):
+    def __init__(self, dim: int, size: int, norm: nn.Module, *, groups: int = 1):
         super().__init__()
         if size < 1:
             raise ModelError(f"squares of {size} x {size} places hold nothing: a map is reduced by 1, 2, 3, ...")
         self.size, self.norm = size, norm
-        self.conv = Conv(dim, dim, size, size, groups=dim if depthwise else 1)
+        self.conv = Conv(dim, dim, size, size, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[1:3]
@@ -74,12 +74,12 @@ class ReducedAttention(nn.Module):
     the heads do not divide dim.
     """
 
-    def __init__(self, dim: int, heads: int, reduce: nn.Module, groups: Reduced | None, *, qkv_bias: bool = True):
+    def __init__(self, dim: int, heads: int, reduce: nn.Module, groups: Reduced | None):
         super().__init__()
         if heads < 1 or dim % heads:
             raise ModelError(f"{heads} heads do not divide a width of {dim}")
         self.heads, self.groups, self.reduce = heads, groups, reduce
-        self.q, self.kv = nn.Linear(dim, dim, bias=qkv_bias), nn.Linear(dim, 2 * dim, bias=qkv_bias)
+        self.q, self.kv = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
         self.attend, self.out = Attend(), Merge(dim)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:                 # (B, H, W, C)

@@ -2,9 +2,7 @@
 import torch
 from torch import nn
 
-from vitrail.nn import PositionTable, Prefix, RelativeBias, Stack
-
-_NO_DECAY = (PositionTable, Prefix, RelativeBias)
+from vitrail.nn import Prefix, Stack
 
 
 def optimizer(model: nn.Module, *, lr: float, weight_decay: float, betas: tuple[float, float],
@@ -52,5 +50,7 @@ def depths(model: nn.Module) -> dict[str, int]:
 
 def _undecayed(model: nn.Module) -> set[str]:
     """Parameters without weight decay."""
-    tables = {id(p) for m in model.modules() if isinstance(m, _NO_DECAY) for p in m.parameters(recurse=False)}
-    return {name for name, p in model.named_parameters() if p.ndim <= 1 or id(p) in tables}
+    prefixes = {id(m.tokens) for m in model.modules() if isinstance(m, Prefix)}
+    # every word of positions, over places or over offsets, calls what it learned its table
+    return {name for name, p in model.named_parameters()
+            if p.ndim <= 1 or id(p) in prefixes or name.rpartition(".")[2] == "table"}
