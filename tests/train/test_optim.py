@@ -81,7 +81,7 @@ def test_no_table_of_positions_decays(name: str, changes: dict[str, Any]) -> Non
     model = vitrail.create_model(name, classes=3, **changes)
     adam = optimizer(model, lr=1.0, weight_decay=0.3, betas=(0.9, 0.99))
     decays = {id(p): g["weight_decay"] for g in adam.param_groups for p in g["params"]}
-    tables = [p for n, p in model.named_parameters() if n.endswith(".table") or n.endswith("prefix.tokens")]
+    tables = [p for n, p in model.named_parameters() if n.endswith((".table", "prefix.tokens"))]
     assert tables and all(decays[id(p)] == 0 for p in tables)
     assert any(decays[id(p)] == 0.3 for p in model.parameters())
 

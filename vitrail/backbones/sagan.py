@@ -101,7 +101,8 @@ class Discriminator(nn.Module):
 
 
 sagan_discriminator = variant(Discriminator, Figures(params=39_463_593, gflops=4.749, image=128))
-sagan_discriminator_feat64 = variant(Discriminator, Figures(params=39_448_233, gflops=4.984, image=128), attention_stage=0)
+sagan_discriminator_feat64 = variant(Discriminator, Figures(params=39_448_233, gflops=4.984, image=128),
+                                     attention_stage=0)
 
 
 def official(settings: Mapping[str, Any]) -> Keys:
