@@ -64,7 +64,7 @@ def main() -> int:
     head = ["# Noise parity, measured", "",
             f"`python tools/proof.py`, torch {torch.__version__} on {platform.machine()}: the largest difference of "
             f"any logit over the deviation of the reference's. The tests' tolerance is {TOLERANCE:g}; the worst case "
-            f"here is {most:.1e}. Of RegionViT, in whose answers noise leaves little of an image, what the images change "
+            f"here is {most:.1e}. Of RegionViT, in whose answers noise leaves little of an image, what images change "
             "is compared, in double precision.", "",
             "| paper | systems | parameters | cases | largest difference |", "|---|---|---|---|---|",
             *(_paper(module, rows, found) for module, found in papers.items()), "",
