@@ -108,6 +108,13 @@ def test_settings_that_contradict_themselves_cannot_be_made(changes: dict[str, A
         ClassifySettings(**{**TINY, "out": "x", **changes})
 
 
+@pytest.mark.parametrize("text, value", [
+    ("depths=2,2,6,2", [2, 2, 6, 2]), ("depths=[2,2]", [2, 2]), ("depth=6", 6), ("mlp_ratios=3.5,4", [3.5, 4]),
+    ("name=a,b", "a,b"), ('name="2,2"', "2,2")])
+def test_numbers_with_commas_are_a_list(text: str, value: object) -> None:
+    assert list(ClassifySettings(**{**TINY, "out": "x", "change": (text,)}).changes().values()) == [value]
+
+
 def test_named_images_are_held_out(photos: Path, tmp_path: Path) -> None:
     held = draw(tmp_path / "held", names=NAMES[:2], count=3, seed=1)
     sides = classify.open_sides(tiny(photos, tmp_path / "run", held_out=str(held)))

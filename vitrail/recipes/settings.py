@@ -1,4 +1,5 @@
 """What `vitrail train` is told for classification. Imports no torch."""
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -65,5 +66,6 @@ def changes_of(texts: tuple[str, ...]) -> dict[str, Any]:
             raise SettingsError(f"the setting 'change' holds {text!r}, and takes name=value, such as depth=6")
         if name in out:
             raise SettingsError(f"the setting 'change' names {name!r} twice")
-        out[name] = toml.value(value)
+        # 2,2 is meant as a list: the text "2,2" would be three stages, of which one is a comma
+        out[name] = toml.value(f"[{value}]" if re.fullmatch(r"[\d.eE+-]+(,[\d.eE+-]+)+", value) else value)
     return out
