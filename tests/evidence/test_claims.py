@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 EXACT = {"permutation", "sine_shift", "conv_is_attention", "translation", "criss_cross_reach", "linear_forms", "masked",
          "relevance_sum", "point_invariance", "matcher"}
 COST = {"cost_exponents", "ccnet_memory", "deformable_cost", "lambda_cost", "cheap_nets", "bert_size"}
-LEARNING = {"needs_data", "convit_sample_efficiency"}
+LEARNING = {"needs_data", "convit_sample_efficiency", "distillation", "early_convolutions", "pre_ln",
+            "deit_depth_reattention", "san_parameters", "aaconv", "conv_then_attention", "adversarial"}
 
 
 def test_every_claim_of_the_field_is_there() -> None:

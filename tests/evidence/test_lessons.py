@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from vitrail.evidence import learn_data
-from vitrail.evidence.lessons import Budget, ask, paired, rate, score, shifted, teach
+from vitrail.evidence.lessons import Budget, ask, measure, paired, rate, score, shifted, teach
 from vitrail.evidence.pictures import HELD_OUT, TEXTURES, Pictures, digits, textures
 
 
@@ -64,11 +64,14 @@ def test_the_rate_warms_up_and_goes_down() -> None:
     assert rates[-1] < 0.01 and rates[11:] == sorted(rates[11:], reverse=True)
 
 
-def test_a_shift_moves_a_batch_by_an_eighth_at_most() -> None:
-    images = torch.arange(16.0).view(1, 1, 1, 16).expand(2, 3, 16, 16)
-    for seed in range(20):
-        columns = shifted(images, torch.Generator().manual_seed(seed))[0, 0, 0]
-        assert (columns - torch.arange(16.0)).abs().max() <= 2
+def test_a_shift_moves_each_image_by_a_24th_at_most() -> None:
+    rows, columns = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
+    images = torch.stack([rows, columns, rows + 100 * columns])[None].expand(64, -1, -1, -1)
+    moved = shifted(images, torch.Generator().manual_seed(0))
+    down, right = (moved[:, axis, 24, 24] - 24 for axis in (0, 1))
+    assert {int(d) for d in down} == {int(r) for r in right} == {-2, -1, 0, 1, 2}, "each image goes its own way"
+    y, x = (rows + down[:, None, None]).clamp(0, 47), (columns + right[:, None, None]).clamp(0, 47)
+    assert torch.equal(moved, torch.stack([y, x, y + 100 * x], 1))
 
 
 def _six(n: int) -> int:
@@ -88,3 +91,15 @@ def test_a_lead_that_does_not_shrink_is_no_proof() -> None:
     assert not learn_data.gaps(steady, "a", "b")[0] and learn_data.gaps(closing, "a", "b")[0]
     assert not learn_data.gaps(closing, "b", "a")[0]
     assert paired([0.5, 0.6], [0.4, 0.5]).value == pytest.approx(0.1)
+
+
+def test_a_smoke_run_measures_every_arm_of_every_seed() -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    def arm(pictures: Pictures, seed: int) -> dict[str, float]:
+        seen.append((pictures.name, len(pictures.labels), seed))
+        return {"seed": float(seed), "digits": float(pictures.name == "digits")}
+    found = measure({"one": arm, "other": arm}, {"digits": 200, "textures": 50}, smoke=True)
+    assert found == {name: {"seed": [0.0, 1.0], "digits": [0.5, 0.5]} for name in ("one", "other")}
+    assert seen == [(name, min(count, 100), seed) for _ in range(2) for seed in range(2)
+                    for name, count in (("digits", 200), ("textures", 50))]

@@ -1,48 +1,33 @@
 """What little data does to networks with and without a bias for images."""
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 
 from vitrail.evidence.claim import Outcome
-from vitrail.evidence.lessons import SEEDS, Budget, ask, paired, plain, points, score, teach
-from vitrail.evidence.pictures import digits, textures
-from vitrail.models import create_model
-from vitrail.report.style import EMBER, GLASS, make_axes
-from vitrail.tasks.classification.intervals import student_t
+from vitrail.evidence.lesson_plots import lines
+from vitrail.evidence.lessons import SIZE, Budget, Make, learn, measure, named, paired, plain, points
+from vitrail.evidence.small_nets import resnet
 
-Net = tuple[str, dict[str, Any]]
-VIT: Net = ("deit_ti16", dict(image=24, patch=4, dim=48, depth=4, heads=4))
-CONVIT: Net = ("convit_ti", dict(image=24, patch=4, dim=48, depth=4, heads=4, local=3))
-CNN: Net = ("resnet18", dict(dim=12, depths=(1, 1, 1, 1)))
-SETS = {"digits": digits, "textures": textures}
+_SMALL: dict[str, Any] = dict(image=SIZE, patch=4, dim=64, depth=4, heads=4)
+VIT, CONVIT = named("deit_ti16", **_SMALL), named("convit_ti", **_SMALL, local=3)
+CNN = resnet(24)
 COUNTS = (100, 400, 1438)                   # of digits, and of textures
-BUDGET = Budget(steps=1000)
+BUDGET = Budget()
+
+Curves = Mapping[str, Mapping[float, list[float]]]
 
 
-def learnt(net: Net, pictures: str, count: int, seed: int, budget: Budget) -> float:
-    """The held-out share that a network tells right, taught with `count` images."""
-    found = SETS[pictures](24).few(count, seed)
-    torch.manual_seed(seed)
-    model = create_model(net[0], classes=found.classes, **net[1]).train()
-    return score(teach(model, found, budget, seed), found)
-
-
-def curves(nets: dict[str, Net], smoke: bool) -> dict[str, dict[int, list[float]]]:
+def curves(nets: Mapping[str, Make], smoke: bool) -> Curves:
     """For each network and count of images, the held-out share of each seed, the mean over both sets of pictures."""
-    seeds, counts = (2, COUNTS[:2]) if smoke else (SEEDS, COUNTS)
-    budget = Budget(steps=2) if smoke else BUDGET
-    keys = [(name, count, seed) for name in nets for count in counts for seed in range(seeds)]
-    shares = ask([partial(learnt, nets[name], pictures, count, seed, budget)
-                  for name, count, seed in keys for pictures in SETS], smoke=smoke)
-    found: dict[str, dict[int, list[float]]] = {name: {count: [] for count in counts} for name in nets}
-    for at, (name, count, _) in enumerate(keys):
-        found[name][count].append(sum(shares[len(SETS) * at:][:len(SETS)]) / len(SETS))
-    return found
+    counts = COUNTS[:2] if smoke else COUNTS
+    arms = {name: partial(learn, make, BUDGET.of(smoke)) for name, make in nets.items()}
+    by = {count: measure(arms, {"digits": count, "textures": count}, smoke=smoke) for count in counts}
+    return {name: {count: by[count][name]["top1"] for count in counts} for name in nets}
 
 
-def gaps(found: dict[str, dict[int, list[float]]], better: str, other: str) -> tuple[bool, str, dict[str, Any]]:
+def gaps(found: Curves, better: str, other: str) -> tuple[bool, str, dict[str, Any]]:
     """Whether `better` leads where images are fewest, and by more than where they are most; in words, and numbers."""
     counts = list(found[better])
     lead = {count: paired(found[better][count], found[other][count]) for count in counts}
@@ -56,17 +41,8 @@ def gaps(found: dict[str, dict[int, list[float]]], better: str, other: str) -> t
     return lead[few].low > 0 and closes.low > 0, told, numbers
 
 
-def drawn(found: dict[str, dict[int, list[float]]]) -> Figure:
-    figure, (axes,) = make_axes(5, 3)
-    for colour, (name, by) in zip((GLASS, EMBER), found.items(), strict=True):
-        means = [student_t(values) for values in by.values()]
-        axes.errorbar(list(by), [100 * m.value for m in means], yerr=[100 * (m.high - m.value) for m in means],
-                      color=colour, marker="o", capsize=3, label=name)
-    axes.set(xscale="log", xlabel="training images", ylabel="held-out top-1, %")
-    axes.set_xticks(list(next(iter(found.values()))), [str(c) for c in next(iter(found.values()))])
-    axes.minorticks_off()
-    axes.legend(frameon=False)
-    return figure
+def drawn(found: Curves) -> Figure:
+    return lines(found, x="training images", y="held-out top-1, %", log=True)
 
 
 def needs_data(smoke: bool) -> Outcome:

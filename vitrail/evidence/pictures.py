@@ -1,6 +1,7 @@
 """Real pictures for the claims about learning, in memory: handwritten digits, and textures cut from photographs."""
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -38,6 +39,10 @@ class Pictures:
             ranks[of] = torch.arange(len(of))
         chosen = torch.argsort(ranks[order], stable=True)[:count]
         return replace(self, images=self.images[order[chosen]], labels=self.labels[order[chosen]])
+
+    def to(self, device: torch.device) -> "Pictures":
+        return Pictures(self.name, *(t.to(device) for t in (self.images, self.labels, self.held_out,
+                                                            self.held_labels)))
 
 
 def digits(size: int) -> Pictures:
@@ -80,3 +85,12 @@ def _photographs() -> Iterator[np.ndarray]:
         grey = np.asarray(photo, dtype=np.float64) / 255
         grey = grey if grey.ndim == 2 else grey @ np.array([0.299, 0.587, 0.114])
         yield grey[::2, ::2] if min(grey.shape) >= 400 else grey
+
+
+SETS: dict[str, Callable[[int], Pictures]] = {"digits": digits, "textures": textures}
+
+
+@cache
+def pictures(name: str, size: int) -> Pictures:
+    """One of the sets, size x size pixels, made once a process."""
+    return SETS[name](size)

@@ -40,11 +40,19 @@ def publish(claim: Claim, folder: Path, *, overwrite: bool = False) -> tuple[Out
             "miniature": claim.miniature, "statistic": claim.statistic, "refuted_by": claim.refuted_by,
             "held": outcome.held, "finding": outcome.finding, "numbers": dict(outcome.numbers),
             "seconds": round(time.monotonic() - start, 1), "command": f"vitrail claims run {claim.id}",
-            "machine": machine(torch.device("cpu")), "plot": outcome.figure is not None}
+            "machine": machine(_where(claim)), "plot": outcome.figure is not None}
     if outcome.figure is not None:
         write_file(folder / f"{claim.id}.png", png(outcome.figure), overwrite=True)
     write_file(path, json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n", overwrite=True)
     return outcome, path
+
+
+def _where(claim: Claim) -> torch.device:
+    """Networks are taught on a GPU where there is one; everything else is measured on the processor."""
+    if claim.kind == "learning":
+        from vitrail.evidence.lessons import home
+        return home()
+    return torch.device("cpu")
 
 
 def report(folder: Path) -> Path:
