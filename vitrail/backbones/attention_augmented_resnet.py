@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.attention.attention_augmented import RelativeAttention2d
-from vitrail.backbones.resnet import Bottleneck, Stem, linear_readout, stage_keys, stages
+from vitrail.backbones.resnet import Bottleneck, ResNetBody, Stem, stage_keys
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.keys import AS_CONV, Keys, Row
-from vitrail.nn import AvgPool, Conv, Elsewhere, Features, grid_of, init, pyramid
+from vitrail.nn import AvgPool, Conv, Elsewhere, grid_of
 
 PAPER = Paper(title="Attention Augmented Convolutional Networks", arxiv="1904.09925", authors="Bello et al.", year=2019,
               venue="ICCV", builds_on=("attention.attention_augmented", "backbones.resnet"))
@@ -58,7 +58,7 @@ class AugmentedConv(nn.Module):
         return torch.cat([near, far], -1)                                               # (B, h, w, C)
 
 
-class AttentionAugmentedResNet(nn.Module):
+class AttentionAugmentedResNet(ResNetBody):
     """A ResNet with `AugmentedConv` in the bottlenecks of all stages but the first; in the second, whose maps are the
     largest with attention, it sees them halved.
 
@@ -68,26 +68,13 @@ class AttentionAugmentedResNet(nn.Module):
 
     def __init__(self, *, image: int | tuple[int, int] = 224, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3),
                  heads: int = 8, drop_path: float = 0.0):
-        super().__init__()
-        self.widths = tuple((dim << i) * Bottleneck.expansion for i in range(len(depths)))
-        self.strides = tuple(4 << i for i in range(len(depths)))
-        self.tokenize = Stem(dim)
-
         def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
             if not stage:
                 return Bottleneck(width, dim, stride, drop)
-            grid = grid_of(image, self.strides[stage] * (2 if stage == 1 else 1))
+            grid = grid_of(image, (4 << stage) * (2 if stage == 1 else 1))
             middle = AugmentedConv(dim, heads, grid=grid, stride=stride, halved=stage == 1)
             return Bottleneck(width, dim, stride, drop, middle=middle)
-        self.stages = stages(dim, depths, Bottleneck.expansion, drop_path, block)
-        init.kaiming_convs(self)
-
-    def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                                        # (B, h, w, C)
-        return Features(maps=pyramid(x, self.stages))
-
-    def readout(self, classes: int) -> nn.Module:
-        return linear_readout(self.widths[-1], classes)
+        super().__init__(Stem(dim), dim, depths, drop_path, block)
 
 
 def _size(params: int, gflops: float, reported: Mapping[str, float],

@@ -3,6 +3,7 @@
 Bao et al., ICLR 2022, arXiv:2106.08254. Positions are offsets, biases of each layer's scores, and nothing else.
 """
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -131,9 +132,8 @@ class BEiT(nn.Module):
 
     def readout(self, classes: int) -> nn.Module:
         """A linear layer, born a thousandth of its usual size, on the norm of the mean."""
-        head = Readout(self.widths[-1], classes, NormedMean(self.widths[-1]))
-        init.truncated_linears(head, std=0.02 * 0.001)
-        return head
+        return Readout(self.widths[-1], classes, NormedMean(self.widths[-1]),
+                       born=partial(init.truncated_linears, std=0.02 * 0.001))
 
 
 def _size(params: int, gflops: float, file: str, image: int, *releases: tuple[str, float | None],

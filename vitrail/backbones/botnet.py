@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vitrail.backbones.resnet import Bottleneck, Stem, linear_readout, stage_keys, stages
+from vitrail.backbones.resnet import Bottleneck, ResNetBody, Stem, stage_keys
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import AS_CONV, Keys, Row
-from vitrail.nn import Attend, AvgPool, Chain, Conv, Features, Split, SqueezeExcite, conv_norm, grid_of, init, pyramid
+from vitrail.nn import Attend, AvgPool, Chain, Conv, Split, SqueezeExcite, conv_norm, grid_of
 from vitrail.positions.relative_2d import RelativeLogits2d
 
 PAPER = Paper(title="Bottleneck Transformers for Visual Recognition", arxiv="2101.11605", authors="Srinivas et al.",
@@ -41,7 +41,7 @@ class BottleneckAttention(nn.Module):
         return y.transpose(1, 2).flatten(2).unflatten(1, grid)
 
 
-class BoTNet(nn.Module):
+class BoTNet(ResNetBody):
     """A ResNet with attention in its last stage (table 1), which `last_stride` halves the map or leaves it (S1).
 
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16 and 16 `last_stride`. The tables of offsets
@@ -50,14 +50,10 @@ class BoTNet(nn.Module):
 
     def __init__(self, *, image: int | tuple[int, int] = 224, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3),
                  heads: int = 4, last_stride: int = 1, squeeze: bool = False, drop_path: float = 0.0):
-        super().__init__()
         if last_stride not in (1, 2):
             raise ModelError(f"the last stage strides by 1 or 2, not by {last_stride}")
         last = len(depths) - 1
-        self.widths = tuple((dim << i) * Bottleneck.expansion for i in range(len(depths)))
-        self.strides = (*(4 << i for i in range(last)), (2 << last) * last_stride)
         act = nn.SiLU if squeeze else nn.ReLU
-        self.tokenize = Stem(dim, act=act())
 
         def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
             out = Bottleneck.expansion * dim
@@ -65,23 +61,16 @@ class BoTNet(nn.Module):
                 weigh = SqueezeExcite(out, out // 16, act=nn.ReLU(), gate=nn.Sigmoid()) if squeeze else None
                 return Bottleneck(width, dim, stride, drop, act=act(), squeeze=weigh)
             stride = min(stride, last_stride)
-            grid = grid_of(image, self.strides[-1] // stride)
+            grid = grid_of(image, (2 << last) * last_stride // stride)
             middle = Chain(attention=BottleneckAttention(dim, heads, grid=grid),
                            pool=AvgPool(2, 2) if stride == 2 else nn.Identity())
             past = nn.Identity() if width == out else conv_norm(width, out, 1, stride, act=act())
             return Bottleneck(width, dim, stride, drop, middle=middle, act=act(), past=past)
-        self.stages = stages(dim, depths, Bottleneck.expansion, drop_path, block)
-        init.kaiming_convs(self)
+        super().__init__(Stem(dim, act=act()), dim, depths, drop_path, block)
+        self.strides = (*self.strides[:-1], (2 << last) * last_stride)
         for part in self.stages[-1].modules():                      # the gist's part: by fan-in
             if isinstance(part, Conv):
                 nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-
-    def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                                        # (B, h, w, C)
-        return Features(maps=pyramid(x, self.stages))
-
-    def readout(self, classes: int) -> nn.Module:
-        return linear_readout(self.widths[-1], classes)
 
 
 def _size(params: int, gflops: float, reported: Mapping[str, float], *, image: int = 224,
@@ -117,7 +106,6 @@ TIMM = Keys({
     "bn1.*":   "backbone.tokenize.norm.*",
     **{theirs: ours for i in range(4) for theirs, ours in _stage(i).items()},
     "fc.*":    "head.linear.*",
-}, rows=[Row(("layer4.{}.conv2.qkv.weight",), "backbone.stages.3.{}.conv2.attention.qkv.proj.weight",
-             AS_CONV)])
+}, rows=[Row(("layer4.{}.conv2.qkv.weight",), "backbone.stages.3.{}.conv2.attention.qkv.proj.weight", AS_CONV)])
 
 KEYS = {"timm": lambda settings: TIMM}

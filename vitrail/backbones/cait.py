@@ -81,9 +81,7 @@ class CaiT(nn.Module):
         return from_tokens(self.norm(torch.cat([ask, x], 1)), grid, prefix=1)
 
     def readout(self, classes: int) -> nn.Module:
-        head = Readout(self.widths[-1], classes, class_token)
-        init.truncated_linears(head)
-        return head
+        return Readout(self.widths[-1], classes, class_token, born=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, name: str, image: int, top1: float | None = None,

@@ -84,9 +84,7 @@ class CAT(nn.Module):
 
     def readout(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        head = Readout(self.widths[-1], classes, mean_map)
-        init.truncated_linears(head)
-        return head
+        return Readout(self.widths[-1], classes, mean_map, born=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, reported: float, top1: float, **args: Any) -> Variant[CAT]:

@@ -57,9 +57,7 @@ class CPVT(nn.Module):
         return from_tokens(x, grid, prefix=self.tokens)
 
     def readout(self, classes: int) -> nn.Module:
-        head = Readout(self.widths[-1], classes, class_token if self.tokens else mean_map)
-        init.truncated_linears(head)
-        return head
+        return Readout(self.widths[-1], classes, class_token if self.tokens else mean_map, born=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, **args: Any) -> Variant[CPVT]:

@@ -11,9 +11,8 @@ from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import AS_CONV, Keys, Row
-from vitrail.nn import (Block, Conv, DropPath, Features, LayerNorm, Mlp, Patches, PositionTable, Prefix, Readout,
-                        Residual, SelfAttention, Stack, class_token, conv_norm, from_tokens, grid_of, init, pad_image,
-                        ramp)
+from vitrail.nn import (Block, Conv, DropPath, LayerNorm, Mlp, Patches, PositionTable, Prefix, Readout, Residual,
+                        SelfAttention, Stack, TokenBody, class_token, conv_norm, grid_of, init, pad_image, ramp)
 
 PAPER = Paper(title="DeepViT: Towards Deeper Vision Transformer", arxiv="2103.11886", authors="Zhou et al.", year=2021,
               code="zhoudaquan/dvit_repo", license="MIT", builds_on=("attention.re_attention", "backbones.vit"))
@@ -50,7 +49,7 @@ class Times(nn.Module):
         return x * self.factor
 
 
-class DeepViT(nn.Module):
+class DeepViT(TokenBody):
     """A ViT of `plain` blocks of self-attention and, after them, blocks of re-attention, `depth` together.
 
     scale:  r of a block x + f(LN(r x)) / r, as released; the paper has none.
@@ -85,16 +84,8 @@ class DeepViT(nn.Module):
         nn.init.trunc_normal_(self.prefix.tokens, std=0.02)
         nn.init.trunc_normal_(self.position.table, std=0.02)
 
-    def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                        # (B, h, w, C)
-        grid = x.shape[1:3]
-        x = self.position(self.prefix(x.flatten(1, 2)), grid)           # (B, N, C)
-        return from_tokens(self.norm(self.blocks(x)), grid, prefix=1)
-
     def readout(self, classes: int) -> nn.Module:
-        head = Readout(self.widths[-1], classes, class_token)
-        init.truncated_linears(head)
-        return head
+        return Readout(self.widths[-1], classes, class_token, born=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, top1: float, *, image: int = 224, **args: Any) -> Variant[DeepViT]:

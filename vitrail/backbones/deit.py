@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Features, LayerNorm, Patches, PositionTable, Prefix, Readout, SelfAttention, Stack, class_token,
-                        from_tokens, grid_of, init, ramp, transformer_block)
+from vitrail.nn import (Features, LayerNorm, Patches, PositionTable, Prefix, Readout, SelfAttention, Stack, TokenBody,
+                        class_token, grid_of, init, ramp, transformer_block)
 
 PAPER = Paper(title="Training data-efficient image transformers & distillation through attention", arxiv="2012.12877",
               authors="Touvron et al.", year=2021, venue="ICML", code="facebookresearch/deit", license="Apache-2.0",
@@ -39,7 +39,7 @@ class DistilledReadout(nn.Module):
         return (a + b) / 2
 
 
-class DeiT(nn.Module):
+class DeiT(TokenBody):
     """A ViT with `tokens` learned tokens: the class token alone, or with the distillation token after it.
 
     image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim) and the tokens, in that order.
@@ -57,12 +57,6 @@ class DeiT(nn.Module):
         init.truncated_linears(self)
         nn.init.trunc_normal_(self.prefix.tokens, std=0.02)
         nn.init.trunc_normal_(self.position.table, std=0.02)
-
-    def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                        # (B, h, w, C)
-        grid = x.shape[1:3]
-        x = self.position(self.prefix(x.flatten(1, 2)), grid)           # (B, N, C)
-        return from_tokens(self.norm(self.blocks(x)), grid, prefix=self.tokens)
 
     def readout(self, classes: int) -> nn.Module:
         dim = self.widths[-1]

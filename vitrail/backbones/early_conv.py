@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Chain, Conv, Features, LayerNorm, Mlp, Patches, PositionTable, Prefix, Readout, SelfAttention,
-                        Stack, class_token, conv_norm, from_tokens, grid_of, ramp, transformer_block)
+from vitrail.nn import (Chain, Conv, LayerNorm, Mlp, Patches, PositionTable, Prefix, Readout, SelfAttention, Stack,
+                        TokenBody, class_token, conv_norm, grid_of, init, ramp, transformer_block)
 
 PAPER = Paper(title="Early Convolutions Help Transformers See Better", arxiv="2106.14881", authors="Xiao et al.",
               year=2021, venue="NeurIPS", code="facebookresearch/pycls", license="MIT")
@@ -35,7 +35,7 @@ class ConvStem(nn.Module):
         return self.last(self.convs(image.permute(0, 2, 3, 1)))
 
 
-class EarlyConv(nn.Module):
+class EarlyConv(TokenBody):
     """Patches or, with `stem`, a ConvStem of these widths; a class token, learned positions, pre-norm blocks.
 
     image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim) and the class token.
@@ -77,18 +77,9 @@ class EarlyConv(nn.Module):
                     nn.init.zeros_(part.bias)
         nn.init.normal_(self.position.table, std=0.02)
 
-    def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                                # (B, h, w, C)
-        grid = x.shape[1:3]
-        x = self.position(self.prefix(x.flatten(1, 2)), grid)                   # (B, N, C)
-        return from_tokens(self.norm(self.blocks(x)), grid, prefix=1)
-
     def readout(self, classes: int) -> nn.Module:
         """A linear layer, born zero, on the class token."""
-        head = Readout(self.widths[-1], classes, class_token)
-        nn.init.zeros_(head.linear.weight)
-        nn.init.zeros_(head.linear.bias)
-        return head
+        return Readout(self.widths[-1], classes, class_token, born=init.zero_linears)
 
 
 def _size(params: int, gflops: float, reported: float = 0.0, **args: Any) -> Variant[EarlyConv]:

@@ -106,9 +106,7 @@ class HVT(nn.Module):
         return Features(maps=(x,), prefix=self.norm(row))
 
     def readout(self, classes: int) -> nn.Module:
-        head = Readout(self.widths[-1], classes, mean_prefix)
-        init.truncated_linears(head)
-        return head
+        return Readout(self.widths[-1], classes, mean_prefix, born=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, said: tuple[float, float], release: str, top1: float,

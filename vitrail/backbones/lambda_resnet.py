@@ -5,14 +5,14 @@ Bello, ICLR 2021, arXiv:2102.08602. No code was released; timm trained three net
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from vitrail.attention.lambda_layer import Lambda, LambdaGlobal, LambdaLocal
-from vitrail.backbones.resnet import Bottleneck, Stem, linear_readout, stage_keys, stages
+from vitrail.backbones.resnet import Bottleneck, ResNetBody, Stem, stage_keys
 from vitrail.backbones.resnet_rs import DeepStem
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import AS_CONV, Fold, Keys, Row
-from vitrail.nn import AvgPool, Chain, Conv, Features, MaxPool, grid_of, pyramid
+from vitrail.nn import AvgPool, Chain, Conv, MaxPool, grid_of
 
 PAPER = Paper(title="LambdaNetworks: Modeling Long-Range Interactions Without Attention", arxiv="2102.08602",
               authors="Bello", year=2021, venue="ICLR",
@@ -31,7 +31,7 @@ def _born(model: nn.Module) -> None:
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
 
-class LambdaResNet(nn.Module):
+class LambdaResNet(ResNetBody):
     """A ResNet with a lambda layer in each bottleneck (section 5.1): local ones, of `keys` channels, `heads` queries
     and a window of `window` x `window` places, followed by a mean over 3 x 3 where the block strides (appendix).
 
@@ -40,26 +40,13 @@ class LambdaResNet(nn.Module):
 
     def __init__(self, *, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3), heads: int = 4, keys: int = 16,
                  intra: int = 1, window: int = 23, drop_path: float = 0.0):
-        super().__init__()
-        self.widths = tuple((dim << i) * Bottleneck.expansion for i in range(len(depths)))
-        self.strides = tuple(4 << i for i in range(len(depths)))
-        self.tokenize = Stem(dim)
-
         def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
             mixer = LambdaLocal(dim, heads, window=window, keys=keys, intra=intra)
             return Bottleneck(width, dim, stride, drop, middle=_middle(mixer, 3, stride))
-        self.stages = stages(dim, depths, Bottleneck.expansion, drop_path, block)
-        _born(self)
-
-    def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                                        # (B, h, w, C)
-        return Features(maps=pyramid(x, self.stages))
-
-    def readout(self, classes: int) -> nn.Module:
-        return linear_readout(self.widths[-1], classes)
+        super().__init__(Stem(dim), dim, depths, drop_path, block, born=_born)
 
 
-class LambdaResNetT(nn.Module):
+class LambdaResNetT(ResNetBody):
     """timm's: a ResNet with a stem of rising widths, and lambda layers in the blocks that `lambdas` numbers, a tuple a
     stage, followed by a mean over 2 x 2 where the block strides.
 
@@ -70,31 +57,20 @@ class LambdaResNetT(nn.Module):
     def __init__(self, *, image: int | tuple[int, int] = 256, dim: int = 64, depths: tuple[int, ...] = (2, 2, 2, 2),
                  lambdas: tuple[tuple[int, ...], ...] = ((), (), (1,), (0, 1)), heads: int = 4, keys: int = 16,
                  window: int = 9, silu: bool = False, drop_path: float = 0.0):
-        super().__init__()
         if len(lambdas) != len(depths):
             raise ValueError(f"{len(lambdas)} tuples of lambda layers for {len(depths)} stages: each needs one")
-        self.widths = tuple((dim << i) * Bottleneck.expansion for i in range(len(depths)))
-        self.strides = tuple(4 << i for i in range(len(depths)))
         act = nn.SiLU if silu else nn.ReLU
-        self.tokenize = DeepStem((3 * dim // 8, dim // 2, dim), MaxPool(3, 2), act=act())
         chosen = iter([j in lambdas[i] for i, depth in enumerate(depths) for j in range(depth)])
 
         def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
             middle = None
             if next(chosen):
-                grid = grid_of(image, self.strides[stage] // stride)
+                grid = grid_of(image, (4 << stage) // stride)
                 middle = _middle(LambdaLocal(dim, heads, window=window, keys=keys) if window else
                                  LambdaGlobal(dim, heads, grid=grid, keys=keys), 2, stride)
             return Bottleneck(width, dim, stride, drop, middle=middle, act=act())
-        self.stages = stages(dim, depths, Bottleneck.expansion, drop_path, block)
-        _born(self)
-
-    def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                                        # (B, h, w, C)
-        return Features(maps=pyramid(x, self.stages))
-
-    def readout(self, classes: int) -> nn.Module:
-        return linear_readout(self.widths[-1], classes)
+        stem = DeepStem((3 * dim // 8, dim // 2, dim), MaxPool(3, 2), act=act())
+        super().__init__(stem, dim, depths, drop_path, block, born=_born)
 
 
 def _paper(params: int, gflops: float, depths: tuple[int, ...],

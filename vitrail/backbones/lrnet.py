@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitrail.attention.local_relation import LocalRelation
-from vitrail.backbones.resnet import Bottleneck, linear_readout, stage_keys, stages
+from vitrail.backbones.resnet import Bottleneck, ResNetBody, stage_keys
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.keys import AS_CONV, Keys, Row
-from vitrail.nn import BatchNorm, Chain, Conv, Features, MaxPool, init, pyramid
+from vitrail.nn import BatchNorm, Chain, Conv, MaxPool
 
 PAPER = Paper(title="Local Relation Networks for Image Recognition", arxiv="1904.11491", authors="Hu et al.",
               year=2019, venue="ICCV", code="microsoft/Swin-Transformer", license="MIT",
@@ -55,7 +55,7 @@ class RelationStem(nn.Module):
         return self.pool(self.act(self.norm(x)))
 
 
-class LRNet(nn.Module):
+class LRNet(ResNetBody):
     """A ResNet with `LocalRelation` in each bottleneck and in the stem.
 
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32. inner: the channels within the first
@@ -67,24 +67,11 @@ class LRNet(nn.Module):
 
     def __init__(self, *, dim: int = 64, inner: int = 100, depths: tuple[int, ...] = (3, 4, 6, 3), window: int = 7,
                  drop_path: float = 0.0):
-        super().__init__()
-        self.widths = tuple((dim << i) * Bottleneck.expansion for i in range(len(depths)))
-        self.strides = tuple(4 << i for i in range(len(depths)))
-        self.tokenize = RelationStem(dim, window)
-
         def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
             within = inner << stage
             return Bottleneck(width, within, stride, drop, middle=relation(within, window, stride),
                               out=dim * Bottleneck.expansion)
-        self.stages = stages(dim, depths, Bottleneck.expansion, drop_path, block)
-        init.kaiming_convs(self)
-
-    def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                                        # (B, h, w, C)
-        return Features(maps=pyramid(x, self.stages))
-
-    def readout(self, classes: int) -> nn.Module:
-        return linear_readout(self.widths[-1], classes)
+        super().__init__(RelationStem(dim, window), dim, depths, drop_path, block)
 
 
 def _size(params: int, gflops: float, depths: tuple[int, ...], reported: Mapping[str, float] | None = None,

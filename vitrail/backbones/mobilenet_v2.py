@@ -82,10 +82,7 @@ class MobileNetV2(nn.Module):
 
     def readout(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map, of whose channels some are dropped."""
-        head = Readout(self.widths[-1], classes, DroppedMean(self.dropout))
-        nn.init.normal_(head.linear.weight, std=0.01)
-        nn.init.zeros_(head.linear.bias)
-        return head
+        return Readout(self.widths[-1], classes, DroppedMean(self.dropout), born=init.normal_linears)
 
 
 def _timm(name: str, top1: float | None = None) -> Weights:

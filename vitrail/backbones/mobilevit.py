@@ -110,9 +110,7 @@ class MobileViT(nn.Module):
 
     def readout(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map, of whose channels a tenth is dropped."""
-        head = Readout(self.widths[-1], classes, DroppedMean(0.1))
-        init.truncated_linears(head)
-        return head
+        return Readout(self.widths[-1], classes, DroppedMean(0.1), born=init.truncated_linears)
 
 
 def _size(name: str, params: int, gflops: float, top1: float, reported: Mapping[str, float],

@@ -102,9 +102,7 @@ class PVT(nn.Module):
 
     def readout(self, classes: int) -> nn.Module:
         """A linear layer on the class token."""
-        head = Readout(self.widths[-1], classes, class_token)
-        init.truncated_linears(head)
-        return head
+        return Readout(self.widths[-1], classes, class_token, born=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, file: str, params_m: float, top1: float, **args: Any) -> Variant[PVT]:

@@ -190,9 +190,7 @@ class RegionViT(nn.Module):
         return Features(maps=tuple(maps), prefix=self.norm(regions.flatten(1, 2)))
 
     def readout(self, classes: int) -> nn.Module:
-        head = Readout(self.widths[-1], classes, mean_region)
-        init.truncated_linears(head)
-        return head
+        return Readout(self.widths[-1], classes, mean_region, born=init.truncated_linears)
 
 
 def mean_region(f: Features) -> Tensor:

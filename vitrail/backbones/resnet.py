@@ -104,33 +104,42 @@ def stages(dim: int, depths: Sequence[int], expansion: int, drop_path: float, bl
 
 def linear_readout(dim: int, classes: int) -> Readout:
     """A linear layer on the mean of the last map, of deviation 0.01 (Goyal et al., section 5.1)."""
-    head = Readout(dim, classes, mean_map)
-    nn.init.normal_(head.linear.weight, std=0.01)
-    nn.init.zeros_(head.linear.bias)
-    return head
+    return Readout(dim, classes, mean_map, born=init.normal_linears)
 
 
-class ResNet(nn.Module):
-    """A stem and four stages of residual blocks (table 1), each after the first at half the size and twice the width.
+class ResNetBody(nn.Module):
+    """What all ResNets are: a stem that leaves a quarter of an image's side, and stages, each after the first at half
+    the size and twice the width. A paper says what a block is.
 
-    image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32.
+    image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32. block: see `stages`. born: gives a
+    network its first weights.
     """
 
-    def __init__(self, *, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3), bottleneck: bool = True,
-                 drop_path: float = 0.0):
+    strides: tuple[int, ...]
+
+    def __init__(self, stem: nn.Module, dim: int, depths: Sequence[int], drop_path: float, block: Make, *,
+                 expansion: int = Bottleneck.expansion, born: Callable[[nn.Module], None] = init.kaiming_convs):
         super().__init__()
-        block: type[BasicBlock] | type[Bottleneck] = Bottleneck if bottleneck else BasicBlock
-        self.widths = tuple((dim << i) * block.expansion for i in range(len(depths)))
+        self.widths = tuple((dim << i) * expansion for i in range(len(depths)))
         self.strides = tuple(4 << i for i in range(len(depths)))
-        self.tokenize = Stem(dim)
-        self.stages = stages(dim, depths, block.expansion, drop_path, lambda stage, *args: block(*args))
-        init.kaiming_convs(self)
+        self.tokenize, self.stages = stem, stages(dim, depths, expansion, drop_path, block)
+        born(self)
 
     def forward(self, image: Tensor) -> Features:
         return Features(maps=pyramid(self.tokenize(image), self.stages))
 
     def readout(self, classes: int) -> nn.Module:
         return linear_readout(self.widths[-1], classes)
+
+
+class ResNet(ResNetBody):
+    """Four stages of residual blocks (table 1), of two convolutions each, or of three with a `bottleneck`."""
+
+    def __init__(self, *, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3), bottleneck: bool = True,
+                 drop_path: float = 0.0):
+        block: type[BasicBlock] | type[Bottleneck] = Bottleneck if bottleneck else BasicBlock
+        super().__init__(Stem(dim), dim, depths, drop_path, lambda stage, *args: block(*args),
+                         expansion=block.expansion)
 
 
 def _torchvision(depth: int, name: str, digest: str, top1: float) -> Weights:

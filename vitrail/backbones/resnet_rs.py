@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vitrail.backbones.resnet import Bottleneck, shortcut, stages
+from vitrail.backbones.resnet import Bottleneck, ResNetBody, shortcut
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import AvgPool, Chain, Conv, DroppedMean, Features, Readout, SqueezeExcite, conv_norm, init, pyramid
+from vitrail.nn import AvgPool, Chain, Conv, DroppedMean, Readout, SqueezeExcite, conv_norm, init
 
 PAPER = Paper(title="Revisiting ResNets: Improved Training and Scaling Strategies", arxiv="2103.07579",
               authors="Bello et al.", year=2021, venue="NeurIPS", code="tensorflow/tpu", license="Apache-2.0",
@@ -46,7 +46,13 @@ def squeeze_excite(dim: int) -> SqueezeExcite:
     return SqueezeExcite(dim, dim // 4, act=nn.ReLU(), gate=nn.Sigmoid())
 
 
-class ResNetRS(nn.Module):
+def _born(model: nn.Module) -> None:
+    for part in model.modules():
+        if isinstance(part, Conv):
+            init.lecun_conv(part)
+
+
+class ResNetRS(ResNetBody):
     """A deep stem and four stages of bottlenecks, each branch weighed by squeeze-and-excitation.
 
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32. `dropout` is the readout's. Stochastic
@@ -56,27 +62,15 @@ class ResNetRS(nn.Module):
 
     def __init__(self, *, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3), dropout: float = 0.25,
                  drop_path: float = 0.0):
-        super().__init__()
-        self.widths = tuple((dim << i) * Bottleneck.expansion for i in range(len(depths)))
-        self.strides, self.dropout = tuple(4 << i for i in range(len(depths))), dropout
-        self.tokenize = DeepStem((dim // 2, dim // 2, dim), conv_norm(dim, dim, 3, 2, act=nn.ReLU()))
-
         def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
             return Bottleneck(width, dim, stride, drop_path * (stage + 2) / (len(depths) + 1),
                               squeeze=squeeze_excite(4 * dim), past=pooled_shortcut(width, 4 * dim, stride))
-        self.stages = stages(dim, depths, Bottleneck.expansion, 0.0, block)
-        for part in self.modules():
-            if isinstance(part, Conv):
-                init.lecun_conv(part)
-
-    def forward(self, image: Tensor) -> Features:
-        return Features(maps=pyramid(self.tokenize(image), self.stages))
+        stem = DeepStem((dim // 2, dim // 2, dim), conv_norm(dim, dim, 3, 2, act=nn.ReLU()))
+        super().__init__(stem, dim, depths, 0.0, block, born=_born)
+        self.dropout = dropout
 
     def readout(self, classes: int) -> nn.Module:
-        head = Readout(self.widths[-1], classes, DroppedMean(self.dropout))
-        nn.init.normal_(head.linear.weight, std=0.01)
-        nn.init.zeros_(head.linear.bias)
-        return head
+        return Readout(self.widths[-1], classes, DroppedMean(self.dropout), born=init.normal_linears)
 
 
 def _size(depth: int, params: int, gflops: float, image: int, top1: float, reported: dict[str, float],

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.attention.stand_alone import StandAlone
-from vitrail.backbones.resnet import Bottleneck, Stem, linear_readout, stage_keys, stages
+from vitrail.backbones.resnet import Bottleneck, ResNetBody, Stem, stage_keys
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.keys import AS_CONV, Keys, Row
-from vitrail.nn import Attend, AvgPool, BatchNorm, Chain, Features, MaxPool, Windows, init, pyramid
+from vitrail.nn import Attend, AvgPool, BatchNorm, Chain, MaxPool, Windows
 
 PAPER = Paper(title="Stand-Alone Self-Attention in Vision Models", arxiv="1906.05909", authors="Ramachandran et al.",
               year=2019, venue="NeurIPS", builds_on=("attention.stand_alone", "backbones.resnet"))
@@ -59,7 +59,7 @@ class AttentionStem(nn.Module):
         return self.pool(x)
 
 
-class SasaResNet(nn.Module):
+class SasaResNet(ResNetBody):
     """A ResNet with `StandAlone` in each bottleneck, and a mean over 2 x 2 behind it where the block strides.
 
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32. `attention_stem`: no convolution wider
@@ -68,24 +68,11 @@ class SasaResNet(nn.Module):
 
     def __init__(self, *, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3), heads: int = 8, window: int = 7,
                  attention_stem: bool = False, drop_path: float = 0.0):
-        super().__init__()
-        self.widths = tuple((dim << i) * Bottleneck.expansion for i in range(len(depths)))
-        self.strides = tuple(4 << i for i in range(len(depths)))
-        self.tokenize = AttentionStem(dim) if attention_stem else Stem(dim)
-
         def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
             middle = Chain(mixer=StandAlone(dim, heads, window=window),
                            pool=AvgPool(stride, stride) if stride > 1 else nn.Identity())
             return Bottleneck(width, dim, stride, drop, middle=middle)
-        self.stages = stages(dim, depths, Bottleneck.expansion, drop_path, block)
-        init.kaiming_convs(self)
-
-    def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                                        # (B, h, w, C)
-        return Features(maps=pyramid(x, self.stages))
-
-    def readout(self, classes: int) -> nn.Module:
-        return linear_readout(self.widths[-1], classes)
+        super().__init__(AttentionStem(dim) if attention_stem else Stem(dim), dim, depths, drop_path, block)
 
 
 def _size(params: int, gflops: float, params_m: float, reported: float, depths: tuple[int, ...],

@@ -98,9 +98,7 @@ class Swin(nn.Module):
 
     def readout(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        head = Readout(self.widths[-1], classes, mean_map)
-        init.truncated_linears(head)
-        return head
+        return Readout(self.widths[-1], classes, mean_map, born=init.truncated_linears)
 
 
 def _released(size: str, tag: str, *, image: int = 224, top1: float | None = None, release: str = "v1.0.0",

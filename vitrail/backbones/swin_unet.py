@@ -94,9 +94,7 @@ class SwinUnet(nn.Module):
 
     def readout(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the finest map. The paper segments, by a head that reads that map."""
-        head = Readout(self.widths[0], classes, mean_finest)
-        init.truncated_linears(head)
-        return head
+        return Readout(self.widths[0], classes, mean_finest, born=init.truncated_linears)
 
 
 swin_unet = variant(SwinUnet, Figures(params=27_117_388, gflops=5.604))

@@ -109,9 +109,7 @@ class SwinV2(nn.Module):
 
     def readout(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        head = Readout(self.widths[-1], classes, mean_map)
-        init.truncated_linears(head)
-        return head
+        return Readout(self.widths[-1], classes, mean_map, born=init.truncated_linears)
 
 
 def _released(size: str, window: str, image: int, tag: str, top1: float | None, file: str) -> tuple[Weights, Weights]:

@@ -152,9 +152,7 @@ class Embedding(nn.Module):
 
 def readout(dim: int, classes: int) -> Readout:
     """A linear layer on the class token, born as all of them."""
-    head = Readout(dim, classes, class_token)
-    init.truncated_linears(head)
-    return head
+    return Readout(dim, classes, class_token, born=init.truncated_linears)
 
 
 class T2TViT(nn.Module):

@@ -125,9 +125,7 @@ class TNT(nn.Module):
         return from_tokens(self.norm(patches), grid, prefix=1)
 
     def readout(self, classes: int) -> nn.Module:
-        head = Readout(self.widths[-1], classes, class_token)
-        init.truncated_linears(head)
-        return head
+        return Readout(self.widths[-1], classes, class_token, born=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, size: str, top1: float, **args: Any) -> Variant[TNT]:

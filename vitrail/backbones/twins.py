@@ -68,9 +68,7 @@ class Twins(nn.Module):
 
     def readout(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        head = Readout(self.widths[-1], classes, mean_map)
-        init.truncated_linears(head)
-        return head
+        return Readout(self.widths[-1], classes, mean_map, born=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, file: str, reported: tuple[float, float], top1: float,

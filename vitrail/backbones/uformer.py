@@ -127,9 +127,7 @@ class Uformer(nn.Module):
 
     def readout(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the finest map. The paper restores images, by a head that reads that map."""
-        head = Readout(self.widths[0], classes, mean_finest)
-        init.truncated_linears(head)
-        return head
+        return Readout(self.widths[0], classes, mean_finest, born=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, **args: Any) -> Variant[Uformer]:

@@ -57,10 +57,7 @@ class ViT(nn.Module):
 
     def readout(self, classes: int) -> nn.Module:
         """A linear layer, born zero, on the class token."""
-        head = Readout(self.widths[-1], classes, class_token)
-        nn.init.zeros_(head.linear.weight)
-        nn.init.zeros_(head.linear.bias)
-        return head
+        return Readout(self.widths[-1], classes, class_token, born=init.zero_linears)
 
 
 def released(file: str, name: str, *, image: int = 224, crop: float = 0.9, classes: int = 1000,

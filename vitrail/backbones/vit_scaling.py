@@ -47,12 +47,9 @@ class ScaledViT(nn.Module):
     def readout(self, classes: int) -> nn.Module:
         dim = self.widths[-1]
         pool = AttentionPool(dim, self.heads, self.hidden, LayerNorm)
-        head = Readout(dim, classes, pool)
         init.xavier_linears(pool)
         nn.init.xavier_uniform_(pool.probe)
-        nn.init.zeros_(head.linear.weight)
-        nn.init.zeros_(head.linear.bias)
-        return head
+        return Readout(dim, classes, pool, born=init.zero_linears)
 
 
 vit_giant14 = variant(ScaledViT, Figures(params=1_037_857_384, gflops=267.001), dim=1408, depth=40, hidden=6144)

@@ -126,9 +126,7 @@ class XCiT(nn.Module):
         return from_tokens(x, grid, prefix=1)
 
     def readout(self, classes: int) -> nn.Module:
-        head = Readout(self.widths[-1], classes, class_token)
-        init.truncated_linears(head)
-        return head
+        return Readout(self.widths[-1], classes, class_token, born=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, file: str, top1: tuple[float, float, float], **args: Any) -> Variant[XCiT]:

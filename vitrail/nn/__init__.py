@@ -2,6 +2,7 @@
 from vitrail.nn.attention import Attend, GroupedAttention, Merge, SelfAttention, Shown, Softmax, Split, Visible
 from vitrail.nn.blocks import (Block, Chain, DropPath, Gelu, LayerNorm, Mlp, Residual, Scale, Stack, ramp, share,
                                transformer_block)
+from vitrail.nn.bodies import TokenBody
 from vitrail.nn.convolutions import SqueezeExcite, conv_norm, round_width
 from vitrail.nn.decoding import CrossAttention, KeyValues, MaskedAttention, PostResidual, causal, padding
 from vitrail.nn.features import Features, each_stage, from_tokens, pyramid
@@ -16,7 +17,8 @@ __all__ = [
     "DropPath", "DroppedMean", "Elsewhere", "Features", "Gelu", "GroupedAttention", "KeyValues", "LayerNorm",
     "MapPatches", "MaskedAttention", "MaxPool", "Merge", "Mlp", "OffsetBias", "Patches", "PositionTable",
     "PostResidual", "Prefix", "Readout", "Reduced", "ReducedAttention", "RelativeBias", "Residual", "Scale",
-    "SelfAttention", "Shown", "Shrink", "Softmax", "Split", "SqueezeExcite", "Stack", "Strided", "Visible", "Windows",
-    "Within", "causal", "class_token", "conv_norm", "each_stage", "fit_table", "from_tokens", "grid_of", "mean_finest",
-    "mean_map", "pad_image", "padding", "pyramid", "ramp", "round_width", "share", "squares", "transformer_block",
+    "SelfAttention", "Shown", "Shrink", "Softmax", "Split", "SqueezeExcite", "Stack", "Strided", "TokenBody",
+    "Visible", "Windows", "Within", "causal", "class_token", "conv_norm", "each_stage", "fit_table", "from_tokens",
+    "grid_of", "mean_finest", "mean_map", "pad_image", "padding", "pyramid", "ramp", "round_width", "share",
+    "squares", "transformer_block",
 ]

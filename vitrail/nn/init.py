@@ -19,6 +19,24 @@ def truncated_linears(module: nn.Module, std: float = 0.02) -> None:
                 nn.init.zeros_(part.bias)
 
 
+def normal_linears(module: nn.Module, std: float = 0.01) -> None:
+    """Every linear weight below `module` from a normal of deviation `std`, every linear bias 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=std)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def zero_linears(module: nn.Module) -> None:
+    """Every linear weight and bias below `module` 0: a head that knows nothing yet says so (ViT)."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
 def xavier_linears(module: nn.Module) -> None:
     """Every linear weight below `module` Xavier-uniform, each part of a Split by itself; biases 0, in Mlps
     from a normal of deviation 1e-6 (ViT, in the official code's encoder)."""

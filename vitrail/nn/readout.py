@@ -37,12 +37,15 @@ class DroppedMean(nn.Module):
 
 
 class Readout(nn.Module):
-    """One linear layer on a pooled vector: Features -> (B, classes)."""
+    """One linear layer on a pooled vector: Features -> (B, classes). born: gives the layer its first weights, in the
+    place of torch's own."""
 
-    def __init__(self, dim: int, classes: int, pool: Callable[[Features], Tensor]):
+    def __init__(self, dim: int, classes: int, pool: Callable[[Features], Tensor], *,
+                 born: Callable[[nn.Module], object] = lambda linear: None):
         super().__init__()
         self.pool = pool
         self.linear = nn.Linear(dim, classes)
+        born(self.linear)
 
     def forward(self, features: Features) -> Tensor:
         return self.linear(self.pool(features))
