@@ -26,7 +26,7 @@ def run(module: str) -> None:
     told = {k: v for k, v in json.loads(path.read_text("utf-8")).items() if k != "found"}
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
     start, out = time.perf_counter(), Path("runs", "digits", module)
-    shutil.rmtree(out, ignore_errors=True)          # a run of the model before a change of it would be taken for this one
+    shutil.rmtree(out, ignore_errors=True)              # else a run made before a change of the model would go on
     right, of = train(ClassifySettings(**{**BUDGET, **settings, "out": str(out)}))
     found = {"right": right, "of": of, "seconds": round(time.perf_counter() - start)}
     path.write_text(json.dumps({**told, "found": found}, indent=1) + "\n", encoding="utf-8")

@@ -12,14 +12,16 @@ _PLACES = {
     **dict.fromkeys(("load_weights", "save_weights"), "vitrail.weights"),
     **dict.fromkeys(("record", "explain"), "vitrail.explanation.api"),
     "export": "vitrail.deploy.export",
+    "optimize": "vitrail.deploy.optimize",
     "VitrailError": "vitrail.core.errors",
 }
 __all__ = ["VitrailError", "__version__", "card", "create_model", "explain", "export", "list_models", "load_model",
-           "load_weights", "record", "save_model", "save_weights"]
+           "load_weights", "optimize", "record", "save_model", "save_weights"]
 
 if TYPE_CHECKING:
     from vitrail.core.errors import VitrailError
     from vitrail.deploy.export import export
+    from vitrail.deploy.optimize import optimize
     from vitrail.explanation.api import explain, record
     from vitrail.models import card, create_model, list_models, load_model, save_model
     from vitrail.weights import load_weights, save_weights

@@ -30,7 +30,7 @@ def plot(lines: Sequence[Line], kind: str, batch: int) -> Figure:
     if not shown:
         axes.text(0.5, 0.5, "no model was measured whose accuracy is reported", transform=axes.transAxes, ha="center")
         return figure
-    families = list(dict.fromkeys(x.entry.module for x, _ in shown))
+    families = list(dict.fromkeys(x.entry.module for x in lines if x.found and x.reported))     # of both figures
     looks = {family: (COLOURS[i % len(COLOURS)], MARKS[i // len(COLOURS) % len(MARKS)])
              for i, family in enumerate(families)}
     points = []
@@ -44,7 +44,8 @@ def plot(lines: Sequence[Line], kind: str, batch: int) -> Figure:
     ends = [points[i] for i in sorted(front, key=lambda i: points[i])]
     axes.plot(*zip(*ends, strict=True), color=INK, lw=1.2, ls=(0, (4, 3)), alpha=0.5, zorder=1)
     _scale(axes, points)
-    _legend(axes, looks, any(x.reported and x.reported.other_data for x, _ in shown))
+    here = {family: looks[family] for family in dict.fromkeys(x.entry.module for x, _ in shown)}
+    _legend(axes, here, any(x.reported and x.reported.other_data for x, _ in shown))
     order = sorted(range(len(shown)), key=lambda i: (i not in front, -points[i][1]))
     place(axes, [Label(shown[i][0].entry.name, *points[i], looks[shown[i][0].entry.module][0], bold=i in front)
                  for i in order], points)

@@ -1,0 +1,137 @@
+"""A model at one size of image as a graph of torch's own operations, and what is done to any graph."""
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from vitrail.deploy.trace import trace
+
+aten = torch.ops.aten
+VIEWS = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.flatten.using_ints,
+         aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims}
+LARGEST = 64 * 2**20        # bytes of a constant that is computed beforehand
+
+
+class Constants(nn.Module):
+    """The tensors that a graph reads: weights, and what was computed beforehand.
+
+    fakes: makes tensors without numbers, of which the shapes of answers are found.
+    """
+
+    def __init__(self, fakes: FakeTensorMode):
+        super().__init__()
+        self.fakes, self.count = fakes, 0
+
+    def keep(self, graph: fx.Graph, value: Tensor) -> fx.Node:
+        """A node that reads `value`."""
+        name, self.count = f"constant_{self.count}", self.count + 1
+        self.__dict__[name] = value                     # no buffer: packed weights can be neither moved nor saved
+        node = graph.get_attr(name)
+        if value.layout is torch.strided:
+            node.meta["val"] = self.fakes.from_tensor(value)
+        return node
+
+    def value(self, node: fx.Node) -> Tensor:
+        found: Tensor = self.__dict__[str(node.target)]
+        return found
+
+    def drop(self, names: set[str]) -> None:
+        """Forgets every constant but these."""
+        for name in [n for n in self.__dict__ if n.startswith("constant_") and n not in names]:
+            del self.__dict__[name]
+
+
+def traced(model: nn.Module, example: Tensor) -> tuple[fx.Graph, Constants]:
+    """image -> logits, for images of the example's shape alone. Raises ExportError where it cannot be traced."""
+    program = trace(model, example, batch=False, size=False)
+    signature, graph = program.graph_signature, fx.Graph()
+    constants = Constants(next(n.meta["val"].fake_mode for n in program.graph.nodes if n.op == "placeholder"))
+    named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
+             **signature.inputs_to_lifted_tensor_constants}
+    tensors = {**program.state_dict, **program.constants}
+    new: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            name = named.get(node.name)
+            new[node] = graph.placeholder("image") if name is None else constants.keep(graph, tensors[name].detach())
+            new[node].meta["val"] = node.meta["val"]
+        elif node.op == "output":
+            graph.output(new[node.args[0][0]])
+        else:
+            new[node] = graph.node_copy(node, lambda n: new[n])
+    tidy(graph, constants)
+    return graph, constants
+
+
+def shape(node: fx.Node) -> tuple[int, ...]:
+    """Of what a node answers."""
+    return tuple(node.meta["val"].shape)
+
+
+def value(node: Any) -> Any:
+    """What a node answers, as a tensor without numbers."""
+    return fx.map_arg(node, lambda n: n.meta["val"])
+
+
+def calls(graph: fx.Graph, *targets: Any) -> Iterator[fx.Node]:
+    """The nodes that call one of these."""
+    return iter([node for node in graph.nodes if node.op == "call_function" and node.target in targets])
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """What alone reads a node."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def insert(graph: fx.Graph, target: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any] | None = None,
+           *, val: Tensor | None = None) -> fx.Node:
+    """A call at the place where the graph inserts, with the shape of its answer: `val`, or found by calling it on
+    tensors without numbers."""
+    node = graph.call_function(target, tuple(args), kwargs or {})
+    node.meta["val"] = target(*value(tuple(args)), **(kwargs or {})) if val is None else val
+    return node
+
+
+def tidy(graph: fx.Graph, constants: Constants) -> None:
+    """Removes what nobody reads."""
+    graph.eliminate_dead_code()
+    constants.drop({str(node.target) for node in graph.nodes if node.op == "get_attr"})
+
+
+@torch.no_grad()
+def fold_constants(graph: fx.Graph, constants: Constants) -> int:
+    """Computes beforehand what depends on no image: tables at this size, masks, attention to places. How many were."""
+    known: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            known[node] = constants.value(node)
+        elif node.op == "call_function" and all(n in known for n in node.all_input_nodes) and _certain(node):
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: known[n])
+            found = node.target(*args, **kwargs)
+            if not isinstance(found, Tensor) or found.nbytes <= LARGEST:
+                known[node] = found
+    folded = 0
+    for node, found in list(known.items()):
+        if node.op == "call_function" and isinstance(found, Tensor) and any(user not in known for user in node.users):
+            with graph.inserting_before(node):
+                node.replace_all_uses_with(constants.keep(graph, found))
+            folded += 1
+    tidy(graph, constants)
+    return folded
+
+
+def _certain(node: fx.Node) -> bool:
+    """Whether a call answers alike at all times and changes nothing."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return node.target is operator.getitem
+    return not schema.is_mutable and torch.Tag.nondeterministic_seeded not in node.target.tags     # type: ignore
+
+
+def module(graph: fx.Graph, constants: Constants) -> fx.GraphModule:
+    """The graph as something that runs."""
+    graph.lint()
+    return fx.GraphModule(constants, graph, "Plan")

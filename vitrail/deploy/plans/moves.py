@@ -1,0 +1,61 @@
+"""Tokens that only change places: rolls, folds into windows and back as one read through an index."""
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx
+
+from vitrail.deploy.plans.graph import VIEWS, Constants, aten, calls, insert, only_user, shape, tidy
+
+COPIES = {aten.roll.default, aten.clone.default, aten.contiguous.default}
+MOVES = {*VIEWS, *COPIES, aten.permute.default, aten.transpose.int, aten.slice.Tensor}
+
+
+def gather(graph: fx.Graph, constants: Constants) -> int:
+    """Replaces chains of moves that would copy more than once by one gather of whole rows. How many were replaced."""
+    found = 0
+    for first in list(calls(graph, *MOVES)):
+        source = first.args[0]
+        if not isinstance(source, fx.Node) or first not in graph.nodes or (_moves(source) and only_user(source)):
+            continue
+        chain = _chain(first)
+        if not any(node.target is aten.roll.default for node in chain):
+            continue
+        rows = rows_of(chain, shape(source))
+        if rows is None:
+            continue
+        last = chain[-1]
+        with graph.inserting_before(last):
+            width = shape(source)[-1]
+            table = insert(graph, aten.reshape.default, (source, [-1, width]))
+            index = constants.keep(graph, rows)
+            picked = insert(graph, aten.index_select.default, (table, 0, index))
+            back = insert(graph, aten.view.default, (picked, list(shape(last))))
+        last.replace_all_uses_with(back)
+        found += 1
+    tidy(graph, constants)
+    return found
+
+
+def _moves(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target in MOVES
+
+
+def _chain(first: fx.Node) -> list[fx.Node]:
+    """`first` and the moves after it, each the only reader of the one before."""
+    chain = [first]
+    while (user := only_user(chain[-1])) is not None and _moves(user) and user.args[0] is chain[-1]:
+        chain.append(user)
+    return chain
+
+
+def rows_of(chain: Sequence[fx.Node], source: tuple[int, ...]) -> Tensor | None:
+    """Which rows of `source`, whose last axis is a row, make the chain's answer; None where it breaks rows up."""
+    width, size = source[-1], torch.Size(source).numel()
+    places = torch.arange(size).view(source)
+    for node in chain:
+        places = node.target(places, *node.args[1:], **node.kwargs)     # type: ignore[operator]
+    if places.shape[-1] != width:
+        return None
+    rows = places.reshape(-1, width)
+    whole = (rows[:, :1] % width == 0).all() and (rows == rows[:, :1] + torch.arange(width)).all()
+    return (rows[:, 0] // width).contiguous() if whole else None
