@@ -1,5 +1,4 @@
 """`vitrail.optimize`: the same answers, sooner. The graph of a model is rewritten, so that any model can be given."""
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -69,17 +68,28 @@ def optimize(model: Classifier, example: Tensor, *, precision: Precision = "fp32
     """
     if precision not in BOUNDS:
         raise SettingsError(f"precision={precision!r} is none of {', '.join(BOUNDS)}")
-    was, model = model, copy.deepcopy(model).eval()
-    made = Optimised(folded(model, example), precision)
+    copied = folded(model, example)
+    assert isinstance(copied, Classifier)
+    made = Optimised(copied, precision)
     with torch.inference_mode():
-        there, here = model(example), made(example)
+        there, here = _answers(model, example), made(example)
     scale = float(there.max() - there.min())
     made.report.difference = float((there - here).abs().max()) / scale if scale else 0.0
-    del was
     if not made.report.difference <= BOUNDS[precision]:                 # nan is not
         raise ExportError(f"the optimised model's logits are {made.report.difference:.2g} of their range away from the "
                           f"model's, and {BOUNDS[precision]:g} is allowed in {precision}")
     return made
+
+
+def _answers(model: Classifier, image: Tensor) -> Tensor:
+    """The model's own, as in evaluation."""
+    training = [part for part in model.modules() if part.training]
+    try:
+        found: Tensor = model.eval()(image)
+        return found
+    finally:
+        for part in training:
+            part.training = True
 
 
 class _Eager(torch.nn.Module):

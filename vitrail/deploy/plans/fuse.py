@@ -4,19 +4,19 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from vitrail.deploy.plans.graph import VIEWS, Constants, aten, calls, insert, only_user, shape, tidy
+from vitrail.deploy.plans.graph import VIEWS, Constants, aten, args_of, calls, insert, only_user, shape, tidy
 
 packed = torch.ops.mkldnn
 ACTIVATIONS: dict[Any, tuple[str, list[Any], str]] = {
     aten.relu.default: ("relu", [], ""), aten.silu.default: ("swish", [], ""),
     aten.sigmoid.default: ("sigmoid", [], ""), aten.tanh.default: ("tanh", [], ""),
     aten.hardswish.default: ("hardswish", [], "")}
-NOTHING = ("none", [], "")
+NOTHING: tuple[str, list[Any], str] = ("none", [], "")
 
 
 def available() -> bool:
     """Whether this build of torch has the packed products."""
-    return torch.backends.mkldnn.is_available() and hasattr(packed, "_linear_pointwise")    # type: ignore
+    return torch.backends.mkldnn.is_available() and hasattr(packed, "_linear_pointwise")
 
 
 def convolutions_as_linears(graph: fx.Graph, constants: Constants) -> int:
@@ -54,20 +54,19 @@ def convolutions_as_linears(graph: fx.Graph, constants: Constants) -> int:
 def cancel_permutes(graph: fx.Graph) -> None:
     """A map that is turned and turned back stays as it is."""
     for back in list(calls(graph, aten.permute.default)):
-        there = back.args[0]
-        if isinstance(there, fx.Node) and there.target is aten.permute.default \
-                and [there.args[1][i] for i in back.args[1]] == list(range(len(back.args[1]))):      # type: ignore
-            back.replace_all_uses_with(there.args[0])                                               # type: ignore
+        there, order = args_of(back)
+        if there.target is aten.permute.default and [there.args[1][i] for i in order] == list(range(len(order))):
+            back.replace_all_uses_with(there.args[0])
 
 
 def _channels_last(x: fx.Node) -> bool:
-    return x.target is aten.permute.default and list(x.args[1]) == [0, 3, 1, 2]                     # type: ignore
+    return x.target is aten.permute.default and list(args_of(x)[1]) == [0, 3, 1, 2]
 
 
 def _conv(node: fx.Node) -> tuple[Any, ...]:
     """Input, weight, bias, stride, padding, dilation and groups, none left out."""
-    given = (*node.args, *(None,) * (7 - len(node.args)))
-    x, weight, bias, stride, padding, dilation, groups = given
+    x, weight, bias, stride, padding, dilation, groups = args_of(node, 7)
+
     def pair(v: Any, default: int) -> list[int]:
         return [default] * 2 if v is None else [*v] * (2 // len(v)) if isinstance(v, list | tuple) else [v, v]
     return x, weight, bias, pair(stride, 1), pair(padding, 0), pair(dilation, 1), groups or 1
@@ -77,18 +76,18 @@ def linears_before_gathers(graph: fx.Graph, constants: Constants) -> int:
     """linear(x) whose rows are gathered is the linear of gathered rows: then a residual can join it."""
     found = 0
     for picked in list(calls(graph, aten.index_select.default)):
-        table = picked.args[0]
-        inner = table.args[0] if isinstance(table, fx.Node) and table.target in VIEWS else None
-        while isinstance(inner, fx.Node) and inner.target in VIEWS and only_user(inner):
-            inner = inner.args[0]
-        if not isinstance(inner, fx.Node) or inner.target is not aten.linear.default or not only_user(inner):
+        table, _, index = args_of(picked)
+        inner = table
+        while inner.target in VIEWS and only_user(inner):
+            inner = args_of(inner)[0]
+        if inner is table or inner.target is not aten.linear.default or not only_user(inner):
             continue
-        x, weight, *bias = inner.args
-        if shape(weight)[0] != shape(table)[-1] or only_user(table) is not picked:                  # type: ignore
+        x, weight, *bias = args_of(inner)
+        if shape(weight)[0] != shape(table)[-1]:
             continue
         with graph.inserting_before(picked):
-            rows = insert(graph, aten.reshape.default, (x, [-1, shape(x)[-1]]))                     # type: ignore
-            chosen = insert(graph, aten.index_select.default, (rows, 0, picked.args[2]))
+            rows = insert(graph, aten.reshape.default, (x, [-1, shape(x)[-1]]))
+            chosen = insert(graph, aten.index_select.default, (rows, 0, index))
             picked.replace_all_uses_with(insert(graph, aten.linear.default, (chosen, weight, *bias)))
         found += 1
     tidy(graph, constants)
@@ -100,12 +99,10 @@ def pack_linears(graph: fx.Graph, constants: Constants) -> dict[str, int]:
     told = {"linear": 0, "with activation": 0, "with residual": 0}
     order = {node: at for at, node in enumerate(graph.nodes)}
     for node in list(calls(graph, aten.linear.default)):
-        x, weight, bias = (*node.args, None)[:3]
-        if not isinstance(weight, fx.Node) or weight.op != "get_attr" or len(shape(x)) < 2:         # type: ignore
+        x, weight, bias = args_of(node, 3)
+        if weight.op != "get_attr" or len(shape(x)) < 2:
             continue
-        matrix = constants.value(weight)
-        rows = torch.Size(shape(x)[:-1]).numel()                                                    # type: ignore
-        kept = torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous(), rows)
+        kept = packed._reorder_linear_weight(constants.value(weight).contiguous(), torch.Size(shape(x)[:-1]).numel())
         last, residual, act = node, None, NOTHING
         if (user := only_user(node)) is not None and (found := _activation(user)):
             last, act = user, found
@@ -160,7 +157,7 @@ def pack_convolutions(graph: fx.Graph, constants: Constants) -> dict[str, int]:
         x, weight, bias, stride, padding, dilation, groups = _conv(node)
         if weight.op != "get_attr":
             continue
-        kept = torch.ops.mkldnn._reorder_convolution_weight(
+        kept = packed._reorder_convolution_weight(
             constants.value(weight).contiguous(memory_format=torch.channels_last), padding, stride, dilation, groups,
             list(shape(x)))
         last, act = node, NOTHING
@@ -168,7 +165,7 @@ def pack_convolutions(graph: fx.Graph, constants: Constants) -> dict[str, int]:
         turned = only_user(user) if user is not None and user.target is aten.permute.default else None
         if user is not None and (found := _activation(user)):
             last, act = user, found
-        elif turned is not None and (found := _activation(turned)):         # what is alone in each place can come first
+        elif user is not None and turned is not None and (found := _activation(turned)):    # it minds no order
             turned.replace_all_uses_with(user)
             act = found
         with graph.inserting_before(last):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vitrail.deploy.trace import trace
+from vitrail.deploy.trace import quiet, trace
 
 aten = torch.ops.aten
 VIEWS = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.flatten.using_ints,
@@ -47,6 +47,8 @@ class Constants(nn.Module):
 def traced(model: nn.Module, example: Tensor) -> tuple[fx.Graph, Constants]:
     """image -> logits, for images of the example's shape alone. Raises ExportError where it cannot be traced."""
     program = trace(model, example, batch=False, size=False)
+    with quiet():
+        program = program.run_decompositions({})        # nothing is taken apart, but no call changes a tensor any more
     signature, graph = program.graph_signature, fx.Graph()
     constants = Constants(next(n.meta["val"].fake_mode for n in program.graph.nodes if n.op == "placeholder"))
     named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
@@ -64,6 +66,11 @@ def traced(model: nn.Module, example: Tensor) -> tuple[fx.Graph, Constants]:
             new[node] = graph.node_copy(node, lambda n: new[n])
     tidy(graph, constants)
     return graph, constants
+
+
+def args_of(node: fx.Node, count: int = 0) -> list[Any]:
+    """What a call was given, up to `count` with None for what was left out."""
+    return [*node.args, *[None] * (count - len(node.args))]
 
 
 def shape(node: fx.Node) -> tuple[int, ...]:
@@ -97,6 +104,8 @@ def insert(graph: fx.Graph, target: Callable[..., Any], args: Sequence[Any], kwa
 
 def tidy(graph: fx.Graph, constants: Constants) -> None:
     """Removes what nobody reads."""
+    for node in calls(graph, aten._assert_tensor_metadata.default):
+        graph.erase_node(node)
     graph.eliminate_dead_code()
     constants.drop({str(node.target) for node in graph.nodes if node.op == "get_attr"})
 

@@ -15,7 +15,7 @@ def gather(graph: fx.Graph, constants: Constants) -> int:
     found = 0
     for first in list(calls(graph, *MOVES)):
         source = first.args[0]
-        if not isinstance(source, fx.Node) or first not in graph.nodes or (_moves(source) and only_user(source)):
+        if not isinstance(source, fx.Node) or not first.users or (_moves(source) and only_user(source)):
             continue
         chain = _chain(first)
         if not any(node.target is aten.roll.default for node in chain):

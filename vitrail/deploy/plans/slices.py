@@ -1,9 +1,10 @@
 """What is cut away at the end is not computed: slices of tokens move towards the image as far as they can."""
+from collections.abc import Callable
 from typing import Any
 
 from torch import fx
 
-from vitrail.deploy.plans.graph import Constants, aten, calls, insert, shape, tidy
+from vitrail.deploy.plans.graph import Constants, aten, args_of, calls, insert, shape, tidy
 
 ALONE = {aten.gelu.default, aten.relu.default, aten.silu.default, aten.hardswish.default, aten.sigmoid.default,
          aten.tanh.default, aten.clone.default, aten.dropout.default}
@@ -11,6 +12,7 @@ ALONE = {aten.gelu.default, aten.relu.default, aten.silu.default, aten.hardswish
 ROWS = {aten.layer_norm.default, aten.linear.default}
 """Calls that treat each row of the last axis alone."""
 BOTH = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor}
+SHAPED = {aten.view.default, aten.reshape.default}
 
 
 def sink(graph: fx.Graph, constants: Constants) -> int:
@@ -19,10 +21,9 @@ def sink(graph: fx.Graph, constants: Constants) -> int:
     while changed:
         changed = False
         for node in reversed(list(calls(graph, aten.slice.Tensor, aten.select.int))):
-            if node in graph.nodes and node.users and _ahead(graph, node):
+            if node.users and _ahead(graph, node):
                 found, changed = found + 1, True
-                graph.eliminate_dead_code()
-                break
+        graph.eliminate_dead_code()
     tidy(graph, constants)
     return found
 
@@ -31,7 +32,7 @@ def _ahead(graph: fx.Graph, cut: fx.Node) -> bool:
     """Moves one slice ahead of the call that it cuts, where that answers nobody else and the call allows it."""
     if cut.target is aten.select.int:
         return _select(graph, cut)
-    call = cut.args[0]
+    call = args_of(cut)[0]
     if not isinstance(call, fx.Node) or call.op != "call_function" or not _alike(call, cut):
         return False
     axis, start, end = _where(cut)
@@ -43,7 +44,7 @@ def _ahead(graph: fx.Graph, cut: fx.Node) -> bool:
     with graph.inserting_before(call):
         new = {node: insert(graph, aten.slice.Tensor, (node, at, start, end)) for node, at in inputs.items()}
         args = fx.map_arg(call.args, lambda n: new.get(n, n))
-        smaller = insert(graph, call.target, _sized(call, args, axis, cut), dict(call.kwargs))     # type: ignore
+        smaller = insert(graph, _target(call), _sized(call, args, axis, cut), dict(call.kwargs))
     for user in list(call.users):
         user.replace_all_uses_with(smaller)
     return True
@@ -51,10 +52,10 @@ def _ahead(graph: fx.Graph, cut: fx.Node) -> bool:
 
 def _select(graph: fx.Graph, cut: fx.Node) -> bool:
     """A selected place becomes a slice of one, and a view without its axis."""
-    call, axis, at = cut.args
-    if not isinstance(call, fx.Node) or call.op != "call_function" or shape(call)[axis] == 1:      # type: ignore[index]
+    call, axis, at = args_of(cut)
+    if call.op != "call_function" or shape(call)[axis] == 1:
         return False
-    axis, at = int(axis) % len(shape(call)), int(at) % shape(call)[axis]                  # type: ignore
+    axis, at = axis % len(shape(call)), at % shape(call)[axis]
     if _inputs(call, axis) is None or not all(user.target in (aten.select.int, aten.slice.Tensor)
                                               for user in call.users):
         return False
@@ -66,9 +67,9 @@ def _select(graph: fx.Graph, cut: fx.Node) -> bool:
 
 def _where(cut: fx.Node) -> tuple[int, int, int]:
     """Axis, start and end of a slice, none of them negative or left out."""
-    node, axis, start, end, *_ = (*cut.args, *(0, None, None)[len(cut.args) - 1:])
-    sizes = shape(node)                                                                 # type: ignore[arg-type]
-    axis = int(axis) % len(sizes)                                                       # type: ignore[call-overload]
+    node, axis, start, end = args_of(cut, 4)[:4]
+    sizes = shape(node)
+    axis = (axis or 0) % len(sizes)
     first, last, _ = slice(start, end).indices(sizes[axis])
     return axis, first, last
 
@@ -82,31 +83,34 @@ def _alike(call: fx.Node, cut: fx.Node) -> bool:
 def _inputs(call: fx.Node, axis: int) -> dict[fx.Node, int] | None:
     """Which inputs are cut, and along which axis, so that the call answers what is left of its `axis`; None where a
     call needs all of them."""
-    first: Any = call.args[0]
-    last = len(shape(call)) - 1
+    given, last = args_of(call), len(shape(call)) - 1
+    first = given[0]
     if call.target in ALONE or (call.target in ROWS and axis < last):
         return {first: axis}
-    if call.target in BOTH and all(isinstance(n, fx.Node) for n in call.args[:2]):
-        a, b = call.args[:2]
-        if shape(a) == shape(b) == shape(call):                                         # type: ignore[arg-type]
-            return {a: axis, b: axis}                                                   # type: ignore[dict-item]
-    if call.target is aten.transpose.int:
-        one, other = (int(n) % (last + 1) for n in call.args[1:3])                      # type: ignore
+    if call.target in BOTH and all(isinstance(n, fx.Node) for n in given[:2]):
+        if shape(given[0]) == shape(given[1]) == shape(call):
+            return {given[0]: axis, given[1]: axis}
+    elif call.target is aten.transpose.int:
+        one, other = (n % (last + 1) for n in given[1:3])
         return {first: {one: other, other: one}.get(axis, axis)}
-    if call.target is aten.permute.default:
-        return {first: int(call.args[1][axis]) % (last + 1)}                            # type: ignore
-    if call.target is aten.scaled_dot_product_attention.default and axis == last - 1 and len(call.args) <= 3:
-        return {first: axis} if call.args[0] not in call.args[1:] else None
-    if call.target in (aten.flatten.using_ints, aten.view.default, aten.reshape.default) and len(shape(call)) > 1:
-        before, after = shape(first), shape(call)
-        return {first: axis} if before[:axis + 1] == after[:axis + 1] and axis < last else None
+    elif call.target is aten.permute.default:
+        return {first: given[1][axis] % (last + 1)}
+    elif call.target is aten.scaled_dot_product_attention.default and axis == last - 1 and len(given) <= 3:
+        return {first: axis} if first not in given[1:] else None
+    elif call.target in SHAPED and last > 0:
+        return {first: axis} if shape(first)[:axis + 1] == shape(call)[:axis + 1] and axis < last else None
     return None
 
 
 def _sized(call: fx.Node, args: tuple[Any, ...], axis: int, cut: fx.Node) -> tuple[Any, ...]:
     """The arguments of a smaller call: a view says its own size."""
-    if call.target not in (aten.view.default, aten.reshape.default):
+    if call.target not in SHAPED:
         return args
     sizes = list(shape(call))
     sizes[axis] = shape(cut)[axis]
     return (args[0], sizes)
+
+
+def _target(call: fx.Node) -> Callable[..., Any]:
+    assert callable(call.target)
+    return call.target
