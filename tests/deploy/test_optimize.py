@@ -1,15 +1,27 @@
 """Optimised models answer like the plain ones, whatever they are made of."""
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 import vitrail
 from tests.contracts.small import STRUCTURES, build
+from vitrail.core.errors import ExportError, SettingsError
+from vitrail.deploy import optimize as optimizer
+from vitrail.deploy.plans import fuse, graph, moves, slices
+from vitrail.tasks.classification.model import Classifier
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def apart(model: Classifier, made: Classifier, image: Tensor) -> float:
+    """The largest difference of any logit, as a share of their range."""
+    with torch.inference_mode():
+        there, here = model(image), made(image)
+    return float((there - here).abs().max() / (there.max() - there.min()))
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -19,9 +31,101 @@ def test_every_structure_answers_alike(name: str) -> None:
     made = vitrail.optimize(model, noise(2, 3, 64, 96))
     assert not made.report.left, made.report.left
     assert made.report.rewritten["linear"] + made.report.rewritten["convolution"] > 3
-    with torch.inference_mode():
-        for shape in ((2, 3, 64, 96), (1, 3, 64, 96)):                  # another batch gets a plan of its own
-            image = noise(*shape, seed=1)
-            there, here = model(image), made(image)
-            assert (there - here).abs().max() <= 1e-4 * (there.max() - there.min())
+    assert apart(model, made, noise(2, 3, 64, 96, seed=1)) <= 1e-5, "images that it was not checked on"
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()), "the model itself is left alone"
+
+
+@pytest.mark.parametrize("name", ["deit_ti16", "swin_t", "mobilevit_xxs", "xcit_nano_12_p16", "resnet18"])
+def test_half_as_many_bits(name: str) -> None:
+    model = build(name)
+    made = vitrail.optimize(model, noise(2, 3, 64, 96), precision="bf16")
+    assert 1e-5 < apart(model, made, noise(2, 3, 64, 96, seed=1)) <= 2e-2
+    assert made(noise(2, 3, 64, 96)).dtype == torch.float32
+
+
+def test_every_shape_gets_a_plan_and_few_are_kept() -> None:
+    model = build("deit_ti16")
+    made = vitrail.optimize(model, noise(1, 3, 32, 32))
+    for batch in range(1, optimizer.PLANS + 3):
+        assert apart(model, made, noise(batch, 3, 32, 48)) <= 1e-5
+    assert len(made._plans) == optimizer.PLANS
+
+
+def test_a_model_in_training_stays_so_and_its_copy_does_not_learn() -> None:
+    model = build("deit_ti16").train()
+    model.head.eval()
+    made = vitrail.optimize(model, noise(1, 3, 32, 32))
+    assert model.training and model.backbone.training and not model.head.training
+    assert not made.training and not any(p.requires_grad for p in made.parameters())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_what_is_not_read_is_not_computed() -> None:
+    """The last block of a class-token model sees all tokens, and answers for one."""
+    made = vitrail.optimize(build("deit_ti16"), noise(2, 3, 64, 64))
+    plan: Any = next(iter(made._plans.values()))
+    linears = [n for n in plan.graph.nodes if "_linear_pointwise" in str(n.target)]
+    tokens = [n.meta["val"].shape[1] for n in linears if n.meta["val"].ndim == 3]
+    assert tokens[-3:] == [1, 1, 1] and tokens[-4] == 17 and made.report.rewritten["cut away"] > 3
+
+
+def test_rolls_and_windows_are_one_gather() -> None:
+    made = vitrail.optimize(build("swin_t"), noise(1, 3, 224, 224))
+    plan: Any = next(iter(made._plans.values()))
+    targets = [str(n.target) for n in plan.graph.nodes]
+    assert not any("roll" in t for t in targets) and sum("index_select" in t for t in targets) >= 4
+
+
+def test_a_mistake_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = slices.sink
+
+    def wrong(found: fx.Graph, constants: graph.Constants) -> int:
+        for node in graph.calls(found, torch.ops.aten.layer_norm.default):
+            node.args = (*node.args[:4], 0.5, *node.args[5:])
+        return right(found, constants)
+    monkeypatch.setattr(slices, "sink", wrong)
+    with pytest.raises(ExportError, match="away from the model's"):
+        vitrail.optimize(build("deit_ti16"), noise(1, 3, 32, 32))
+
+
+def test_what_cannot_be_traced_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(model: Any, example: Tensor) -> Any:
+        raise ExportError("torch.export cannot trace this model: it asks the weather")
+    monkeypatch.setattr(optimizer, "traced", never)
+    model = build("deit_ti16")
+    made = vitrail.optimize(model, noise(1, 3, 32, 32))
+    assert "weather" in made.report.left and apart(model, made, noise(2, 3, 32, 32)) <= 1e-6
+
+
+def test_without_packed_products_the_rest_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuse, "available", lambda: False)
+    model = build("swin_t")
+    made = vitrail.optimize(model, noise(1, 3, 224, 224))
+    assert made.report.rewritten["moves of tokens"] and "linear" not in made.report.rewritten
+    assert apart(model, made, noise(1, 3, 224, 224, seed=1)) <= 1e-5
+
+
+def test_a_precision_that_is_none_is_refused() -> None:
+    with pytest.raises(SettingsError, match="fp32, bf16"):
+        vitrail.optimize(build("deit_ti16"), noise(1, 3, 32, 32), precision="fp8")      # type: ignore[arg-type]
+
+
+def test_moves_that_break_rows_up_are_no_gather() -> None:
+    def chain(*steps: tuple[Any, tuple[Any, ...]]) -> list[fx.Node]:
+        found = fx.Graph()
+        node = found.placeholder("x")
+        made = []
+        for target, args in steps:
+            node = found.call_function(target, (node, *args))
+            made.append(node)
+        return made
+    aten = torch.ops.aten
+    x = noise(1, 4, 4, 3)
+    whole = chain((aten.roll.default, ([-1, -1], [1, 2])), (aten.view.default, ([1, 2, 2, 2, 2, 3],)),
+                  (aten.permute.default, ([0, 1, 3, 2, 4, 5],)))
+    rows = moves.rows_of(whole, (1, 4, 4, 3))
+    assert rows is not None
+    expected = x.roll((-1, -1), (1, 2)).view(1, 2, 2, 2, 2, 3).permute(0, 1, 3, 2, 4, 5)
+    assert torch.equal(x.view(-1, 3)[rows].view(expected.shape), expected)
+    assert moves.rows_of(chain((aten.roll.default, ([1], [3]))), (1, 4, 4, 3)) is None
+    assert moves.rows_of(chain((aten.permute.default, ([0, 3, 1, 2],))), (1, 4, 4, 3)) is None

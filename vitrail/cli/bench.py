@@ -64,9 +64,10 @@ def images(batch: int, size: int, device: "torch.device") -> "Tensor":
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(batch)).to(device)
 
 
-def measure(name: str, batches: list[int], *, against: str, rounds: int, size: int,
+def measure(name: str, batches: list[int], *, against: str, optimize: Sequence[str], rounds: int, size: int,
             device: "torch.device") -> list[dict[str, Any]]:
-    """A row a batch size: medians in milliseconds and, beside another side, the ratio with its quartiles."""
+    """A row a batch size: medians in milliseconds and, beside another side, the ratio with its quartiles. Of the
+    precisions in `optimize`, how many times as long timm takes, or where it is not measured the model as it is."""
     from vitrail.measure import timing
 
     size = size or catalogue.find(name).image
@@ -75,15 +76,22 @@ def measure(name: str, batches: list[int], *, against: str, rounds: int, size: i
     for batch in batches:
         x = images(batch, size, device)
         things: dict[str, Any] = {side: partial(model, x) for side, model in sides.items()}
+        fast = {p: vitrail.optimize(sides["vitrail"], x, precision=p) for p in optimize}    # type: ignore[arg-type]
+        things |= {p: partial(model, x) for p, model in fast.items()}
         times = timing.interleaved({**things, "yardstick": timing.yardstick(device)}, rounds=rounds, device=device)
         ours, product = times["vitrail"], times["yardstick"]
-        row = {"model": name, "batch": batch, "size": size, "rounds": rounds, "ms": 1e3 * ours.median,
+        row: dict[str, Any] = {"model": name, "batch": batch, "size": size, "rounds": rounds, "ms": 1e3 * ours.median,
                "images_a_second": batch / ours.median, "products": ours.over(product)[0],
                "yardstick_gflops": timing.gflops(product.median)}
         if against:
             middle, low, high = times[against].over(ours)
             row |= {"against": against, "against_ms": 1e3 * times[against].median, "ratio": middle,
                     "ratio_quartiles": [low, high]}
+        for precision, model in fast.items():
+            middle, low, high = times[against or "vitrail"].over(times[precision])
+            row.setdefault("optimised", {})[precision] = {
+                "ms": 1e3 * times[precision].median, "ratio": middle, "ratio_quartiles": [low, high],
+                "rewritten": model.report.rewritten, "left": model.report.left, "difference": model.report.difference}
         rows.append(row)
     return rows
 
@@ -101,9 +109,12 @@ def _bench(a: Namespace) -> int:
         _timm()                                     # missing? then before any model is made
     from vitrail.measure.machine import machine
     device, against = place(a), a.against or ""
+    if a.optimize and device.type != "cpu":
+        raise SettingsError(f"--optimize rewrites models for the processor, and this is {device}: add --device cpu")
     found: dict[str, Any] = {"machine": machine(device, *filter(None, (against,))), "rows": []}
     for name in names:
-        found["rows"] += measure(name, a.batch, against=against, rounds=a.rounds, size=a.size, device=device)
+        found["rows"] += measure(name, a.batch, against=against, optimize=a.optimize, rounds=a.rounds, size=a.size,
+                                 device=device)
         if not a.json:
             show.note(f"measured {name}")
     if a.out:
@@ -111,11 +122,11 @@ def _bench(a: Namespace) -> int:
     if a.json:
         show.emit(found)
     else:
-        _print(found, against)
+        _print(found, against, a.optimize)
     return 0
 
 
-def _print(found: dict[str, Any], against: str) -> None:
+def _print(found: dict[str, Any], against: str, optimize: Sequence[str]) -> None:
     show.say(", ".join(f"{k} {v}" for k, v in found["machine"].items()))
     head = ["model", "batch", "size", "ms", "images/s", "products"]
     rows = [[r["model"], r["batch"], r["size"], f"{r['ms']:.2f}", f"{r['images_a_second']:.1f}", f"{r['products']:.1f}"]
@@ -124,6 +135,11 @@ def _print(found: dict[str, Any], against: str) -> None:
         head += [f"{against} ms", f"{against} / ours", "quartiles"]
         for row, r in zip(rows, found["rows"], strict=True):
             row += [f"{r['against_ms']:.2f}", f"{r['ratio']:.3f}", "{:.3f} to {:.3f}".format(*r["ratio_quartiles"])]
+    for precision in optimize:
+        head += [f"{precision} ms", f"{against or 'plain'} / {precision}", "quartiles"]
+        for row, r in zip(rows, found["rows"], strict=True):
+            told = r["optimised"][precision]
+            row += [f"{told['ms']:.2f}", f"{told['ratio']:.3f}", "{:.3f} to {:.3f}".format(*told["ratio_quartiles"])]
     show.table(head, rows, right=head[1:])
     reached = [r["yardstick_gflops"] for r in found["rows"]]
     show.say(f"\nmedians of {found['rows'][0]['rounds']} rounds, everything in turn in one process; products: how many "
@@ -138,6 +154,8 @@ def _arguments(p: ArgumentParser) -> None:
     p.add_argument("--rounds", type=whole(1, 100_000), default=15, metavar="N", help="how often each is timed (15)")
     p.add_argument("--against", type=one_of(("timm",)), metavar="timm",
                    help="time timm's network too, with the same weights, after checking that the answers are the same")
+    p.add_argument("--optimize", type=one_of(("fp32", "bf16")), nargs="+", default=[], metavar="fp32|bf16",
+                   help="time the model as vitrail.optimize rewrites it, too, in each of these precisions")
     add_place(p)
     add_out(p, "FILE.json", "write the numbers there")
 
