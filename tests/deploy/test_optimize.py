@@ -110,6 +110,13 @@ def test_a_precision_that_is_none_is_refused() -> None:
         vitrail.optimize(build("deit_ti16"), noise(1, 3, 32, 32), precision="fp8")      # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("model", "image", "says"), [
+    (torch.nn.Linear(3, 3), noise(1, 3), "a Linear"), (build("deit_ti16"), noise(3, 32, 32), "cannot be folded")])
+def test_what_is_no_model_or_no_image_is_refused(model: Any, image: Tensor, says: str) -> None:
+    with pytest.raises(ExportError, match=says):
+        vitrail.optimize(model, image)
+
+
 def test_moves_that_break_rows_up_are_no_gather() -> None:
     def chain(*steps: tuple[Any, tuple[Any, ...]]) -> list[fx.Node]:
         found = fx.Graph()

@@ -64,10 +64,14 @@ def optimize(model: Classifier, example: Tensor, *, precision: Precision = "fp32
 
     precision: of weights and all between them. The copy is compared with the model on the example, to be within 1e-4
     of the range of its logits in fp32, and within 2e-2 in bf16; `report` says what was rewritten.
-    Raises SettingsError on another precision, ExportError where the answers differ by more.
+    Raises SettingsError on another precision, ExportError for what is no classifier of images or cannot be run on the
+    example, and where the answers differ by more.
     """
     if precision not in BOUNDS:
         raise SettingsError(f"precision={precision!r} is none of {', '.join(BOUNDS)}")
+    if not isinstance(model, Classifier):
+        raise ExportError(f"optimize takes a classifier of images, as create_model makes them, and this is a "
+                          f"{type(model).__name__}")
     copied = folded(model, example)
     assert isinstance(copied, Classifier)
     made = Optimised(copied, precision)

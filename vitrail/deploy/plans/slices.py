@@ -86,7 +86,8 @@ def _inputs(call: fx.Node, axis: int) -> dict[fx.Node, int] | None:
     given, last = args_of(call), len(shape(call)) - 1
     first = given[0]
     if call.target in ALONE or (call.target in ROWS and axis < last):
-        return {first: axis}
+        wide = call.target is aten.layer_norm.default and len(given[1]) > 1         # over more than a row
+        return None if wide else {first: axis}
     if call.target in BOTH and all(isinstance(n, fx.Node) for n in given[:2]):
         if shape(given[0]) == shape(given[1]) == shape(call):
             return {given[0]: axis, given[1]: axis}
@@ -95,8 +96,9 @@ def _inputs(call: fx.Node, axis: int) -> dict[fx.Node, int] | None:
         return {first: {one: other, other: one}.get(axis, axis)}
     elif call.target is aten.permute.default:
         return {first: given[1][axis] % (last + 1)}
-    elif call.target is aten.scaled_dot_product_attention.default and axis == last - 1 and len(given) <= 3:
-        return {first: axis} if first not in given[1:] else None
+    elif call.target is aten.scaled_dot_product_attention.default and axis == last - 1:
+        plain = len(given) <= 3 and set(call.kwargs) <= {"scale"} and first not in given[1:]  # no mask to cut
+        return {first: axis} if plain else None
     elif call.target in SHAPED and last > 0:
         return {first: axis} if shape(first)[:axis + 1] == shape(call)[:axis + 1] and axis < last else None
     return None
