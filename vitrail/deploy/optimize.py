@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from vitrail.core.errors import ExportError, SettingsError
 from vitrail.deploy.fold import folded
 from vitrail.deploy.plans import fuse, moves, slices
-from vitrail.deploy.plans.graph import fold_constants, module, traced
+from vitrail.deploy.plans.graph import fold_constants, module, simplify, traced
 from vitrail.tasks.classification.model import Classifier
 
 Precision = Literal["fp32", "bf16"]
@@ -111,6 +111,7 @@ def planned(model: Classifier, image: Tensor, precision: Precision, told: dict[s
     """A model's graph for images of this shape, rewritten. `told` gets what was, and how often."""
     graph, constants = traced(_Eager(model).eval(), image)
     told["computed beforehand"] = fold_constants(graph, constants)
+    simplify(graph, constants)
     told["moves of tokens"] = moves.gather(graph, constants)
     told["cut away"] = slices.sink(graph, constants)
     if fuse.available():

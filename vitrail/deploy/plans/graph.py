@@ -132,6 +132,15 @@ def fold_constants(graph: fx.Graph, constants: Constants) -> int:
     return folded
 
 
+def simplify(graph: fx.Graph, constants: Constants) -> None:
+    """Removes calls that answer what they were given: slices of all, views of the same shape, other names."""
+    for node in calls(graph, aten.slice.Tensor, aten.alias.default, aten.expand.default, *VIEWS):
+        given = args_of(node)[0]
+        if isinstance(given, fx.Node) and shape(given) == shape(node):
+            node.replace_all_uses_with(given)
+    tidy(graph, constants)
+
+
 def _certain(node: fx.Node) -> bool:
     """Whether a call answers alike at all times and changes nothing."""
     schema = getattr(node.target, "_schema", None)
