@@ -111,7 +111,8 @@ def test_a_precision_that_is_none_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("model", "image", "says"), [
-    (torch.nn.Linear(3, 3), noise(1, 3), "a Linear"), (build("deit_ti16"), noise(3, 32, 32), "cannot be folded")])
+    (torch.nn.Linear(3, 3), noise(1, 3), "a Linear"), (build("deit_ti16"), noise(3, 32, 32), "a batch of images"),
+    (build("deit_ti16"), noise(1, 4, 32, 32), "cannot be folded")])
 def test_what_is_no_model_or_no_image_is_refused(model: Any, image: Tensor, says: str) -> None:
     with pytest.raises(ExportError, match=says):
         vitrail.optimize(model, image)

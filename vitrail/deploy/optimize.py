@@ -72,6 +72,9 @@ def optimize(model: Classifier, example: Tensor, *, precision: Precision = "fp32
     if not isinstance(model, Classifier):
         raise ExportError(f"optimize takes a classifier of images, as create_model makes them, and this is a "
                           f"{type(model).__name__}")
+    if example.ndim != 4:
+        raise ExportError(f"an example is a batch of images (B, 3, H, W), and this one has the shape "
+                          f"{tuple(example.shape)}")
     copied = folded(model, example)
     assert isinstance(copied, Classifier)
     made = Optimised(copied, precision)

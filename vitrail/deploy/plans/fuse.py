@@ -2,7 +2,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from vitrail.deploy.plans.graph import VIEWS, Constants, aten, args_of, calls, insert, only_user, shape, tidy
 
@@ -194,6 +194,6 @@ def to_bfloat16(graph: fx.Graph, constants: Constants) -> None:
             with graph.inserting_before(node):
                 node.replace_input_with(node.args[0], insert(graph, aten.to.dtype, (node.args[0], torch.float32)))
     for node in graph.nodes:
-        if node.op == "call_function" and isinstance(node.meta.get("val"), Tensor):
+        if node.op == "call_function" and node.meta.get("val") is not None:
             node.meta["val"] = node.target(*fx.map_arg(node.args, lambda n: n.meta["val"]), **node.kwargs)
     tidy(graph, constants)
