@@ -118,7 +118,7 @@ def pack_linears(graph: fx.Graph, constants: Constants) -> dict[str, int]:
                 made = graph.call_function(packed._linear_pointwise.binary, (x, residual, pack, bias, "add"))
             made.meta["val"] = node.meta["val"]
             if shape(last) != shape(node):
-                made = insert(graph, aten.view.default, (made, list(shape(last))))
+                made = insert(graph, aten.reshape.default, (made, list(shape(last))))
         last.replace_all_uses_with(made)
         order[made] = order[last]
         told["linear"] += 1

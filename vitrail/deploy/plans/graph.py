@@ -10,8 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from vitrail.deploy.trace import quiet, trace
 
 aten = torch.ops.aten
-VIEWS = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.flatten.using_ints,
-         aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims}
+VIEWS = {aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.dim,
+         aten.squeeze.dims}
 LARGEST = 64 * 2**20        # bytes of a constant that is computed beforehand
 
 
@@ -64,6 +64,8 @@ def traced(model: nn.Module, example: Tensor) -> tuple[fx.Graph, Constants]:
             graph.output(new[node.args[0][0]])
         else:
             new[node] = graph.node_copy(node, lambda n: new[n])
+    for node in calls(graph, aten.view.default, aten._unsafe_view.default):
+        node.target = aten.reshape.default              # a rewritten call may lay its answer out otherwise
     tidy(graph, constants)
     return graph, constants
 

@@ -30,7 +30,7 @@ def gather(graph: fx.Graph, constants: Constants) -> int:
             table = insert(graph, aten.reshape.default, (source, [-1, width]))
             index = constants.keep(graph, rows)
             picked = insert(graph, aten.index_select.default, (table, 0, index))
-            back = insert(graph, aten.view.default, (picked, list(shape(last))))
+            back = insert(graph, aten.reshape.default, (picked, list(shape(last))))
         last.replace_all_uses_with(back)
         found += 1
     tidy(graph, constants)

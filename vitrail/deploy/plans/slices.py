@@ -12,7 +12,6 @@ ALONE = {aten.gelu.default, aten.relu.default, aten.silu.default, aten.hardswish
 ROWS = {aten.layer_norm.default, aten.linear.default}
 """Calls that treat each row of the last axis alone."""
 BOTH = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor}
-SHAPED = {aten.view.default, aten.reshape.default}
 
 
 def sink(graph: fx.Graph, constants: Constants) -> int:
@@ -99,14 +98,14 @@ def _inputs(call: fx.Node, axis: int) -> dict[fx.Node, int] | None:
     elif call.target is aten.scaled_dot_product_attention.default and axis == last - 1:
         plain = len(given) <= 3 and set(call.kwargs) <= {"scale"} and first not in given[1:]  # no mask to cut
         return {first: axis} if plain else None
-    elif call.target in SHAPED and last > 0:
+    elif call.target is aten.reshape.default and last > 0:
         return {first: axis} if shape(first)[:axis + 1] == shape(call)[:axis + 1] and axis < last else None
     return None
 
 
 def _sized(call: fx.Node, args: tuple[Any, ...], axis: int, cut: fx.Node) -> tuple[Any, ...]:
     """The arguments of a smaller call: a view says its own size."""
-    if call.target not in SHAPED:
+    if call.target is not aten.reshape.default:
         return args
     sizes = list(shape(call))
     sizes[axis] = shape(cut)[axis]
