@@ -76,6 +76,13 @@ def test_rolls_and_windows_are_one_gather() -> None:
     assert not any("roll" in t for t in targets) and sum("index_select" in t for t in targets) >= 4
 
 
+def test_every_size_in_a_plan_is_a_number() -> None:
+    made = vitrail.optimize(build("pvt_v2_b0"), noise(2, 3, 224, 224))
+    plan: Any = next(iter(made._plans.values()))
+    assert all(type(side) is int for n in plan.graph.nodes for value in [n.meta.get("val")]
+               if isinstance(value, Tensor) and value.layout is torch.strided for side in value.shape)
+
+
 def test_a_mistake_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     right = slices.sink
 

@@ -31,7 +31,7 @@ class Constants(nn.Module):
         self.__dict__[name] = value                     # no buffer: packed weights can be neither moved nor saved
         node = graph.get_attr(name)
         if value.layout is torch.strided:
-            node.meta["val"] = self.fakes.from_tensor(value)
+            node.meta["val"] = self.fakes.from_tensor(value, static_shapes=True)
         return node
 
     def value(self, node: fx.Node) -> Tensor:
