@@ -95,9 +95,10 @@ def test_a_mistake_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         vitrail.optimize(build("deit_ti16"), noise(1, 3, 32, 32))
 
 
-def test_what_cannot_be_traced_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ExportError, RuntimeError])
+def test_what_cannot_be_rewritten_runs_as_it_is(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
     def never(model: Any, example: Tensor) -> Any:
-        raise ExportError("torch.export cannot trace this model: it asks the weather")
+        raise error("torch.export cannot trace this model: it asks the weather")
     monkeypatch.setattr(optimizer, "traced", never)
     model = build("deit_ti16")
     made = vitrail.optimize(model, noise(1, 3, 32, 32))

@@ -51,8 +51,8 @@ class Optimised(Classifier):
         self.report.rewritten = {}
         try:
             made = planned(self, image, self.precision, self.report.rewritten)
-        except ExportError as e:
-            self.report.left = str(e)
+        except (ExportError, RuntimeError, TypeError, ValueError, IndexError) as e:     # it runs as it is, and says so
+            self.report.rewritten, self.report.left = {}, str(e) or type(e).__name__
         if len(self._plans) >= PLANS:
             self._plans.pop(next(iter(self._plans)))
         self._plans[tuple(image.shape)] = made
