@@ -93,7 +93,7 @@ class Mixed(nn.Module):
         self.widths, self.strides = plain.widths, plain.strides
         self.tokenize = plain.tokenize
         self.position = PositionTable(table.grid, self.widths[-1])
-        nn.init.trunc_normal_(self.position.table, std=0.02)
+        init.truncated(self.position)
         for block in blocks:
             heads = block.mix.fn.qkv.heads
             try:

@@ -99,5 +99,5 @@ def test_the_three_of_a_triple_share_a_rate_of_stochastic_depth() -> None:
 
 
 def test_unequal_depths_and_heads_are_refused() -> None:
-    with pytest.raises(ModelError, match="3 depths and 4 numbers of heads"):
+    with pytest.raises(ModelError, match="3 depths, 4 heads"):
         vitrail.create_model("cat_t", depths=(1, 1, 1))

@@ -8,9 +8,9 @@ from torch import nn
 
 import vitrail
 from tests.backbones.made import noise
-from vitrail.backbones.pvt_v2 import DepthwiseMlp, PVTv2, linear_reduction, overlapping_patches
+from vitrail.backbones.pvt_v2 import PVTv2, linear_reduction, overlapping_patches
 from vitrail.core.errors import ModelError
-from vitrail.nn import Conv, Reduced
+from vitrail.nn import Conv, DepthwiseMlp, Reduced
 
 
 def small(**changes: Any) -> PVTv2:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 import vitrail
 from tests.backbones.made import noise, seeded
-from vitrail.backbones.shuffle_transformer import ConvMerging, ConvPatches, ShuffleAttention, ShuffleTransformer
+from vitrail.backbones.shuffle_transformer import ConvMerging, ShuffleTransformer, conv_patches
+from vitrail.backbones.swin import WindowAttention
 from vitrail.core.errors import ModelError
 from vitrail.nn import BatchNorm, Conv, DropPath, RelativeBias, Strided, Windows
 
@@ -27,7 +28,7 @@ def seen_by(mix: nn.Module, H: int, W: int, row: int, column: int) -> Tensor:
 
 @pytest.mark.parametrize("H, W", [(9, 6), (7, 10), (2, 3)])
 def test_a_shuffled_window_holds_tokens_from_all_over_the_map(H: int, W: int) -> None:
-    mix = seeded(ShuffleAttention(8, 2, Strided(size=3)))
+    mix = seeded(WindowAttention(8, 2, Strided(size=3), bias=False))
     dy, dx = -(-H // 3), -(-W // 3)
     y, x = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
     for row, column in ((0, 0), (H - 1, W - 1), (H // 2, 1)):
@@ -35,7 +36,7 @@ def test_a_shuffled_window_holds_tokens_from_all_over_the_map(H: int, W: int) ->
 
 
 def test_shuffling_is_a_permutation_around_plain_windows() -> None:
-    plain, shuffled = ShuffleAttention(8, 2, Windows(3)), ShuffleAttention(8, 2, Strided(size=3))
+    plain, shuffled = WindowAttention(8, 2, Windows(3), bias=False), WindowAttention(8, 2, Strided(size=3), bias=False)
     shuffled.load_state_dict(seeded(plain).state_dict())
     x = noise(2, 9, 6, 8)
     rows, columns = torch.arange(9).view(3, 3).T.flatten(), torch.arange(6).view(3, 2).T.flatten()
@@ -43,14 +44,14 @@ def test_shuffling_is_a_permutation_around_plain_windows() -> None:
 
 
 def test_a_map_of_one_window_is_not_shuffled() -> None:
-    plain, shuffled = ShuffleAttention(8, 2, Windows(3)), ShuffleAttention(8, 2, Strided(size=3))
+    plain, shuffled = WindowAttention(8, 2, Windows(3), bias=False), WindowAttention(8, 2, Strided(size=3), bias=False)
     shuffled.load_state_dict(seeded(plain).state_dict())
     x = noise(2, 3, 3, 8)
     assert torch.equal(shuffled(x), plain(x))
 
 
 def test_blocks_take_turns() -> None:
-    groups = [m.groups for m in small(depths=(3, 2)).modules() if isinstance(m, ShuffleAttention)]
+    groups = [m.groups for m in small(depths=(3, 2)).modules() if isinstance(m, WindowAttention)]
     assert [type(g) for g in groups] == [Windows, Strided, Windows, Windows, Strided]
     assert {g.size for g in groups} == {3} and not any(g.shift for g in groups if isinstance(g, Windows))
 
@@ -83,12 +84,12 @@ def test_merging_pads_an_odd_side_behind_the_norm() -> None:
 
 
 def test_the_image_is_read_by_two_strided_convolutions() -> None:
-    stem = seeded(ConvPatches(4, 8))
-    image = noise(1, 3, 32, 32).requires_grad_()
+    stem = seeded(conv_patches(4, 8))
+    image = noise(1, 32, 32, 3).requires_grad_()
     stem(image)[0, 4, 4, 0].backward()
     assert image.grad is not None
-    rows = (image.grad[0].abs().sum((0, 2)) > 0).nonzero().flatten()
-    assert rows.min() >= 13 and rows.max() <= 19 and stem(noise(1, 3, 33, 30)).shape == (1, 9, 8, 8)
+    rows = (image.grad[0].abs().sum((1, 2)) > 0).nonzero().flatten()
+    assert rows.min() >= 13 and rows.max() <= 19 and stem(noise(1, 33, 30, 3)).shape == (1, 9, 8, 8)
 
 
 def test_stochastic_depth_is_one_rate_a_stage_and_spares_the_convolutions() -> None:
@@ -110,7 +111,7 @@ def test_initialisation() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ModelError, match="3 depths and 4 numbers of heads"):
+    with pytest.raises(ModelError, match="3 depths, 4 heads"):
         vitrail.create_model("shuffle_t", depths=(1, 1, 1))
     with pytest.raises(ModelError, match="a window of 8"):
         vitrail.create_model("shuffle_t", window=8)

@@ -250,5 +250,5 @@ def test_a_release_of_another_window_fits_when_that_is_asked_for() -> None:
 
 
 def test_unequal_depths_and_heads_are_refused() -> None:
-    with pytest.raises(ModelError, match="3 depths and 4 numbers of heads"):
+    with pytest.raises(ModelError, match="3 depths, 4 heads"):
         vitrail.create_model("swin_t", depths=(2, 2, 2))

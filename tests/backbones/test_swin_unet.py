@@ -114,5 +114,5 @@ def test_a_segmentation_head_of_the_release_is_left_out() -> None:
 
 
 def test_unequal_depths_and_heads_are_refused() -> None:
-    with pytest.raises(ModelError, match="3 depths and 4 numbers of heads"):
+    with pytest.raises(ModelError, match="3 depths, 4 heads"):
         vitrail.create_model("swin_unet", depths=(2, 2, 2))

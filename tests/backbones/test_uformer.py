@@ -8,9 +8,9 @@ from torch import Tensor, nn
 import vitrail
 from tests.backbones.made import noise, seeded
 from vitrail.backbones.swin import WindowAttention
-from vitrail.backbones.uformer import Halving, ModulatedAttention, Uformer, UpStage, local_mlp
+from vitrail.backbones.uformer import Halving, ModulatedAttention, Uformer, UpStage
 from vitrail.core.errors import ModelError
-from vitrail.nn import DropPath, RelativeBias, Windows
+from vitrail.nn import DepthwiseMlp, DropPath, Gelu, RelativeBias, Windows
 
 
 def small(**changes: object) -> Any:
@@ -43,7 +43,7 @@ def test_only_the_way_up_is_modulated() -> None:
 
 
 def test_the_mlp_sees_the_nearest_neighbours() -> None:
-    mlp = seeded(local_mlp(4, 8))
+    mlp = seeded(DepthwiseMlp(4, 8, first=Gelu()))
     x = noise(1, 7, 7, 4).requires_grad_()
     mlp(x)[0, 3, 3].sum().backward()
     assert x.grad is not None
@@ -109,5 +109,5 @@ def test_initialisation() -> None:
 
 
 def test_unequal_depths_and_heads_are_refused() -> None:
-    with pytest.raises(ModelError, match="3 depths and 5 numbers of heads"):
+    with pytest.raises(ModelError, match="3 depths, 5 heads"):
         vitrail.create_model("uformer_t", depths=(2, 2, 2))

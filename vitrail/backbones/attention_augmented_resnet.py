@@ -4,16 +4,15 @@ Bello et al., ICCV 2019, arXiv:1904.09925. The paper lists the code of the layer
 states fix the shares (`channels`), the costs that it states fix where attention sees a smaller map.
 """
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.attention.attention_augmented import RelativeAttention2d
-from vitrail.backbones.resnet import Bottleneck, ResNetBody, Stem, stage_keys
+from vitrail.backbones.resnet import Bottleneck, Names, ResNetBody, Stem, torchvision
 from vitrail.core.card import Figures, Paper, Variant, variant
-from vitrail.core.keys import AS_CONV, Keys, Row
+from vitrail.core.keys import AS_CONV, Row
 from vitrail.nn import AvgPool, Conv, Elsewhere, grid_of
 
 PAPER = Paper(title="Attention Augmented Convolutional Networks", arxiv="1904.09925", authors="Bello et al.", year=2019,
@@ -90,20 +89,14 @@ aa_resnet_101 = _size(45_404_992, 8.798, {"params_m": 45.4, "gflops": 16.1}, (3,
 aa_resnet_152 = _size(61_641_424, 13.130, {}, (3, 8, 36, 3))
 
 
-def torchvision(settings: Mapping[str, Any]) -> Keys:
-    """Nobody released tensors: the names that torchvision's ResNet has with the paper's layer in the place of conv2."""
-    table = {"conv1.*": "backbone.tokenize.conv.*", "bn1.*": "backbone.tokenize.norm.*", "fc.*": "head.linear.*"}
-    rows: list[Row] = []
-    for i in range(len(settings["depths"])):
-        there, here = f"layer{i + 1}.{{}}.conv2.", f"backbone.stages.{i}.{{}}.conv2."
-        if i:
-            table |= {there + "conv.*": here + "conv.*", there + "key_rel_h": here + "attention.position.rows",
-                      there + "key_rel_w": here + "attention.position.columns"}
-            for theirs, ours in (("kqv", "kqv"), ("attn_out", "out.proj")):
-                rows.append(Row((f"{there}{theirs}.weight",), f"{here}attention.{ours}.weight", AS_CONV))
-                table[f"{there}{theirs}.bias"] = f"{here}attention.{ours}.bias"
-        table |= stage_keys(i)
-    return Keys(table, rows=rows)
+def _layer(there: str, here: str) -> Names:
+    """The first stage has none: its rows match nothing."""
+    table = {there + "conv.*": here + "conv.*", there + "key_rel_h": here + "attention.position.rows",
+             there + "key_rel_w": here + "attention.position.columns",
+             there + "kqv.bias": here + "attention.kqv.bias", there + "attn_out.bias": here + "attention.out.proj.bias"}
+    return table, [Row((there + "kqv.weight",), here + "attention.kqv.weight", AS_CONV),
+                   Row((there + "attn_out.weight",), here + "attention.out.proj.weight", AS_CONV)]
 
 
-KEYS = {"torchvision": torchvision}
+# nobody released tensors: the names that torchvision's ResNet has with the paper's layer in the place of conv2
+KEYS = {"torchvision": lambda settings: torchvision(settings, _layer)}

@@ -15,6 +15,7 @@ from vitrail.core.errors import CheckpointError
 from vitrail.core.keys import Keys
 from vitrail.nn import (Attend, Block, DropPath, Features, LayerNorm, Merge, Mlp, Patches, Prefix, Readout, Residual,
                         Scale, Split, Stack, from_tokens, grid_of, init, mean_map, ramp)
+from vitrail.nn.names import block_names
 from vitrail.ops.positions import resample_positions
 from vitrail.ops.windows import by_size
 
@@ -118,8 +119,7 @@ class BEiT(nn.Module):
             return Residual(fn, LayerNorm(dim), scale=Scale(dim, scale), drop=DropPath(p))
         self.blocks = Stack(Block(mix=residual(mix, p), mlp=residual(mlp, p))
                             for mix, mlp, p in zip(mixers, mlps, ramp(drop_path, depth), strict=True))
-        init.truncated_linears(self)
-        nn.init.trunc_normal_(self.prefix.tokens, std=0.02)
+        init.truncated(self)
         for i, (mix, mlp) in enumerate(zip(mixers, mlps, strict=True)):
             for last in (mix.out.proj, mlp.fc2):            # the deeper a block, the less it adds at first
                 last.weight.data /= math.sqrt(2 * (i + 1))
@@ -168,16 +168,12 @@ beit_l16_512 = _size(305_674_728, 361.986, "beit_large_patch16", 512, ("22kto1k"
 LAYOUT = Keys({
     "patch_embed.proj.*":                                   "backbone.tokenize.proj.*",
     "cls_token":                                            "backbone.prefix.tokens",
-    "blocks.{}.norm1.*":                                    "backbone.blocks.{}.mix.norm.*",
     "blocks.{}.gamma_1":                                    "backbone.blocks.{}.mix.scale.gamma",
-    "blocks.{}.attn.qkv.*":                                 "backbone.blocks.{}.mix.fn.qkv.proj.*",
     "blocks.{}.attn.q_bias":                                "backbone.blocks.{}.mix.fn.q_bias",
     "blocks.{}.attn.v_bias":                                "backbone.blocks.{}.mix.fn.v_bias",
     "blocks.{}.attn.relative_position_bias_table":          "backbone.blocks.{}.mix.fn.bias.table",
-    "blocks.{}.attn.proj.*":                                "backbone.blocks.{}.mix.fn.out.proj.*",
-    "blocks.{}.norm2.*":                                    "backbone.blocks.{}.mlp.norm.*",
     "blocks.{}.gamma_2":                                    "backbone.blocks.{}.mlp.scale.gamma",
-    "blocks.{}.mlp.*":                                      "backbone.blocks.{}.mlp.fn.*",
+    **block_names("blocks.{}.", "backbone.blocks.{}."),
     "fc_norm.*":                                            "head.pool.norm.*",
     "head.*":                                               "head.linear.*",
 }, drop=("blocks.{}.attn.relative_position_index",))

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vitrail.backbones.resnet import Bottleneck, ResNetBody, Stem, stage_keys
+from vitrail.backbones.resnet import Bottleneck, Names, ResNetBody, Stem, pooled, torchvision
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.errors import ModelError
-from vitrail.core.keys import AS_CONV, Keys, Row
-from vitrail.nn import Attend, AvgPool, Chain, Conv, Split, SqueezeExcite, conv_norm, grid_of
+from vitrail.core.keys import AS_CONV, Row
+from vitrail.nn import Attend, Conv, Split, SqueezeExcite, conv_norm, grid_of
 from vitrail.positions.relative_2d import RelativeLogits2d
 
 PAPER = Paper(title="Bottleneck Transformers for Visual Recognition", arxiv="2101.11605", authors="Srinivas et al.",
@@ -62,8 +62,7 @@ class BoTNet(ResNetBody):
                 return Bottleneck(width, dim, stride, drop, act=act(), squeeze=weigh)
             stride = min(stride, last_stride)
             grid = grid_of(image, (2 << last) * last_stride // stride)
-            middle = Chain(attention=BottleneckAttention(dim, heads, grid=grid),
-                           pool=AvgPool(2, 2) if stride == 2 else nn.Identity())
+            middle = pooled(BottleneckAttention(dim, heads, grid=grid), 2, stride)
             past = nn.Identity() if width == out else conv_norm(width, out, 1, stride, act=act())
             return Bottleneck(width, dim, stride, drop, middle=middle, act=act(), past=past)
         super().__init__(Stem(dim, act=act()), dim, depths, drop_path, block)
@@ -93,19 +92,14 @@ botnet_s1_77 = _size(47_917_400, 23.935, {"params_m": 53.9}, image=320, depths=(
 botnet_s1_128_384 = _size(69_180_824, 47.323, {"params_m": 75.1, "gflops": 45.8}, image=384, **_128)
 
 
-def _stage(i: int) -> dict[str, str]:
-    there, here = f"layer{i + 1}.{{}}.", f"backbone.stages.{i}.{{}}."
-    return {there + "se.fc1.*": here + "squeeze.reduce.*", there + "se.fc2.*": here + "squeeze.expand.*",
-            there + "conv2.pos_embed.height_rel": here + "conv2.attention.position.rows",
-            there + "conv2.pos_embed.width_rel": here + "conv2.attention.position.columns", **stage_keys(i)}
+def _names(there: str, here: str) -> Names:
+    """Those of a block too, which is weighed where nothing attends."""
+    block, ours = there.removesuffix("conv2."), here.removesuffix("conv2.")
+    return ({block + "se.fc1.*": ours + "squeeze.reduce.*", block + "se.fc2.*": ours + "squeeze.expand.*",
+             there + "pos_embed.height_rel": here + "mixer.position.rows",
+             there + "pos_embed.width_rel": here + "mixer.position.columns"},
+            [Row((there + "qkv.weight",), here + "mixer.qkv.proj.weight", AS_CONV)])
 
 
 # nobody released tensors: the names that timm's ResNet has with timm's attention in it
-TIMM = Keys({
-    "conv1.*": "backbone.tokenize.conv.*",
-    "bn1.*":   "backbone.tokenize.norm.*",
-    **{theirs: ours for i in range(4) for theirs, ours in _stage(i).items()},
-    "fc.*":    "head.linear.*",
-}, rows=[Row(("layer4.{}.conv2.qkv.weight",), "backbone.stages.3.{}.conv2.attention.qkv.proj.weight", AS_CONV)])
-
-KEYS = {"timm": lambda settings: TIMM}
+KEYS = {"timm": lambda settings: torchvision(settings, _names)}

@@ -12,6 +12,7 @@ from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Attend, Block, DropPath, Features, LayerNorm, Merge, Mlp, Patches, PositionTable, Prefix,
                         Readout, Residual, Scale, Split, Stack, class_token, from_tokens, grid_of, init)
+from vitrail.nn.names import block_names
 
 PAPER = Paper(title="Going deeper with Image Transformers", arxiv="2103.17239", authors="Touvron et al.", year=2021,
               venue="ICCV", code="facebookresearch/deit", license="Apache-2.0",
@@ -66,12 +67,10 @@ class CaiT(nn.Module):
                             for _ in range(depth))
         self.class_blocks = Stack(Block(ClassResidual(dim, heads, scale), mlp(0.0)) for _ in range(class_depth))
         self.norm = LayerNorm(dim)
-        init.truncated_linears(self)
+        init.truncated(self)
         for part in self.modules():
             if isinstance(part, HeadMix):               # a linear layer like the others, in the official code
                 nn.init.trunc_normal_(part.weight, std=0.02)
-        nn.init.trunc_normal_(self.prefix.tokens, std=0.02)
-        nn.init.trunc_normal_(self.position.table, std=0.02)
 
     def forward(self, image: Tensor) -> Features:
         x = self.tokenize(image)                                        # (B, h, w, C)
@@ -121,21 +120,14 @@ _TABLE = {
     "patch_embed.*":                        "backbone.tokenize.*",
     "cls_token":                            "backbone.prefix.tokens",
     "pos_embed":                            "backbone.position.table",
-    "blocks.{}.norm1.*":                    _BLOCK + "mix.norm.*",
-    "blocks.{}.attn.qkv.*":                 _BLOCK + "mix.fn.qkv.proj.*",
     "blocks.{}.attn.proj_l.weight":         _BLOCK + "mix.fn.before.weight",
     "blocks.{}.attn.proj_w.*":              _BLOCK + "mix.fn.behind.*",
-    "blocks.{}.attn.proj.*":                _BLOCK + "mix.fn.out.proj.*",
     "blocks.{}.gamma_1":                    _BLOCK + "mix.scale.gamma",
-    "blocks.{}.norm2.*":                    _BLOCK + "mlp.norm.*",
-    "blocks.{}.mlp.*":                      _BLOCK + "mlp.fn.*",
     "blocks.{}.gamma_2":                    _BLOCK + "mlp.scale.gamma",
-    "blocks_token_only.{}.norm1.*":         _CLASS + "mix.norm.*",
-    "blocks_token_only.{}.attn.proj.*":     _CLASS + "mix.fn.out.proj.*",
+    **block_names("blocks.{}.", _BLOCK),
     "blocks_token_only.{}.gamma_1":         _CLASS + "mix.scale.gamma",
-    "blocks_token_only.{}.norm2.*":         _CLASS + "mlp.norm.*",
-    "blocks_token_only.{}.mlp.*":           _CLASS + "mlp.fn.*",
     "blocks_token_only.{}.gamma_2":         _CLASS + "mlp.scale.gamma",
+    **block_names("blocks_token_only.{}.", _CLASS),
     "norm.*":                               "backbone.norm.*",
     "head.*":                               "head.linear.*",
 }

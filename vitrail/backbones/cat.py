@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from vitrail.backbones.swin import PatchMerging, WindowAttention, merging
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import (Attend, Chain, Features, Merge, Patches, PositionTable, Readout, RelativeBias, Split, Stack,
-                        Strided, Windows, grid_of, init, mean_map, pyramid, ramp, transformer_block)
+from vitrail.nn import (Attend, Chain, Features, Merge, Patches, PositionTable, Readout, Split, Stack, Strided, Windows,
+                        each_stage, grid_of, init, mean_map, pyramid, ramp, transformer_block)
 
 PAPER = Paper(title="CAT: Cross Attention in Vision Transformer", arxiv="2106.05786", authors="Lin et al.", year=2022,
               venue="ICME", code="linhezheng19/CAT", license="MIT", builds_on=("backbones.swin",))
@@ -49,8 +49,7 @@ class CAT(nn.Module):
                  depths: tuple[int, ...] = (1, 1, 3, 1), heads: tuple[int, ...] = (3, 6, 12, 24), window: int = 7,
                  mlp_ratio: float = 4.0, drop_path: float = 0.0):
         super().__init__()
-        if len(depths) != len(heads):
-            raise ValueError(f"{len(depths)} depths and {len(heads)} numbers of heads: each stage needs one of both")
+        each_stage(depths=depths, heads=heads)
         self.widths = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(patch << i for i in range(len(depths)))
         self.tokenize = Patches(patch, dim, norm=nn.LayerNorm(dim))
@@ -70,10 +69,7 @@ class CAT(nn.Module):
 
         self.stages = nn.ModuleList(stage(i, width) for i, width in enumerate(self.widths))
         self.norm = nn.LayerNorm(self.widths[-1])
-        init.truncated_linears(self)
-        for part in self.modules():
-            if isinstance(part, RelativeBias | PositionTable):
-                nn.init.trunc_normal_(part.table, std=0.02)
+        init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
         x = self.tokenize(image)                                                # (B, H, W, C)

@@ -44,11 +44,9 @@ class ConViT(nn.Module):
         self.blocks = Stack(transformer_block(SelfAttention(dim, heads, qkv_bias=False), dim, mlp_ratio, p)
                             for p in drops[local:])
         self.norm = LayerNorm(dim)
-        init.truncated_linears(self)
+        init.truncated(self)
         for mixer in gated:
             as_convolution(mixer, locality)
-        nn.init.trunc_normal_(self.prefix.tokens, std=0.02)
-        nn.init.trunc_normal_(self.position.table, std=0.02)
 
     def forward(self, image: Tensor) -> Features:
         x = self.tokenize(image)                                                # (B, h, w, C)

@@ -44,10 +44,8 @@ class CPVT(nn.Module):
         self.first, self.blocks = blocks(first), blocks(*others)
         self.position = ConditionalPosition(dim, prefix=tokens)
         self.norm = LayerNorm(dim)
-        init.truncated_linears(self)
+        init.truncated(self)
         init.fan_out_convs(self.position)
-        if isinstance(self.prefix, Prefix):
-            nn.init.trunc_normal_(self.prefix.tokens, std=0.02)
 
     def forward(self, image: Tensor) -> Features:
         x = self.tokenize(image)                                        # (B, h, w, C)

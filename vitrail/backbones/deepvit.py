@@ -80,9 +80,7 @@ class DeepViT(TokenBody):
         self.blocks = Stack(Block(mix=residual(mixer(at), p), mlp=residual(Mlp(dim, int(dim * mlp_ratio)), p))
                             for at, p in enumerate(ramp(drop_path, depth)))
         self.norm = LayerNorm(dim)
-        init.truncated_linears(self)
-        nn.init.trunc_normal_(self.prefix.tokens, std=0.02)
-        nn.init.trunc_normal_(self.position.table, std=0.02)
+        init.truncated(self)
 
     def readout(self, classes: int) -> nn.Module:
         return Readout(self.widths[-1], classes, class_token, born=init.truncated_linears)

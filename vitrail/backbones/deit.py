@@ -54,9 +54,7 @@ class DeiT(TokenBody):
         self.blocks = Stack(transformer_block(SelfAttention(dim, heads), dim, mlp_ratio, p)
                             for p in ramp(drop_path, depth))
         self.norm = LayerNorm(dim)
-        init.truncated_linears(self)
-        nn.init.trunc_normal_(self.prefix.tokens, std=0.02)
-        nn.init.trunc_normal_(self.position.table, std=0.02)
+        init.truncated(self)
 
     def readout(self, classes: int) -> nn.Module:
         dim = self.widths[-1]

@@ -1,7 +1,6 @@
 """Early convolutions: a ViT that sees its image through a few plain convolutions is easier to train.
 
-Xiao et al., NeurIPS 2021, arXiv:2106.14881. ViT_P is the ViT they compare with, ViT_C the one with the stem, which has
-a block less for what the stem costs.
+Xiao et al., NeurIPS 2021, arXiv:2106.14881. ViT_P is the ViT they compare with; ViT_C has the stem, and a block less.
 """
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Chain, Conv, LayerNorm, Mlp, Patches, PositionTable, Prefix, Readout, SelfAttention, Stack,
                         TokenBody, class_token, conv_norm, grid_of, init, ramp, transformer_block)
+from vitrail.nn.names import conv_norm_names
 
 PAPER = Paper(title="Early Convolutions Help Transformers See Better", arxiv="2106.14881", authors="Xiao et al.",
               year=2021, venue="NeurIPS", code="facebookresearch/pycls", license="MIT")
@@ -54,11 +54,7 @@ class EarlyConv(TokenBody):
         self.blocks = Stack(transformer_block(SelfAttention(dim, heads), dim, mlp_ratio, p)
                             for p in ramp(drop_path, depth))
         self.norm = LayerNorm(dim)
-        self.initialise()
-
-    def initialise(self) -> None:
-        """As the published code, which leaves the class token at zero."""
-        for part in self.modules():
+        for part in self.modules():                         # the published code leaves the class token at zero
             if isinstance(part, SelfAttention):             # torch's own MultiheadAttention
                 nn.init.xavier_uniform_(part.qkv.proj.weight)
                 nn.init.zeros_(part.qkv.proj.bias)
@@ -108,19 +104,14 @@ def official(settings: Mapping[str, Any]) -> Keys:
     """The names of the authors' code, in which a sequence comes before the batch."""
     block, here = "encoder.block_{}.", "backbone.blocks.{}."
     table = {
-        "stem.patchify.*":                              "backbone.tokenize.proj.*",
-        "stem.cstem{}_conv.*":                          "backbone.tokenize.convs.{}.conv.*",
-        "stem.cstem{}_bn.*":                            "backbone.tokenize.convs.{}.norm.*",
-        "stem.cstem_last_conv.*":                       "backbone.tokenize.last.*",
-        "class_token":                                  "backbone.prefix.tokens",
-        block + "ln_1.*":                               here + "mix.norm.*",
-        block + "self_attention.block.in_proj_weight":  here + "mix.fn.qkv.proj.weight",
-        block + "self_attention.block.in_proj_bias":    here + "mix.fn.qkv.proj.bias",
-        block + "self_attention.block.out_proj.*":      here + "mix.fn.out.proj.*",
-        block + "ln_2.*":                               here + "mlp.norm.*",
-        block + "mlp_block.linear_{}.*":                here + "mlp.fn.fc{}.*",
-        "encoder.ln.*":                                 "backbone.norm.*",
-        "head.head_fc.*":                               "head.linear.*",
+        **conv_norm_names("stem.", "backbone.tokenize.", ("cstem{}_conv", "cstem{}_bn", "convs.{}")),
+        "stem.patchify.*": "backbone.tokenize.proj.*", "stem.cstem_last_conv.*": "backbone.tokenize.last.*",
+        "class_token": "backbone.prefix.tokens", "encoder.ln.*": "backbone.norm.*", "head.head_fc.*": "head.linear.*",
+        block + "ln_1.*":                           here + "mix.norm.*",
+        block + "ln_2.*":                           here + "mlp.norm.*",
+        block + "self_attention.block.in_proj_*":   here + "mix.fn.qkv.proj.*",
+        block + "self_attention.block.out_proj.*":  here + "mix.fn.out.proj.*",
+        block + "mlp_block.linear_{}.*":            here + "mlp.fn.fc{}.*",
     }
     turn = Fold(lambda t: t.transpose(0, 1), lambda t: t.transpose(0, 1))
     return Keys(table, rows=[Row(("pos_embedding",), "backbone.position.table", turn)])

@@ -13,6 +13,7 @@ from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
 from vitrail.nn import (Chain, Conv, DropPath, Features, SqueezeExcite, Stack, conv_norm, mean_map, pyramid, ramp,
                         round_width)
+from vitrail.nn.names import conv_norm_names
 
 PAPER = Paper(title="GhostNet: More Features from Cheap Operations", arxiv="1911.11907", authors="Han et al.",
               year=2020, venue="CVPR", code="huawei-noah/Efficient-AI-Backbones", license="Apache-2.0")
@@ -155,14 +156,14 @@ def _layouts() -> dict[str, str]:
         for j in range(len(stage)):
             there, here = f"blocks.{group + (j >= first > 0)}.{j - first if j else 0}.", f"backbone.stages.{i}.{j}."
             for theirs, ours in (("ghost1", "widen"), ("ghost2", "narrow")):
-                for part, name in (("primary_conv", "primary"), ("cheap_operation", "cheap")):
-                    table |= {f"{there}{theirs}.{part}.0.*": f"{here}{ours}.{name}.conv.*",
-                              f"{there}{theirs}.{part}.1.*": f"{here}{ours}.{name}.norm.*"}
-            table |= {there + "conv_dw.*": here + "down.conv.*", there + "bn_dw.*": here + "down.norm.*",
-                      there + "se.conv_reduce.*": here + "squeeze.reduce.*",
+                table |= conv_norm_names(f"{there}{theirs}.", f"{here}{ours}.",
+                                         ("primary_conv.0", "primary_conv.1", "primary"),
+                                         ("cheap_operation.0", "cheap_operation.1", "cheap"))
+            table |= conv_norm_names(there, here, ("conv_dw", "bn_dw", "down"),
+                                     ("shortcut.0", "shortcut.1", "shortcut.depthwise"),
+                                     ("shortcut.2", "shortcut.3", "shortcut.pointwise"))
+            table |= {there + "se.conv_reduce.*": here + "squeeze.reduce.*",
                       there + "se.conv_expand.*": here + "squeeze.expand.*"}
-            for n, name in enumerate(("depthwise.conv", "depthwise.norm", "pointwise.conv", "pointwise.norm")):
-                table[f"{there}shortcut.{n}.*"] = f"{here}shortcut.{name}.*"
         group += 1 + first
     return table | {f"blocks.{group}.0.conv.*": "backbone.last.conv.*",
                     f"blocks.{group}.0.bn1.*": "backbone.last.norm.*"}

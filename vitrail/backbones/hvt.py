@@ -14,6 +14,7 @@ from vitrail.core.errors import CheckpointError, ModelError
 from vitrail.core.keys import Keys
 from vitrail.nn import (Block, Chain, Features, LayerNorm, Patches, PositionTable, Readout, SelfAttention, Stack,
                         grid_of, init, ramp, transformer_block)
+from vitrail.nn.names import block_names
 
 PAPER = Paper(title="Scalable Vision Transformers with Hierarchical Pooling", arxiv="2103.10619", authors="Pan et al.",
               year=2021, venue="ICCV", code="MonashAI/HVT", license="Apache-2.0")
@@ -93,8 +94,7 @@ class HVT(nn.Module):
             blocks = Stack(block(p) for p in drops[start + 1:start + pool + 1])
             self.stages.append(Chain(pool=PoolRow(length, dim), blocks=blocks))
         self.norm = LayerNorm(dim)
-        init.truncated_linears(self)
-        nn.init.trunc_normal_(self.position.table, std=0.02)
+        init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
         x = self.tokenize(image)                                                # (B, h, w, C)
@@ -135,9 +135,7 @@ def official(settings: Mapping[str, Any]) -> Keys:
         at = f"backbone.stages.{(i - 1) // pool}.blocks.{(i - 1) % pool}." if i else "backbone.first.0."
         if i % pool == 0:
             table[f"blocks.{i}.pos_embed"] = f"backbone.stages.{i // pool}.pool.table"
-        table |= {f"blocks.{i}.norm1.*": at + "mix.norm.*", f"blocks.{i}.attn.qkv.*": at + "mix.fn.qkv.proj.*",
-                  f"blocks.{i}.attn.proj.*": at + "mix.fn.out.proj.*", f"blocks.{i}.norm2.*": at + "mlp.norm.*",
-                  f"blocks.{i}.mlp.*": at + "mlp.fn.*"}
+        table |= block_names(f"blocks.{i}.", at)
     return Keys(table)
 
 

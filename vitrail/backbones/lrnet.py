@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitrail.attention.local_relation import LocalRelation
-from vitrail.backbones.resnet import Bottleneck, ResNetBody, stage_keys
+from vitrail.backbones.resnet import Bottleneck, Names, ResNetBody, torchvision
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.keys import AS_CONV, Keys, Row
 from vitrail.nn import BatchNorm, Chain, Conv, MaxPool
@@ -89,23 +89,19 @@ lrnet_50 = _size(23_375_481, 4.382, (3, 4, 6, 3), {"params_m": 23.3, "gflops": 4
 lrnet_101 = _size(40_787_663, 7.779, (3, 4, 23, 3))
 
 
-def _mixer(there: str, here: str) -> tuple[dict[str, str], list[Row]]:
+def _mixer(there: str, here: str) -> Names:
     """A relation whose linear layers are 1 x 1 convolutions there."""
     return ({f"{there}prior.*": f"{here}prior.*", f"{there}qk.bias": f"{here}qk.bias",
              f"{there}out.bias": f"{here}out.bias"},
             [Row((f"{there}{part}.weight",), f"{here}{part}.weight", AS_CONV) for part in ("qk", "out")])
 
 
-def torchvision(settings: Mapping[str, Any]) -> Keys:
+def _keys(settings: Mapping[str, Any]) -> Keys:
     """Nobody released tensors: the names that torchvision's ResNet has with the layer in the place of conv2, and with
     the matrix and the layer in that of conv1."""
     stem, rows = _mixer("conv1.1.", "backbone.tokenize.relation.mixer.")
-    table = {"conv1.0.*": "backbone.tokenize.conv.*", "bn1.*": "backbone.tokenize.norm.*", "fc.*": "head.linear.*",
-             **stem}
-    for i in range(len(settings["depths"])):
-        names, more = _mixer(f"layer{i + 1}.{{}}.conv2.", f"backbone.stages.{i}.{{}}.conv2.mixer.")
-        table, rows = {**table, **names, **stage_keys(i)}, rows + more
-    return Keys(table, rows=rows)
+    return torchvision(settings, lambda there, here: _mixer(there, here + "mixer."),
+                       ({"conv1.0.*": "backbone.tokenize.conv.*", **stem}, rows))
 
 
-KEYS = {"torchvision": torchvision}
+KEYS = {"torchvision": _keys}

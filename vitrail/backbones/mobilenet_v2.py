@@ -11,6 +11,7 @@ from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Keys
 from vitrail.nn import DropPath, DroppedMean, Features, Readout, Stack, conv_norm, init, pyramid, ramp, round_width
+from vitrail.nn.names import conv_norm_names
 
 PAPER = Paper(title="MobileNetV2: Inverted Residuals and Linear Bottlenecks", arxiv="1801.04381",
               authors="Sandler et al.", year=2018, venue="CVPR", code="tensorflow/models", license="Apache-2.0")
@@ -121,12 +122,6 @@ mobilenetv2_120d = _size(1.2, 5_831_144, 0.669, _timm("mobilenetv2_120d.ra_in1k"
                          fixed_ends=True)
 
 
-def _parts(there: str, here: str, *parts: tuple[str, str, str]) -> dict[str, str]:
-    """Rows of a table for (convolution there, norm there, part here)."""
-    return {f"{there}.{name}.*": f"{here}.{part}.{ours}.*" for conv, norm, part in parts
-            for name, ours in ((conv, "conv"), (norm, "norm"))}
-
-
 def _torchvision_names(depths: Sequence[int]) -> dict[str, str]:
     """torchvision counts all blocks through, and the convolutions of a block by number."""
     table: dict[str, str] = {}
@@ -135,19 +130,20 @@ def _torchvision_names(depths: Sequence[int]) -> dict[str, str]:
         for j in range(depth):
             widen = [("0.0", "0.1", "widen")] if expansion > 1 else []
             n = len(widen)
-            table |= _parts(f"features.{at}.conv", f"backbone.rows.{i}.{j}", *widen, (f"{n}.0", f"{n}.1", "depthwise"),
-                            (f"{n + 1}", f"{n + 2}", "narrow"))
+            table |= conv_norm_names(f"features.{at}.conv.", f"backbone.rows.{i}.{j}.", *widen,
+                                     (f"{n}.0", f"{n}.1", "depthwise"), (f"{n + 1}", f"{n + 2}", "narrow"))
             at += 1
-    return (_parts("features", "backbone", ("0.0", "0.1", "tokenize"), (f"{at}.0", f"{at}.1", "last")) | table
-            | {"classifier.1.*": "head.linear.*"})
+    ends = conv_norm_names("features.", "backbone.", ("0.0", "0.1", "tokenize"), (f"{at}.0", f"{at}.1", "last"))
+    return ends | table | {"classifier.1.*": "head.linear.*"}
 
 
 TIMM = Keys({
-    "conv_stem.*": "backbone.tokenize.conv.*", "bn1.*": "backbone.tokenize.norm.*",
-    **_parts("blocks.0.{}", "backbone.rows.0.{}", ("conv_dw", "bn1", "depthwise"), ("conv_pw", "bn2", "narrow")),
-    **_parts("blocks.{}.{}", "backbone.rows.{}.{}", ("conv_pw", "bn1", "widen"), ("conv_dw", "bn2", "depthwise"),
-             ("conv_pwl", "bn3", "narrow")),
-    "conv_head.*": "backbone.last.conv.*", "bn2.*": "backbone.last.norm.*", "classifier.*": "head.linear.*",
+    **conv_norm_names("", "backbone.", ("conv_stem", "bn1", "tokenize"), ("conv_head", "bn2", "last")),
+    **conv_norm_names("blocks.0.{}.", "backbone.rows.0.{}.", ("conv_dw", "bn1", "depthwise"),
+                      ("conv_pw", "bn2", "narrow")),
+    **conv_norm_names("blocks.{}.{}.", "backbone.rows.{}.{}.", ("conv_pw", "bn1", "widen"),
+                      ("conv_dw", "bn2", "depthwise"), ("conv_pwl", "bn3", "narrow")),
+    "classifier.*": "head.linear.*",
 })
 
 KEYS = {"timm": lambda settings: TIMM, "official": lambda settings: Keys(_torchvision_names(settings["depths"]))}

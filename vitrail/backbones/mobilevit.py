@@ -16,6 +16,7 @@ from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Block, Chain, Conv, DropPath, DroppedMean, Features, GroupedAttention, Mlp, Readout, Residual,
                         Stack, Strided, conv_norm, each_stage, init, pyramid, ramp)
+from vitrail.nn.names import block_names
 
 PAPER = Paper(title="MobileViT: Light-weight, General-purpose, and Mobile-friendly Vision Transformer",
               arxiv="2110.02178", authors="Mehta & Rastegari", year=2022, venue="ICLR", code="apple/ml-cvnets",
@@ -151,9 +152,7 @@ def _timm() -> dict[str, str]:
         **{f"{theirs}.{name}": f"{at}.{part}" for theirs, at in residuals.items()
            for name, part in (("conv1_1x1", "widen"), ("conv2_kxk", "depthwise"), ("conv3_1x1", "narrow"))}}) | {
         f"{there}.conv_1x1.*": f"{here}.enter.*", f"{there}.norm.*": f"{here}.norm.*",
-        f"{blocks}.norm1.*": f"{ours}.mix.norm.*", f"{blocks}.attn.qkv.*": f"{ours}.mix.fn.qkv.proj.*",
-        f"{blocks}.attn.proj.*": f"{ours}.mix.fn.out.proj.*", f"{blocks}.norm2.*": f"{ours}.mlp.norm.*",
-        f"{blocks}.mlp.*": f"{ours}.mlp.fn.*", "head.fc.*": "head.linear.*"}
+        **block_names(f"{blocks}.", f"{ours}."), "head.fc.*": "head.linear.*"}
 
 
 def _official(depths: Sequence[int]) -> Keys:

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.backbones.deit import DistilledReadout
-from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Conv, Features, LayerNorm, PositionTable, Prefix, Readout, SelfAttention, Stack, class_token,
-                        grid_of, pad_image, ramp, transformer_block)
+                        each_stage, grid_of, pad_image, ramp, transformer_block)
+from vitrail.nn.names import block_names
 
 PAPER = Paper(title="Rethinking Spatial Dimensions of Vision Transformers", arxiv="2103.16302", authors="Heo et al.",
               year=2021, venue="ICCV", code="naver-ai/pit", license="Apache-2.0",
-              builds_on=("backbones.deit", "backbones.vit"))
+              builds_on=("backbones.deit",))
 
 
 class Pool(nn.Module):
@@ -51,8 +51,7 @@ class PiT(nn.Module):
         super().__init__()
         if patch < 2 or patch % 2:
             raise ModelError(f"patch={patch}: patches stand half a patch apart, so their size is an even number")
-        if len(depths) != len(heads):
-            raise ModelError(f"{len(depths)} depths and {len(heads)} numbers of heads: each stage needs one of both")
+        each_stage(depths=depths, heads=heads)
         self.patch, self.tokens = patch, tokens
         self.widths = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(patch // 2 << i for i in range(len(depths)))
@@ -126,8 +125,7 @@ pit_b_distilled = _size(74_790_096, 12.482, "pit_b_distilled_224", 84.0, tokens=
 def _keys(settings: Mapping[str, Any], pool: str) -> Keys:
     """The authors' code and timm's, which differ in where a pool stands: `pool`, by the number of the stage before."""
     grid = patches(settings["image"], settings["patch"])
-    table = {f"transformers.{{}}.{theirs}": ours.replace("blocks.{}", "stages.{}.{}")
-             for theirs, ours in BLOCKS.items() if theirs != "norm.*"}
+    table = block_names("transformers.{}.blocks.{}.", "backbone.stages.{}.{}.")
     for i in range(len(settings["depths"]) - 1):
         table |= {f"{pool.format(i, i + 1)}.conv.*": f"backbone.pools.{i}.conv.*",
                   f"{pool.format(i, i + 1)}.fc.*": f"backbone.pools.{i}.widen.*"}

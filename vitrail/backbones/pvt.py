@@ -88,11 +88,7 @@ class PVT(nn.Module):
 
         self.stages = nn.ModuleList(Stage(*parts(i)) for i in range(last))
         self.last = ClassStage(*parts(last), dims[last])
-        init.truncated_linears(self)
-        for part in self.modules():
-            if isinstance(part, PositionTable):
-                nn.init.trunc_normal_(part.table, std=0.02)
-        nn.init.trunc_normal_(self.last.prefix.tokens, std=0.02)
+        init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
         x = image.permute(0, 2, 3, 1)                                           # (B, H, W, 3)

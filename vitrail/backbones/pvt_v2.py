@@ -5,15 +5,14 @@ Wang et al., Computational Visual Media 2022, arXiv:2106.13797.
 from collections.abc import Mapping
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.backbones.pvt import spatial_reduction, sra_block
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Keys
-from vitrail.nn import (Block, Chain, Conv, DropPath, Features, Gelu, LayerNorm, Readout, Reduced, ReducedAttention,
-                        Residual, Stack, each_stage, init, mean_map, pyramid, ramp)
+from vitrail.nn import (Block, Chain, Conv, DepthwiseMlp, DropPath, Features, LayerNorm, PoolCells, Readout, Reduced,
+                        ReducedAttention, Residual, Stack, each_stage, init, mean_map, pyramid, ramp)
 
 PAPER = Paper(title="PVT v2: Improved Baselines with Pyramid Vision Transformer", arxiv="2106.13797",
               authors="Wang et al.", year=2022, venue="Computational Visual Media", code="whai362/PVT",
@@ -23,34 +22,6 @@ PAPER = Paper(title="PVT v2: Improved Baselines with Pyramid Vision Transformer"
 def overlapping_patches(patch: int, stride: int, channels: int, dim: int) -> Chain:
     """Patches that reach into their neighbours, normed: (B, H, W, channels) -> (B, ⌈H/s⌉, ⌈W/s⌉, dim)."""
     return Chain(proj=Conv(channels, dim, patch, stride, patch // 2), norm=nn.LayerNorm(dim))
-
-
-class DepthwiseMlp(nn.Module):
-    """An Mlp whose hidden channels each pass a 3 x 3 convolution: (B, H, W, C) -> same.
-
-    The zeros around the map tell a token how near it is to the edge, which replaces positions. first: what comes
-    between the first layer and the convolution.
-    """
-
-    def __init__(self, dim: int, hidden: int, *, first: nn.Module | None = None):
-        super().__init__()
-        self.fc1, self.first = nn.Linear(dim, hidden), first or nn.Identity()
-        self.conv = Conv(hidden, hidden, 3, padding=1, groups=hidden)
-        self.act, self.fc2 = Gelu(), nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.conv(self.first(self.fc1(x)))))
-
-
-class PoolCells(nn.Module):
-    """The means over size x size cells that cover a map of any size: (B, H, W, C) -> (B, size, size, C)."""
-
-    def __init__(self, size: int):
-        super().__init__()
-        self.size = size
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), self.size).permute(0, 2, 3, 1)
 
 
 def linear_reduction(dim: int, heads: int, size: int) -> ReducedAttention:

@@ -176,10 +176,7 @@ class RegionViT(nn.Module):
 
         self.stages = nn.ModuleList(stage(i, width) for i, width in enumerate(self.widths))
         self.norm = LayerNorm(self.widths[-1])
-        init.truncated_linears(self)
-        for part in self.modules():
-            if isinstance(part, RelativeBias):
-                nn.init.trunc_normal_(part.table, std=0.02)
+        init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
         x = self.local_tokens(image)                                            # (B, H, W, C)

@@ -3,16 +3,16 @@
 He et al., CVPR 2016, arXiv:1512.03385. As everybody trains it since Goyal et al., arXiv:1706.02677: a bottleneck
 halves the map in its 3 x 3 convolution ("v1.5"), and the last scale of every branch is born zero.
 """
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
-from vitrail.core.keys import Keys
-from vitrail.nn import (BatchNorm, Conv, DropPath, Features, MaxPool, Readout, Stack, conv_norm, init, mean_map,
-                        pyramid, ramp)
+from vitrail.core.keys import Keys, Row
+from vitrail.nn import (AvgPool, BatchNorm, Chain, Conv, DropPath, Features, MaxPool, Readout, Stack, conv_norm, init,
+                        mean_map, pyramid, ramp)
 
 PAPER = Paper(title="Deep Residual Learning for Image Recognition", arxiv="1512.03385", authors="He et al.", year=2016,
               venue="CVPR", code="KaimingHe/deep-residual-networks", license="MIT")
@@ -83,6 +83,11 @@ class Bottleneck(nn.Module):
         y = self.act(self.norm2(self.conv2(y)))
         y = self.squeeze(self.norm3(self.conv3(y)))
         return self.act(self.shortcut(x) + self.drop(y))
+
+
+def pooled(mixer: nn.Module, size: int, stride: int) -> Chain:
+    """A `middle` of attention: where the block strides, a mean over size x size places behind it."""
+    return Chain(mixer=mixer, pool=AvgPool(size, stride) if stride > 1 else nn.Identity())
 
 
 Make = Callable[[int, int, int, int, float], nn.Module]
@@ -181,12 +186,19 @@ def stage_keys(i: int) -> dict[str, str]:
     return table
 
 
-# timm keeps torchvision's names
-TORCHVISION = Keys({
-    "conv1.*": "backbone.tokenize.conv.*",
-    "bn1.*":   "backbone.tokenize.norm.*",
-    **{theirs: ours for i in range(4) for theirs, ours in stage_keys(i).items()},
-    "fc.*":    "head.linear.*",
-})
+Names = tuple[dict[str, str], list[Row]]
+STEM = {"conv1.*": "backbone.tokenize.conv.*"}
 
-KEYS = {"timm": lambda settings: TORCHVISION, "official": lambda settings: TORCHVISION}
+
+def torchvision(settings: Mapping[str, Any], middle: Callable[[str, str], Names] = lambda there, here: ({}, []),
+                stem: Names = (STEM, [])) -> Keys:
+    """torchvision's names, which timm keeps. middle: those of what stands in the place of conv2, below that name there
+    and here; stem: of what stands in the place of conv1."""
+    table, rows = {**stem[0], "bn1.*": "backbone.tokenize.norm.*", "fc.*": "head.linear.*"}, stem[1]
+    for i in range(len(settings["depths"])):
+        names, more = middle(f"layer{i + 1}.{{}}.conv2.", f"backbone.stages.{i}.{{}}.conv2.")
+        table, rows = {**table, **names, **stage_keys(i)}, rows + more
+    return Keys(table, rows=rows)
+
+
+KEYS = {"timm": torchvision, "official": torchvision}

@@ -12,6 +12,7 @@ from vitrail.backbones.resnet import Bottleneck, ResNetBody, shortcut
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
 from vitrail.nn import AvgPool, Chain, Conv, DroppedMean, Readout, SqueezeExcite, conv_norm, init
+from vitrail.nn.names import conv_norm_names
 
 PAPER = Paper(title="Revisiting ResNets: Improved Training and Scaling Strategies", arxiv="2103.07579",
               authors="Bello et al.", year=2021, venue="NeurIPS", code="tensorflow/tpu", license="Apache-2.0",
@@ -106,16 +107,10 @@ def _stage(i: int) -> dict[str, str]:
 
 
 TIMM = Keys({
-    "conv1.0.*":   "backbone.tokenize.convs.0.conv.*",
-    "conv1.1.*":   "backbone.tokenize.convs.0.norm.*",
-    "conv1.3.*":   "backbone.tokenize.convs.1.conv.*",
-    "conv1.4.*":   "backbone.tokenize.convs.1.norm.*",
-    "conv1.6.*":   "backbone.tokenize.convs.2.conv.*",
-    "bn1.*":       "backbone.tokenize.convs.2.norm.*",
-    "maxpool.0.*": "backbone.tokenize.pool.conv.*",
-    "maxpool.1.*": "backbone.tokenize.pool.norm.*",
+    **conv_norm_names("", "backbone.tokenize.", ("conv1.0", "conv1.1", "convs.0"), ("conv1.3", "conv1.4", "convs.1"),
+                      ("conv1.6", "bn1", "convs.2"), ("maxpool.0", "maxpool.1", "pool")),
     **{theirs: ours for i in range(4) for theirs, ours in _stage(i).items()},
-    "fc.*":        "head.linear.*",
+    "fc.*": "head.linear.*",
 })
 
 KEYS = {"timm": lambda settings: TIMM}

@@ -19,20 +19,6 @@ PAPER = Paper(title="Self-Attention Generative Adversarial Networks", arxiv="180
               builds_on=("attention.sagan",))
 
 
-class FirstBlock(nn.Module):
-    """The block that reads the image, before which nothing is rectified; its shortcut is halved before its matrix:
-    (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, dim)."""
-
-    def __init__(self, channels: int, dim: int):
-        super().__init__()
-        self.conv1, self.conv2 = normed(Conv(channels, dim, 3, 1, 1)), normed(Conv(dim, dim, 3, 1, 1))
-        self.shortcut, self.pool = normed(Conv(channels, dim, 1)), AvgPool(2, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(F.relu(self.conv1(x)))                                           # (B, H, W, D)
-        return self.shortcut(self.pool(x)) + self.pool(y)
-
-
 class HalvingBlock(nn.Module):
     """Two rectified convolutions and a projection, halved alike: (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, dim)."""
 
@@ -44,6 +30,14 @@ class HalvingBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(F.relu(self.conv1(F.relu(x))))                                   # (B, H, W, D)
         return self.pool(self.shortcut(x)) + self.pool(y)
+
+
+class FirstBlock(HalvingBlock):
+    """The block that reads the image, before which nothing is rectified; its shortcut is halved before its matrix."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.relu(self.conv1(x)))                                           # (B, H, W, D)
+        return self.shortcut(self.pool(x)) + self.pool(y)
 
 
 class PlainBlock(nn.Module):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.attention.stand_alone import StandAlone
-from vitrail.backbones.resnet import Bottleneck, ResNetBody, Stem, stage_keys
+from vitrail.backbones.resnet import STEM, Bottleneck, Names, ResNetBody, Stem, pooled, torchvision
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.keys import AS_CONV, Keys, Row
-from vitrail.nn import Attend, AvgPool, BatchNorm, Chain, MaxPool, Windows
+from vitrail.nn import Attend, BatchNorm, MaxPool, Windows
 
 PAPER = Paper(title="Stand-Alone Self-Attention in Vision Models", arxiv="1906.05909", authors="Ramachandran et al.",
               year=2019, venue="NeurIPS", builds_on=("attention.stand_alone", "backbones.resnet"))
@@ -69,8 +69,7 @@ class SasaResNet(ResNetBody):
     def __init__(self, *, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3), heads: int = 8, window: int = 7,
                  attention_stem: bool = False, drop_path: float = 0.0):
         def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
-            middle = Chain(mixer=StandAlone(dim, heads, window=window),
-                           pool=AvgPool(stride, stride) if stride > 1 else nn.Identity())
+            middle = pooled(StandAlone(dim, heads, window=window), stride, stride)
             return Bottleneck(width, dim, stride, drop, middle=middle)
         super().__init__(AttentionStem(dim) if attention_stem else Stem(dim), dim, depths, drop_path, block)
 
@@ -91,17 +90,17 @@ sasa_resnet_38_full = _size(14_182_568, 2.691, 14.1, 6.0, (2, 3, 5, 2), True)
 sasa_resnet_50_full = _size(18_030_568, 3.259, 18.0, 7.2, (3, 4, 6, 3), True)
 
 
-def torchvision(settings: Mapping[str, Any]) -> Keys:
+def _layer(there: str, here: str) -> Names:
+    there, here = there + "0.", here + "mixer."
+    return ({there + "rows": here + "rows", there + "columns": here + "columns"},
+            [Row((there + "qkv.weight",), here + "qkv.proj.weight", AS_CONV)])
+
+
+def _keys(settings: Mapping[str, Any]) -> Keys:
     """Nobody released tensors: the names that torchvision's ResNet has with the layer and a mean in the place of conv2,
     and with the stem's attention in that of conv1."""
-    table = {"conv1.*": f"backbone.tokenize.{'attention' if settings['attention_stem'] else 'conv'}.*",
-             "bn1.*": "backbone.tokenize.norm.*", "fc.*": "head.linear.*"}
-    rows: list[Row] = []
-    for i in range(len(settings["depths"])):
-        there, here = f"layer{i + 1}.{{}}.conv2.0.", f"backbone.stages.{i}.{{}}.conv2.mixer."
-        rows.append(Row((there + "qkv.weight",), here + "qkv.proj.weight", AS_CONV))
-        table |= {there + "rows": here + "rows", there + "columns": here + "columns", **stage_keys(i)}
-    return Keys(table, rows=rows)
+    attention = {"conv1.*": "backbone.tokenize.attention.*"}
+    return torchvision(settings, _layer, (attention if settings["attention_stem"] else STEM, []))
 
 
-KEYS = {"torchvision": torchvision}
+KEYS = {"torchvision": _keys}

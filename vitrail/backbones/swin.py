@@ -11,25 +11,31 @@ from torch import Tensor, nn
 
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import (Attend, Chain, Features, Merge, Patches, Readout, RelativeBias, Split, Stack, Windows, init,
-                        mean_map, pyramid, ramp, transformer_block)
+from vitrail.nn import (Attend, Chain, Features, Merge, Patches, Readout, RelativeBias, Split, Stack, Strided, Windows,
+                        each_stage, init, mean_map, pyramid, ramp, transformer_block)
+from vitrail.nn.names import block_names
 
 PAPER = Paper(title="Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arxiv="2103.14030",
               authors="Liu et al.", year=2021, venue="ICCV", code="microsoft/Swin-Transformer", license="MIT")
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention inside windows, with a learned bias for each offset (equation 4)."""
+    """Multi-head self-attention inside groups of size x size tokens, with a learned bias for each offset (equation 4):
+    (B, H, W, C) -> same. Offsets are counted in tokens of the group. bias: of queries, keys and values."""
 
-    def __init__(self, dim: int, heads: int, groups: Windows):
+    def __init__(self, dim: int, heads: int, groups: Windows | Strided, *, bias: bool = True):
         super().__init__()
         self.groups = groups
-        self.qkv, self.attend, self.out = Split(dim, heads, 3), Attend(), Merge(dim)
+        self.qkv, self.attend, self.out = Split(dim, heads, 3, bias=bias), Attend(), Merge(dim)
         self.bias = RelativeBias(groups.size, heads)
+
+    def split(self, x: Tensor) -> Tensor:
+        """The groups: (B, H, W, C) -> (B, G, n, C)."""
+        return self.groups.split(x)
 
     def forward(self, x: Tensor) -> Tensor:                         # (B, H, W, C)
         H, W = x.shape[1:3]
-        q, k, v = self.qkv(self.groups.split(x))                    # (B, G, h, n, D)
+        q, k, v = self.qkv(self.split(x))                           # (B, G, h, n, D)
         bias, mask = self.bias(), self.groups.mask(H, W, like=x)
         if mask is not None:
             bias = bias + mask[:, None]                             # (G, h, n, n)
@@ -74,8 +80,7 @@ class Swin(nn.Module):
                  heads: tuple[int, ...] = (3, 6, 12, 24), window: int = 7, mlp_ratio: float = 4.0,
                  drop_path: float = 0.0):
         super().__init__()
-        if len(depths) != len(heads):
-            raise ValueError(f"{len(depths)} depths and {len(heads)} numbers of heads: each stage needs one of both")
+        each_stage(depths=depths, heads=heads)
         self.widths = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(patch << i for i in range(len(depths)))
         drops = iter(ramp(drop_path, sum(depths)))
@@ -87,10 +92,7 @@ class Swin(nn.Module):
 
         self.stages = nn.ModuleList(stage(i, width) for i, width in enumerate(self.widths))
         self.norm = nn.LayerNorm(self.widths[-1])
-        init.truncated_linears(self)
-        for part in self.modules():
-            if isinstance(part, RelativeBias):
-                nn.init.trunc_normal_(part.table, std=0.02)
+        init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
         *finer, x = pyramid(image, self.stages)                     # (B, H, W, C)
@@ -150,23 +152,20 @@ swin_b_384 = _size(87_903_584, 47.083, *_released("base", "in1k", image=384, top
 swin_l = _size(196_532_476, 34.476, *_in22k("large", 86.3), **_L)
 swin_l_384 = _size(196_735_516, 103.919, *_in22k("large", 87.3, image=384), image=384, window=12, **_L)
 
-_BLOCK = "backbone.stages.{}.blocks.{}."
-BLOCKS = {
-    "patch_embed.*":                                            "backbone.stages.0.down.*",
-    "layers.{}.blocks.{}.norm1.*":                              _BLOCK + "mix.norm.*",
-    "layers.{}.blocks.{}.attn.qkv.*":                           _BLOCK + "mix.fn.qkv.proj.*",
-    "layers.{}.blocks.{}.attn.proj.*":                          _BLOCK + "mix.fn.out.proj.*",
-    "layers.{}.blocks.{}.attn.relative_position_bias_table":    _BLOCK + "mix.fn.bias.table",
-    "layers.{}.blocks.{}.norm2.*":                              _BLOCK + "mlp.norm.*",
-    "layers.{}.blocks.{}.mlp.*":                                _BLOCK + "mlp.fn.*",
-    "norm.*":                                                   "backbone.norm.*",
-}
+
+def window_block(there: str, here: str) -> dict[str, str]:
+    """A block as the authors, and all who build on them, name it."""
+    return {there + "attn.relative_position_bias_table": here + "mix.fn.bias.table", **block_names(there, here)}
+
+
+BLOCKS = {"patch_embed.*": "backbone.stages.0.down.*", "norm.*": "backbone.norm.*",
+          **window_block("layers.{}.blocks.{}.", "backbone.stages.{}.blocks.{}.")}
 DROP = ("layers.{}.blocks.{}.attn_mask", "layers.{}.blocks.{}.attn.relative_position_index")
 TIMM = Keys({
     **BLOCKS,
-    "layers.{}.downsample.norm.*":                              "backbone.stages.{}.down.norm.*",
-    "layers.{}.downsample.reduction.*":                         "backbone.stages.{}.down.reduce.*",
-    "head.fc.*":                                                "head.linear.*",
+    "layers.{}.downsample.norm.*":      "backbone.stages.{}.down.norm.*",
+    "layers.{}.downsample.reduction.*": "backbone.stages.{}.down.reduce.*",
+    "head.fc.*":                        "head.linear.*",
 }, drop=DROP)
 
 
@@ -186,15 +185,8 @@ def torchvision(settings: Mapping[str, Any]) -> Keys:
     table = {"features.0.0.*": "backbone.stages.0.down.proj.*", "features.0.2.*": "backbone.stages.0.down.norm.*"}
     for i in range(len(settings["depths"])):
         there, here = f"features.{2 * i + 1}.{{}}.", f"backbone.stages.{i}.blocks.{{}}."
-        table |= {
-            there + "norm1.*":                             here + "mix.norm.*",
-            there + "attn.qkv.*":                          here + "mix.fn.qkv.proj.*",
-            there + "attn.proj.*":                         here + "mix.fn.out.proj.*",
-            there + "attn.relative_position_bias_table":   here + "mix.fn.bias.table",
-            there + "norm2.*":                             here + "mlp.norm.*",
-            there + "mlp.0.*":                             here + "mlp.fn.fc1.*",
-            there + "mlp.3.*":                             here + "mlp.fn.fc2.*",
-        }
+        table |= {there + "mlp.0.*": here + "mlp.fn.fc1.*", there + "mlp.3.*": here + "mlp.fn.fc2.*",
+                  **window_block(there, here)}
         if i:
             table |= {f"features.{2 * i}.norm.*":           f"backbone.stages.{i}.down.norm.*",
                       f"features.{2 * i}.reduction.*":      f"backbone.stages.{i}.down.reduce.*"}

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitrail.backbones.swin import PatchMerging, swin_blocks
+from vitrail.backbones.swin import PatchMerging, swin_blocks, window_block
 from vitrail.core.card import Figures, Paper, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import Features, Patches, Readout, RelativeBias, init, mean_finest, ramp
+from vitrail.nn import Features, Patches, Readout, each_stage, init, mean_finest, ramp
 from vitrail.ops.windows import unfold_windows
 
 PAPER = Paper(title="Swin-Unet: Unet-like Pure Transformer for Medical Image Segmentation", arxiv="2105.05537",
@@ -60,25 +60,20 @@ class SwinUnet(nn.Module):
                  heads: tuple[int, ...] = (3, 6, 12, 24), window: int = 7, mlp_ratio: float = 4.0,
                  drop_path: float = 0.0):
         super().__init__()
-        if len(depths) != len(heads):
-            raise ValueError(f"{len(depths)} depths and {len(heads)} numbers of heads: each stage needs one of both")
+        each_stage(depths=depths, heads=heads)
         self.widths = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(patch << i for i in range(len(depths)))
         drops = ramp(drop_path, sum(depths))
 
         def blocks(i: int) -> nn.Module:
-            before = sum(depths[:i])
-            return swin_blocks(self.widths[i], heads[i], window, mlp_ratio, drops[before:before + depths[i]])
+            return swin_blocks(self.widths[i], heads[i], window, mlp_ratio, drops[sum(depths[:i]):sum(depths[:i + 1])])
 
         self.down = nn.ModuleList(PatchMerging(width // 2) if i else Patches(patch, dim, norm=nn.LayerNorm(dim))
                                   for i, width in enumerate(self.widths))
         self.stages = nn.ModuleList(blocks(i) for i in range(len(depths)))
         self.up = nn.ModuleList(UpStage(width, blocks(i)) for i, width in enumerate(self.widths[:-1]))
         self.norm, self.norm_up = nn.LayerNorm(self.widths[-1]), nn.LayerNorm(dim)
-        init.truncated_linears(self)
-        for part in self.modules():
-            if isinstance(part, RelativeBias):
-                nn.init.trunc_normal_(part.table, std=0.02)
+        init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
         x, skips = image, []
@@ -106,26 +101,15 @@ def official(settings: Mapping[str, Any]) -> Keys:
     last, table = len(settings["depths"]) - 1, {
         "patch_embed.*": "backbone.down.0.*", "norm.*": "backbone.norm.*", "norm_up.*": "backbone.norm_up.*",
         "head.*": "head.linear.*"}
-
-    def blocks(there: str, here: str) -> dict[str, str]:
-        there, here = there + "blocks.{}.", here + ".{}."
-        return {
-            there + "norm1.*":                              here + "mix.norm.*",
-            there + "attn.qkv.*":                           here + "mix.fn.qkv.proj.*",
-            there + "attn.proj.*":                          here + "mix.fn.out.proj.*",
-            there + "attn.relative_position_bias_table":    here + "mix.fn.bias.table",
-            there + "norm2.*":                              here + "mlp.norm.*",
-            there + "mlp.*":                                here + "mlp.fn.*",
-        }
     for i in range(last + 1):
-        table |= blocks(f"layers.{i}.", f"backbone.stages.{i}")
+        table |= window_block(f"layers.{i}.blocks.{{}}.", f"backbone.stages.{i}.{{}}.")
     for i in range(last):
         k = last - i                                                        # their number of a stage up
         expand = f"layers_up.{k - 1}.upsample." if k > 1 else "layers_up.0."
         table |= {
             f"layers.{i}.downsample.norm.*":        f"backbone.down.{i + 1}.norm.*",
             f"layers.{i}.downsample.reduction.*":   f"backbone.down.{i + 1}.reduce.*",
-            **blocks(f"layers_up.{k}.", f"backbone.up.{i}.blocks"),
+            **window_block(f"layers_up.{k}.blocks.{{}}.", f"backbone.up.{i}.blocks.{{}}."),
             f"{expand}expand.*":                    f"backbone.up.{i}.expand.expand.*",
             f"{expand}norm.*":                      f"backbone.up.{i}.expand.norm.*",
             f"concat_back_dim.{k}.*":               f"backbone.up.{i}.join.*",

@@ -112,9 +112,7 @@ class TNT(nn.Module):
         self.blocks = Stack(TNTBlock(side * side, inner, inner_heads, dim, heads, mlp_ratio, p)
                             for p in ramp(drop_path, depth))
         self.norm = LayerNorm(dim)
-        init.truncated_linears(self)
-        for table in (self.prefix.tokens, self.position.table, self.pixel_position.table):
-            nn.init.trunc_normal_(table, std=0.02)
+        init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
         x = self.tokenize(image)                                                        # (B, h, w, n, c)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vitrail.backbones.swin import WindowAttention
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Attend, Block, Chain, Conv, DropPath, Features, Gelu, Merge, Readout, RelativeBias, Residual,
-                        Split, Stack, Windows, init, mean_finest, ramp)
+from vitrail.nn import (Block, Conv, DepthwiseMlp, DropPath, Features, Gelu, Readout, Residual, Stack, Windows,
+                        each_stage, init, mean_finest, ramp)
 from vitrail.ops.windows import pad_to
 
 PAPER = Paper(title="Uformer: A General U-Shaped Transformer for Image Restoration", arxiv="2106.03106",
@@ -20,30 +20,16 @@ PAPER = Paper(title="Uformer: A General U-Shaped Transformer for Image Restorati
               builds_on=("backbones.swin",))
 
 
-class ModulatedAttention(nn.Module):
+class ModulatedAttention(WindowAttention):
     """Window attention on tokens to which a learned window is added, the same for every window (section 3.3):
     (B, H, W, C) -> same."""
 
     def __init__(self, dim: int, heads: int, groups: Windows):
-        super().__init__()
-        self.groups = groups
+        super().__init__(dim, heads, groups)
         self.modulator = nn.Parameter(torch.zeros(groups.size ** 2, dim))
-        self.qkv, self.attend, self.out = Split(dim, heads, 3), Attend(), Merge(dim)
-        self.bias = RelativeBias(groups.size, heads)
 
-    def forward(self, x: Tensor) -> Tensor:                                 # (B, H, W, C)
-        H, W = x.shape[1:3]
-        q, k, v = self.qkv(self.groups.split(x) + self.modulator)           # (B, G, h, n, D)
-        bias, mask = self.bias(), self.groups.mask(H, W, like=x)
-        if mask is not None:
-            bias = bias + mask[:, None]                                     # (G, h, n, n)
-        return self.groups.merge(self.out(self.attend(q, k, v, bias)), H, W)
-
-
-def local_mlp(dim: int, hidden: int) -> Chain:
-    """LeFF (section 3.2): an Mlp with a depthwise convolution of 3 x 3 between its layers, on a map."""
-    return Chain(fc1=nn.Linear(dim, hidden), act1=Gelu(), conv=Conv(hidden, hidden, 3, 1, 1, groups=hidden),
-                 act2=Gelu(), fc2=nn.Linear(hidden, dim))
+    def split(self, x: Tensor) -> Tensor:
+        return super().split(x) + self.modulator
 
 
 class Halving(nn.Module):
@@ -83,19 +69,19 @@ class Uformer(nn.Module):
                  heads: tuple[int, ...] = (1, 2, 4, 8, 16), window: int = 8, mlp_ratio: float = 4.0,
                  drop_path: float = 0.0):
         super().__init__()
-        if len(depths) != len(heads):
-            raise ValueError(f"{len(depths)} depths and {len(heads)} numbers of heads: each stage needs one of both")
+        each_stage(depths=depths, heads=heads)
         last = len(depths) - 1
         self.widths = tuple(dim << min(i + 1, last) for i in range(len(depths)))
         self.strides = tuple(1 << i for i in range(len(depths)))
         rates = ramp(drop_path, sum(depths[:-1])) + [drop_path] * depths[-1]
 
-        def stage(mixer: type[WindowAttention | ModulatedAttention], width: int, heads: int,
+        def stage(mixer: type[WindowAttention], width: int, heads: int,
                   drops: Sequence[float]) -> Stack:
             return Stack(Block(
                 mix=Residual(mixer(width, heads, Windows(window, shift=window // 2 * (j % 2))), nn.LayerNorm(width),
                              drop=DropPath(drop)),
-                mlp=Residual(local_mlp(width, int(width * mlp_ratio)), nn.LayerNorm(width), drop=DropPath(drop)))
+                mlp=Residual(DepthwiseMlp(width, int(width * mlp_ratio), first=Gelu()), nn.LayerNorm(width),
+                             drop=DropPath(drop)))
                 for j, drop in enumerate(drops))
 
         def drops(i: int) -> list[float]:
@@ -107,11 +93,9 @@ class Uformer(nn.Module):
         self.up = nn.ModuleList(UpStage(self.widths[i + 1], dim << i, stage(ModulatedAttention, 2 * dim << i,
                                                                             2 * heads[i], drops(i)[::-1]))
                                 for i in range(last))
-        init.truncated_linears(self)
+        init.truncated(self)
         for part in self.modules():
-            if isinstance(part, RelativeBias):
-                nn.init.trunc_normal_(part.table, std=0.02)
-            elif isinstance(part, ModulatedAttention):
+            if isinstance(part, ModulatedAttention):
                 nn.init.normal_(part.modulator)
 
     def forward(self, image: Tensor) -> Features:

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitrail.core.card import HALF_MEAN, HALF_STD, Figures, Paper, Variant, Weights, variant
-from vitrail.core.jax_keys import CONV, TRANSPOSE, attention_in, attention_out
-from vitrail.core.keys import Keys, Row
+from vitrail.core.keys import Keys
 from vitrail.nn import (Block, Chain, DropPath, Features, Gelu, LayerNorm, Mlp, Patches, PositionTable, Prefix, Readout,
                         Residual, SelfAttention, Stack, class_token, from_tokens, grid_of, init, ramp)
+from vitrail.nn.names import block_names, flax_rows
 
 PAPER = Paper(title="An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", arxiv="2010.11929",
               authors="Dosovitskiy et al.", year=2021, venue="ICLR", code="google-research/vision_transformer",
@@ -28,19 +28,15 @@ class ViT(nn.Module):
                  heads: int = 12, mlp_ratio: float = 4.0, dropout: float = 0.0, drop_path: float = 0.0):
         super().__init__()
         self.widths, self.strides = (dim,), (patch,)
-        self.tokenize = Patches(patch, dim)
-        self.prefix = Prefix(1, dim)
-        self.position = PositionTable(grid_of(image, patch), dim, prefix=1)
-        self.dropout = nn.Dropout(dropout)
+        self.tokenize, self.prefix = Patches(patch, dim), Prefix(1, dim)
+        self.position, self.dropout = PositionTable(grid_of(image, patch), dim, prefix=1), nn.Dropout(dropout)
 
         def block(p: float) -> Block:
-            def act() -> nn.Module:
-                return Chain(Gelu(), nn.Dropout(dropout)) if dropout else Gelu()
-
-            def drop() -> nn.Module:
-                return Chain(nn.Dropout(dropout), DropPath(p)) if dropout else DropPath(p)
-            return Block(mix=Residual(SelfAttention(dim, heads), LayerNorm(dim), drop=drop()),
-                         mlp=Residual(Mlp(dim, int(dim * mlp_ratio), act), LayerNorm(dim), drop=drop()))
+            def branch(fn: nn.Module) -> Residual:
+                drop = Chain(nn.Dropout(dropout), DropPath(p)) if dropout else DropPath(p)
+                return Residual(fn, LayerNorm(dim), drop=drop)
+            mlp = Mlp(dim, int(dim * mlp_ratio), lambda: Chain(Gelu(), nn.Dropout(dropout)) if dropout else Gelu())
+            return Block(mix=branch(SelfAttention(dim, heads)), mlp=branch(mlp))
 
         self.blocks = Stack(block(p) for p in ramp(drop_path, depth))
         self.norm = LayerNorm(dim)
@@ -103,14 +99,7 @@ vit_l16_384 = _size(304_715_752, 191.066, released("vit_large_patch16_384", _AUG
                     image=384, **_L)
 vit_h14 = _size(632_045_800, 167.295, released("vit_huge_patch14_224", "orig_in21k", classes=0), patch=14, **_H)
 
-BLOCKS = {
-    "blocks.{}.norm1.*":        "backbone.blocks.{}.mix.norm.*",
-    "blocks.{}.attn.qkv.*":     "backbone.blocks.{}.mix.fn.qkv.proj.*",
-    "blocks.{}.attn.proj.*":    "backbone.blocks.{}.mix.fn.out.proj.*",
-    "blocks.{}.norm2.*":        "backbone.blocks.{}.mlp.norm.*",
-    "blocks.{}.mlp.*":          "backbone.blocks.{}.mlp.fn.*",
-    "norm.*":                   "backbone.norm.*",
-}
+BLOCKS = {**block_names("blocks.{}.", "backbone.blocks.{}."), "norm.*": "backbone.norm.*"}
 TIMM = Keys({
     "patch_embed.proj.*":       "backbone.tokenize.proj.*",
     "cls_token":                "backbone.prefix.tokens",
@@ -118,29 +107,6 @@ TIMM = Keys({
     **BLOCKS,
     "head.*":                   "head.linear.*",
 })
-
-
-def flax_rows(heads: int, *, attention: str, norms: tuple[str, str], mlp: str) -> tuple[list[Row], dict[str, str]]:
-    """The rows and the table of an encoder, a head and a patch projection as the authors' JAX code names them."""
-    weight, bias = attention_in(heads, 3)
-    there, here = "Transformer/encoderblock_{}/", "backbone.blocks.{}."
-    at = there + attention + "/"
-    rows = [
-        Row(("embedding/kernel",), "backbone.tokenize.proj.weight", CONV),
-        Row(tuple(f"{at}{n}/kernel" for n in ("query", "key", "value")), here + "mix.fn.qkv.proj.weight", weight),
-        Row(tuple(f"{at}{n}/bias" for n in ("query", "key", "value")), here + "mix.fn.qkv.proj.bias", bias),
-        Row((at + "out/kernel",), here + "mix.fn.out.proj.weight", attention_out(heads)),
-        *(Row((f"{there}{mlp}/Dense_{i}/kernel",), f"{here}mlp.fn.fc{i + 1}.weight", TRANSPOSE) for i in (0, 1)),
-        Row(("head/kernel",), "head.linear.weight", TRANSPOSE),
-    ]
-    table = {"embedding/bias": "backbone.tokenize.proj.bias", at + "out/bias": here + "mix.fn.out.proj.bias",
-             "Transformer/encoder_norm/scale": "backbone.norm.weight",
-             "Transformer/encoder_norm/bias": "backbone.norm.bias", "head/bias": "head.linear.bias"}
-    for norm, part in zip(norms, ("mix", "mlp"), strict=True):
-        table |= {f"{there}{norm}/scale": f"{here}{part}.norm.weight", f"{there}{norm}/bias": f"{here}{part}.norm.bias"}
-    for i in (0, 1):
-        table |= {f"{there}{mlp}/Dense_{i}/bias": f"{here}mlp.fn.fc{i + 1}.bias"}
-    return rows, table
 
 
 def official(settings: Mapping[str, Any]) -> Keys:

@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vitrail.backbones.vit import BLOCKS, flax_rows
+from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Paper, variant
 from vitrail.core.jax_keys import TRANSPOSE, attention_in, attention_out
 from vitrail.core.keys import Keys, Row
 from vitrail.nn import (AttentionPool, Features, LayerNorm, Patches, PositionTable, Readout, SelfAttention, Stack,
                         from_tokens, grid_of, init, ramp, transformer_block)
+from vitrail.nn.names import flax_rows
 
 PAPER = Paper(title="Scaling Vision Transformers", arxiv="2106.04560", authors="Zhai et al.", year=2022, venue="CVPR",
               code="google-research/big_vision", license="Apache-2.0", builds_on=("backbones.vit",))

@@ -116,8 +116,7 @@ class XCiT(nn.Module):
                                   mlp=residual(Mlp(dim, int(dim * mlp_ratio)))) for _ in range(depth))
         self.class_blocks = Stack(ClassBlock(dim, heads, mlp_ratio, scale, norm_tokens) for _ in range(class_depth))
         self.norm = LayerNorm(dim)
-        init.truncated_linears(self)
-        nn.init.trunc_normal_(self.prefix.tokens, std=0.02)
+        init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
         x = self.blocks(self.position(self.tokenize(image)))                    # (B, h, w, C)

@@ -3,22 +3,22 @@ from vitrail.nn.attention import Attend, GroupedAttention, Merge, SelfAttention,
 from vitrail.nn.blocks import (Block, Chain, DropPath, Gelu, LayerNorm, Mlp, Residual, Scale, Stack, ramp, share,
                                transformer_block)
 from vitrail.nn.bodies import TokenBody
-from vitrail.nn.convolutions import SqueezeExcite, conv_norm, round_width
+from vitrail.nn.convolutions import DepthwiseMlp, SqueezeExcite, conv_norm, round_width
 from vitrail.nn.decoding import CrossAttention, KeyValues, MaskedAttention, PostResidual, causal, padding
 from vitrail.nn.features import Features, each_stage, from_tokens, pyramid
-from vitrail.nn.maps import (AvgPool, BatchNorm, Channels, Conv, Elsewhere, MapPatches, MaxPool, Patches, Prefix,
-                             Strided, Windows, Within, pad_image)
+from vitrail.nn.maps import (AvgPool, BatchNorm, Channels, Conv, Elsewhere, MapPatches, MaxPool, Patches, PoolCells,
+                             Prefix, Strided, Windows, Within, pad_image)
 from vitrail.nn.positions import OffsetBias, PositionTable, RelativeBias, fit_table, grid_of
 from vitrail.nn.readout import AttentionPool, DroppedMean, Readout, class_token, mean_finest, mean_map
 from vitrail.nn.reduced import Reduced, ReducedAttention, Shrink, squares
 
 __all__ = [
     "Attend", "AttentionPool", "AvgPool", "BatchNorm", "Block", "Chain", "Channels", "Conv", "CrossAttention",
-    "DropPath", "DroppedMean", "Elsewhere", "Features", "Gelu", "GroupedAttention", "KeyValues", "LayerNorm",
-    "MapPatches", "MaskedAttention", "MaxPool", "Merge", "Mlp", "OffsetBias", "Patches", "PositionTable",
-    "PostResidual", "Prefix", "Readout", "Reduced", "ReducedAttention", "RelativeBias", "Residual", "Scale",
-    "SelfAttention", "Shown", "Shrink", "Softmax", "Split", "SqueezeExcite", "Stack", "Strided", "TokenBody",
+    "DepthwiseMlp", "DropPath", "DroppedMean", "Elsewhere", "Features", "Gelu", "GroupedAttention", "KeyValues",
+    "LayerNorm", "MapPatches", "MaskedAttention", "MaxPool", "Merge", "Mlp", "OffsetBias", "Patches", "PoolCells",
+    "PositionTable", "PostResidual", "Prefix", "Readout", "Reduced", "ReducedAttention", "RelativeBias", "Residual",
+    "Scale", "SelfAttention", "Shown", "Shrink", "Softmax", "Split", "SqueezeExcite", "Stack", "Strided", "TokenBody",
     "Visible", "Windows", "Within", "causal", "class_token", "conv_norm", "each_stage", "fit_table", "from_tokens",
-    "grid_of", "mean_finest", "mean_map", "pad_image", "padding", "pyramid", "ramp", "round_width", "share",
-    "squares", "transformer_block",
+    "grid_of", "mean_finest", "mean_map", "pad_image", "padding", "pyramid", "ramp", "round_width", "share", "squares",
+    "transformer_block",
 ]

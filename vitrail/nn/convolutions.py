@@ -1,7 +1,7 @@
 """Words of convolutional networks, on maps (B, H, W, C)."""
 from torch import Tensor, nn
 
-from vitrail.nn.blocks import Chain
+from vitrail.nn.blocks import Chain, Gelu
 from vitrail.nn.maps import BatchNorm, Conv
 
 
@@ -14,6 +14,23 @@ def conv_norm(dim: int, out: int, size: int = 1, stride: int = 1, *, groups: int
     parts: dict[str, nn.Module] = {"conv": Conv(dim, out, size, stride, size // 2, groups=groups, bias=False),
                                    "norm": BatchNorm(out)}
     return Chain(**parts) if act is None else Chain(**parts, act=act)
+
+
+class DepthwiseMlp(nn.Module):
+    """An Mlp whose hidden channels each pass a 3 x 3 convolution: (B, H, W, C) -> same.
+
+    The zeros around the map tell a token how near it is to the edge, which replaces positions. first: what comes
+    between the first layer and the convolution.
+    """
+
+    def __init__(self, dim: int, hidden: int, *, first: nn.Module | None = None):
+        super().__init__()
+        self.fc1, self.first = nn.Linear(dim, hidden), first or nn.Identity()
+        self.conv = Conv(hidden, hidden, 3, padding=1, groups=hidden)
+        self.act, self.fc2 = Gelu(), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.conv(self.first(self.fc1(x)))))
 
 
 class SqueezeExcite(nn.Module):

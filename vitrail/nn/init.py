@@ -5,6 +5,8 @@ from torch import nn
 
 from vitrail.nn.attention import Split
 from vitrail.nn.blocks import Mlp
+from vitrail.nn.maps import Prefix
+from vitrail.nn.positions import PositionTable, RelativeBias
 
 
 def truncated_linears(module: nn.Module, std: float = 0.02) -> None:
@@ -17,6 +19,16 @@ def truncated_linears(module: nn.Module, std: float = 0.02) -> None:
             nn.init.trunc_normal_(part.weight, std=std)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+
+
+def truncated(module: nn.Module, std: float = 0.02) -> None:
+    """As `truncated_linears`, and every learned token and table of positions or offsets alike."""
+    truncated_linears(module, std)
+    for part in module.modules():
+        if isinstance(part, Prefix):
+            nn.init.trunc_normal_(part.tokens, std=std)
+        elif isinstance(part, PositionTable | RelativeBias):
+            nn.init.trunc_normal_(part.table, std=std)
 
 
 def normal_linears(module: nn.Module, std: float = 0.01) -> None:
@@ -63,10 +75,11 @@ def lecun_conv(conv: nn.Conv2d) -> None:
         nn.init.zeros_(conv.bias)
 
 
-def kaiming_convs(module: nn.Module) -> None:
-    """Every convolution below `module` Kaiming-normal by fan-out for ReLU (He et al., arXiv:1502.01852)."""
+def kaiming_convs(module: nn.Module, kind: type[nn.Conv2d] = nn.Conv2d) -> None:
+    """Every convolution of this kind below `module` Kaiming-normal by fan-out for ReLU (He et al.,
+    arXiv:1502.01852), its bias 0."""
     for part in module.modules():
-        if isinstance(part, nn.Conv2d):
+        if isinstance(part, kind):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

@@ -42,6 +42,17 @@ class MaxPool(nn.MaxPool2d):
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+class PoolCells(nn.Module):
+    """The means over size x size cells that cover a map of any size: (B, H, W, C) -> (B, size, size, C)."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), self.size).permute(0, 2, 3, 1)
+
+
 class Patches(nn.Module):
     """An image (B, 3, H, W) as a map of patches (B, ⌈H/p⌉, ⌈W/p⌉, C), each projected by one matrix.
 
@@ -153,6 +164,9 @@ class Strided:
     def merge(self, x: Tensor, H: int, W: int) -> Tensor:
         """(B, G, n, C) -> (B, H, W, C)"""
         return unfold_strided(x, self.strides(H, W), self.size or -(-H // self.stride))[:, :H, :W]
+
+    def mask(self, H: int, W: int, like: Tensor) -> None:
+        """None: nothing is shifted, so no group holds strangers."""
 
     def strides(self, H: int, W: int) -> tuple[int, int]:
         """How far apart the tokens of a group stand, down and across."""
