@@ -83,7 +83,7 @@ def test_the_window_bounds_what_is_seen_of_places_but_not_what_is_summed_over_al
 
 
 def test_each_stage_needs_its_tuple() -> None:
-    with pytest.raises(ValueError, match="stages"):
+    with pytest.raises(ModelError, match="2 lambdas, 4 depths"):
         timms(lambdas=((), (1,)))
 
 

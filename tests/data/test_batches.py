@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitrail.core.errors import DataError, SettingsError, TrainingError
+from vitrail.core.errors import DataError, SettingsError, TrainingError, VitrailError
 from vitrail.core.identity import Preprocessing
-from vitrail.data.batches import Batch, Batches, lost_worker
+from vitrail.data.batches import Batch, Batches, _Samples, lost_worker
 from vitrail.data.open import open_source
 from vitrail.data.settings import Augmentation
 from vitrail.data.source import Source, Subset
@@ -122,6 +122,33 @@ def test_transforms_may_draw_from_any_generator(source: Source) -> None:
 
 def any_generator(image: Tensor) -> Tensor:
     return torch.tensor([torch.rand(()).item(), random.random(), float(np.random.rand())])
+
+
+def any_size(image: Tensor) -> Tensor:
+    return torch.zeros(random.choice([1, 3]), 2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_of_different_sizes_are_no_batch(source: Source, workers: int) -> None:
+    batches = Batches(source, any_size, batch=20, seed=1, workers=workers)
+    with pytest.raises(SettingsError, match=r"one size and type.*\(\d, 2\) torch.float32 of 01\d\d and \(\d, 2\)"):
+        list(batches.epoch(0))
+    batches.close()
+
+
+def test_a_worker_makes_its_batch_in_shared_memory(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made elsewhere, all of it would be copied there on its way to the main process."""
+    samples = _Samples(source, evaluation_transform(SIZE), 0)
+    picks = [(0, 3), (0, 1), (0, 4)]
+    made = []
+    for worker in (None, object()):
+        monkeypatch.setattr("vitrail.data.batches.get_worker_info", lambda worker=worker: worker)
+        found = samples.__getitems__(picks)
+        assert not isinstance(found, VitrailError)
+        assert found[0].is_shared() == (worker is not None)
+        made.append(found)
+    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
+    assert torch.equal(made[0][0], torch.stack([evaluation_transform(SIZE)(source.read(i)) for _, i in picks]))
 
 
 def test_numbers_that_do_not_fit(source: Source) -> None:

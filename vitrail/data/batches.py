@@ -1,4 +1,5 @@
 """Batches whose contents are a function of seed, epoch and step: not of workers, processes or restarts."""
+import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vitrail.core.errors import SettingsError, TrainingError, VitrailError
 from vitrail.core.seeds import mix
@@ -146,7 +147,7 @@ class _Samples(Dataset[Any]):
     def __getitems__(self, picks: list[Pick]) -> Loaded:
         kept = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
         try:
-            images = torch.stack([self._image(epoch, index) for epoch, index in picks])
+            images = self._images(picks)
         except VitrailError as e:
             return e
         finally:
@@ -155,6 +156,20 @@ class _Samples(Dataset[Any]):
             np.random.set_state(kept[2])
         indices = torch.tensor([index for _, index in picks])
         return images, torch.tensor([self.source.label(index) for _, index in picks]), indices
+
+    def _images(self, picks: list[Pick]) -> Tensor:
+        """All images, each put in its place while it is in the cache: stacking them at the end took longer."""
+        first = self._image(*picks[0])
+        images = _room(len(picks), first)
+        images[0] = first
+        for place, pick in enumerate(picks[1:], 1):
+            image = self._image(*pick)
+            if (image.shape, image.dtype) != (first.shape, first.dtype):
+                raise SettingsError(f"{self.source.name}: a batch needs images of one size and type, and the transform "
+                                    f"makes {tuple(first.shape)} {first.dtype} of {self.source.key(picks[0][1])} and "
+                                    f"{tuple(image.shape)} {image.dtype} of {self.source.key(pick[1])}")
+            images[place] = image
+        return images
 
     def _image(self, epoch: int, index: int) -> Tensor:
         seed = mix(self.seed, "augment", epoch, index)
@@ -171,6 +186,15 @@ def lost_worker(error: RuntimeError, workers: int) -> TrainingError | None:
     return TrainingError(f"a process that loads images was lost ({str(error).splitlines()[0]}). Most often the "
                          f"machine has run out of memory or of shared memory: use fewer workers than {workers}, or a "
                          "smaller batch")
+
+
+def _room(count: int, like: Tensor) -> Tensor:
+    """(count, *like.shape), empty. In a worker it lies in shared memory, or it would have to be copied there."""
+    shape = (count, *like.shape)
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * like.element_size())     # as torch's collating does
+    return torch.empty(0, dtype=like.dtype).set_(storage).view(shape)
 
 
 def _whole(loaded: Any) -> Any:

@@ -6,12 +6,12 @@ worker whatever way the worker starts.
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vitrail.core.errors import SettingsError, nearest
 from vitrail.core.identity import Preprocessing
 from vitrail.core.torchvision_guard import import_torchvision
+from vitrail.data.resample import Normalise, middle, resize
 from vitrail.data.settings import Augmentation
 
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
@@ -43,10 +43,8 @@ class Training:
         from torchvision.transforms import v2
 
         p, a = self.preprocessing, self.augmentation
-        mode = v2.InterpolationMode(p.interpolation)
         grey = [round(m * 255) for m in p.mean]             # what comes into view at the sides of a turned image
-        steps: list[Any] = [v2.RandomResizedCrop(list(p.size), scale=a.scale, ratio=a.ratio, interpolation=mode,
-                                                 antialias=True)]
+        steps: list[Any] = [_RandomResizedCrop(v2.RandomResizedCrop(list(p.size), scale=a.scale, ratio=a.ratio), p)]
         if a.flip:
             steps.append(v2.RandomHorizontalFlip(a.flip))
         if a.vertical_flip:
@@ -56,7 +54,7 @@ class Training:
                                         interpolation=v2.InterpolationMode.BILINEAR))
         if a.jitter:
             steps.append(v2.ColorJitter(a.jitter, a.jitter, a.jitter))
-        steps.append(_Normalise(p))
+        steps.append(Normalise(p))
         if a.erase:
             steps.append(v2.RandomErasing(a.erase, value="random"))
         return v2.Compose(steps)
@@ -72,20 +70,19 @@ class Evaluation:
         _check(preprocessing)
         import_torchvision()
         self.preprocessing = preprocessing
-        self.normalise = _Normalise(preprocessing)
+        self.normalise = Normalise(preprocessing)
 
     def __call__(self, image: Tensor) -> Tensor:
-        import_torchvision()
-        from torchvision.transforms.v2 import InterpolationMode, functional
-
         p = self.preprocessing
         height, width = image.shape[-2:]
         if max(height, width) > LONGEST * min(height, width):       # only the middle is used: resize no more
+            import_torchvision()
+            from torchvision.transforms.v2 import functional
+
             longest = LONGEST * min(height, width)
             image = functional.center_crop(image, [min(height, longest), min(width, longest)])
         size = resized(tuple(image.shape[-2:]), p)
-        image = functional.resize(image, list(size), interpolation=InterpolationMode(p.interpolation), antialias=True)
-        return self.normalise(functional.center_crop(image, list(p.size))).contiguous()
+        return self.normalise(middle(image, size, p.size, p.interpolation))
 
 
 def training_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> Training:
@@ -103,15 +100,17 @@ def resized(size: tuple[int, ...], p: Preprocessing) -> tuple[int, int]:
     return height, width
 
 
-class _Normalise:
-    """uint8 (3, h, w) to float32: (x / 255 - mean) / std, as one product and one sum."""
+class _RandomResizedCrop:
+    """A crop of torchvision's drawing, resized."""
 
-    def __init__(self, p: Preprocessing) -> None:
-        self.scale = torch.tensor([1 / (255 * s) for s in p.std]).view(3, 1, 1)
-        self.shift = torch.tensor([-m / s for m, s in zip(p.mean, p.std, strict=True)]).view(3, 1, 1)
+    def __init__(self, draw: Any, p: Preprocessing) -> None:
+        self.draw, self.size, self.interpolation = draw, p.size, p.interpolation
 
     def __call__(self, image: Tensor) -> Tensor:
-        return torch.addcmul(self.shift, image.to(torch.float32), self.scale)
+        at = self.draw.make_params([image])
+        top, left = at["top"], at["left"]
+        crop = image[:, top:top + at["height"], left:left + at["width"]]
+        return resize(crop, self.size, self.interpolation).contiguous()     # the steps that follow are fast on planes
 
 
 def _check(p: Preprocessing) -> None:
