@@ -10,6 +10,7 @@ import vitrail
 from vitrail.attention.lambda_layer import Lambda, LambdaGlobal, LambdaLocal
 from vitrail.backbones.lambda_resnet import LambdaResNet, LambdaResNetT
 from vitrail.backbones.resnet import Bottleneck
+from vitrail.core.errors import ModelError
 from vitrail.nn import AvgPool, Chain, Conv
 
 
