@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.cli.conftest import Ask
 from vitrail.cli import bench, doctor
 from vitrail.core import extras
 from vitrail.core.catalogue import variant_of
 from vitrail.core.errors import MissingExtra, ModelError
+from vitrail.evidence import forward, peers
 from vitrail.measure import timing
 
 
@@ -18,7 +20,7 @@ from vitrail.measure import timing
                                               ("swin_t", "swin_tiny_patch4_window7_224"),
                                               ("resnet18", "resnet18"), ("deit_ti16", "deit_tiny_patch16_224")])
 def test_the_counterpart_is_read_off_the_releases(ours: str, theirs: str) -> None:
-    assert bench.counterpart(ours, variant_of(ours)) == theirs
+    assert forward.counterpart(ours, variant_of(ours)) == theirs
 
 
 def test_bench_against_timm_tells_ratios_and_the_machine(ask: Ask, tmp_path: Path) -> None:
@@ -30,6 +32,8 @@ def test_bench_against_timm_tells_ratios_and_the_machine(ask: Ask, tmp_path: Pat
     assert row["ratio_quartiles"][0] <= row["ratio"] <= row["ratio_quartiles"][1]
     assert machine["torch"] == torch.__version__ and machine["timm"] and machine["threads"] == 1 and machine["name"]
     assert out.is_file() and ask(*words, "--out", out).code == 1
+    assert found["command"] == " ".join(["vitrail", *words[:7], "--against", "timm", "--device", "cpu", *words[9:]])
+    assert "sides" not in row, "timm alone shares a process with ours"
 
 
 def test_bench_alone_takes_sizes_and_batches(ask: Ask) -> None:
@@ -39,9 +43,37 @@ def test_bench_alone_takes_sizes_and_batches(ask: Ask) -> None:
 
 
 def test_answers_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "TOLERANCE", -1.0)
+    monkeypatch.setattr(forward, "TOLERANCE", -1.0)
     with pytest.raises(ModelError, match="differ from timm's"):
-        bench.pair("vit_ti16", 224, torch.device("cpu"))
+        forward.pair("vit_ti16", 224, torch.device("cpu"))
+
+
+def test_ratios_within_one_process_can_be_drawn(ask: Ask, tmp_path: Path) -> None:
+    out = tmp_path / "ratios.png"
+    words = ["bench", "--models", "resnet18", "--batch", "1", "--rounds", "1", "--size", "32", "--device", "cpu"]
+    assert ask(*words, "--optimize", "fp32", "--plot", out).code == 0
+    with Image.open(out) as image:
+        assert image.format == "PNG" and image.width > 500
+    assert ask(*words, "--optimize", "fp32", "--plot", out).code == 1, "it stands already"
+    assert "add --against or --optimize" in ask(*words, "--plot", tmp_path / "none.png").err
+
+
+def test_the_command_line_knows_the_engines() -> None:
+    assert bench.ENGINES == tuple(peers.ENGINES)
+
+
+def test_a_missing_engine_is_named_before_any_model_is_made(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = extras.find_spec
+    monkeypatch.setattr(extras, "find_spec", lambda module: None if module == "openvino" else there(module))
+    monkeypatch.setattr(forward, "filled", lambda name: pytest.fail("a model was made"))
+    found = ask("bench", "--models", "vit_ti16", "--against", "onnxruntime", "openvino")
+    assert found.code == 1 and "'openvino'" in found.err and "pip install 'vitrail[bench]'" in found.err
+
+
+def test_other_engines_are_compared_on_the_processor_only(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "place", lambda a: torch.device("cuda"))
+    found = ask("bench", "--against", "onnxruntime", "--device", "cuda")
+    assert found.code == 2 and "compared on the processor" in found.err
 
 
 def test_each_thing_is_timed_once_a_round_in_turn() -> None:

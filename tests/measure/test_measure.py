@@ -9,6 +9,9 @@ from vitrail.measure.allocator import kept_memory
 from vitrail.measure.fit import growth
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds
+from vitrail.measure.product import COLUMNS, INNER, MULTIPLY_ADDS, ROWS, packed_product
+from vitrail.measure.resident import forget_peak, peak_bytes_resident, resident_bytes
+from vitrail.measure.timing import Times, in_turns
 
 
 @pytest.mark.parametrize("exponent", [1.0, 1.5, 2.0])
@@ -69,3 +72,40 @@ def test_memory_is_kept_within_and_given_back_after() -> None:
         assert kept == (platform.libc_ver()[0] == "glibc")
         assert torch.ones(1000, 1000).sum() == 1e6
     assert torch.ones(1000, 1000).sum() == 1e6
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_the_machines_measure_is_a_true_product(dtype: torch.dtype, apart: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, INNER, generator=generator).to(dtype) for n in (ROWS, COLUMNS))
+    made, whole = packed_product(dtype)(), x.float() @ weight.float().T
+    assert isinstance(made, torch.Tensor) and made.dtype == dtype and made.numel() * INNER == MULTIPLY_ADDS
+    assert (made.float() - whole).abs().max() <= apart * whole.abs().max()
+
+
+def test_turns_take_the_seconds_that_things_tell_in_an_order_drawn_anew() -> None:
+    called: list[str] = []
+
+    def told(name: str, seconds: float) -> float:
+        called.append(name)
+        return seconds
+    things = {name: (lambda n=name, s=seconds: told(n, s)) for name, seconds in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
+    times = in_turns(things, rounds=58, warm=2)
+    assert {name: t.seconds for name, t in times.items()} == {"a": (1.0,) * 58, "b": (2.0,) * 58, "c": (3.0,) * 58}
+    rounds = {"".join(called[i:i + 3]) for i in range(0, len(called), 3)}
+    assert len(called) == 180 and len(rounds) == 6
+    assert Times((1.0, 2.0, 3.0, 4.0, 5.0)).quartiles == (2.0, 4.0) and Times((7.0,)).quartiles == (7.0, 7.0)
+
+
+@pytest.mark.skipif(resident_bytes() is None, reason="this system does not tell")
+def test_what_a_process_holds_and_held_at_most() -> None:
+    held, size = resident_bytes(), 200_000_000
+    large = np.ones(size, np.uint8)
+    here = resident_bytes()
+    assert held is not None and here is not None and here - held > 0.9 * size
+    del large
+    peak, left = peak_bytes_resident(), resident_bytes()
+    assert peak is not None and left is not None and peak - left > 0.9 * size
+    if forget_peak():
+        again = peak_bytes_resident()
+        assert again is not None and peak - again > 0.9 * size

@@ -2,8 +2,9 @@
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -20,34 +21,50 @@ class Times:
     def median(self) -> float:
         return statistics.median(self.seconds)
 
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        return _middle(self.seconds)[1:]
+
     def over(self, other: "Times") -> tuple[float, float, float]:
         """How many times as long as `other` this takes: the median of the rounds' ratios, and its quartiles.
 
         Both were measured in each round, one right after the other, so that what else the machine does falls on both.
         """
-        ratios = [a / b for a, b in zip(self.seconds, other.seconds, strict=True)]
-        if len(ratios) < 2:
-            return ratios[0], ratios[0], ratios[0]
-        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        return middle, low, high
+        return _middle([a / b for a, b in zip(self.seconds, other.seconds, strict=True)])
+
+
+def _middle(values: Sequence[float]) -> tuple[float, float, float]:
+    """The median and the quartiles."""
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return middle, low, high
+
+
+def in_turns(things: Mapping[str, Callable[[], float]], *, rounds: int, warm: int = 3) -> dict[str, Times]:
+    """Calls each thing once a round, in a new order each round, so that none always follows the same other one; the
+    first `warm` rounds do not count. Each thing says itself how many seconds it took."""
+    names = list(things)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(-warm, rounds):
+        for name in random.Random(turn).sample(names, len(names)):
+            seconds = things[name]()
+            if turn >= 0:
+                found[name].append(seconds)
+    return {name: Times(tuple(seconds)) for name, seconds in found.items()}
 
 
 def interleaved(things: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device,
                 warm: int = 3, gradients: bool = False) -> dict[str, Times]:
-    """Calls each thing once a round, in a new order each round, so that none always follows the same other one; the
-    first `warm` rounds do not count. Without `gradients` nothing is recorded for a backward pass."""
-    names = list(things)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    """Times each thing in this process by `in_turns`. Without `gradients` nothing is recorded for a backward pass."""
+    def seconds(thing: Callable[[], object]) -> float:
+        _wait(device)
+        start = time.perf_counter()
+        thing()
+        _wait(device)
+        return time.perf_counter() - start
     with torch.inference_mode(not gradients):
-        for turn in range(-warm, rounds):
-            for name in random.Random(turn).sample(names, len(names)):
-                _wait(device)
-                start = time.perf_counter()
-                things[name]()
-                _wait(device)
-                if turn >= 0:
-                    found[name].append(time.perf_counter() - start)
-    return {name: Times(tuple(seconds)) for name, seconds in found.items()}
+        return in_turns({name: partial(seconds, thing) for name, thing in things.items()}, rounds=rounds, warm=warm)
 
 
 def yardstick(device: torch.device) -> Callable[[], object]:
