@@ -101,6 +101,15 @@ def add_threads(parser: ArgumentParser) -> None:
                         help="of the processor; 0: torch's choice (0)")
 
 
+PRECISIONS = ("fp32", "bf16", "int8")
+
+
+def add_optimize(parser: ArgumentParser) -> None:
+    parser.add_argument("--optimize", type=one_of(PRECISIONS), metavar="NAME",
+                        help="rewrite the model for this processor first: fp32, bf16, int8 (`vitrail optimize` tries "
+                             "them); the first batch is compared with the model, and calibrates int8")
+
+
 def add_on_error(parser: ArgumentParser) -> None:
     parser.add_argument("--on-error", type=one_of(("stop", "skip")), default="stop", metavar="stop|skip",
                         help="at an image that cannot be read: stop, or leave it out and list it (stop)")

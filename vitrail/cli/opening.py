@@ -62,6 +62,16 @@ def place(a: Namespace) -> "torch.device":
     return pick_device(a.device)
 
 
+def optimised(model: "Classifier", a: Namespace, device: "torch.device") -> "Classifier":
+    """The model as --optimize asks, rewritten at its first batch. Raises SettingsError anywhere but on a processor."""
+    if not a.optimize:
+        return model
+    if device.type != "cpu":
+        raise SettingsError(f"--optimize rewrites models for the processor, and this is {device}: add --device cpu")
+    from vitrail.deploy.later import Later
+    return Later(model, a.optimize)
+
+
 def set_threads(a: Namespace) -> None:
     """The processor's threads as asked for."""
     import torch

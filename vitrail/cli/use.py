@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.cli import show
-from vitrail.cli.command import Command, add_batch, add_model, add_on_error, add_out, add_place, one_of, whole
+from vitrail.cli.command import (Command, add_batch, add_model, add_on_error, add_optimize, add_out, add_place, one_of,
+                                 whole)
 from vitrail.cli.held import held_out, trained_on
-from vitrail.cli.opening import check_free, check_images, check_model, open_model, place
+from vitrail.cli.opening import check_free, check_images, check_model, open_model, optimised, place
 from vitrail.core.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def _evaluate(a: Namespace) -> int:
     if not a.held_out_of_run and (seen := trained_on(run, source)):
         show.note(f"the run learned from {seen:,} of these {len(source):,} images, which flatters it: "
                   "--held-out-of-run takes those that it did not")
-    found = evaluate(model, source, batch=a.batch, workers=a.workers, device=device, on_error=a.on_error)
+    found = evaluate(optimised(model, a, device), source, batch=a.batch, workers=a.workers, device=device,
+                     on_error=a.on_error)
     if a.out:
         write_file(a.out, json.dumps(show.plain(found.to_json()), indent=1) + "\n", overwrite=a.overwrite)
     if a.html:
@@ -84,8 +86,8 @@ def _predict(a: Namespace) -> int:
     from vitrail.tasks.classification.predict import predict
 
     try:
-        found = predict(model, [Path(p).expanduser() for p in a.images], batch=a.batch, device=device, top=a.top,
-                        on_error=a.on_error)
+        found = predict(optimised(model, a, device), [Path(p).expanduser() for p in a.images], batch=a.batch,
+                        device=device, top=a.top, on_error=a.on_error)
     except DataError as e:
         raise DataError(f"{e}{SKIP_HINT}") from e
     _answers(found, a, model.identity.model)
@@ -178,6 +180,7 @@ def _evaluate_arguments(p: ArgumentParser) -> None:
                    help="the images that the run held out, once they are known to be the same")
     p.add_argument("--part", default="", metavar="train|val|test", help="that part of data that are divided")
     add_batch(p, 64)
+    add_optimize(p)
     add_place(p)
     p.add_argument("--workers", type=whole(0, 1024), default=0, metavar="N", help="processes that read images (0)")
     add_on_error(p)
@@ -191,6 +194,7 @@ def _predict_arguments(p: ArgumentParser) -> None:
     p.add_argument("--csv", action="store_true", help="one line of comma-separated values an image")
     p.add_argument("--top", type=whole(1), default=1, metavar="K", help="how many answers an image (1)")
     add_batch(p, 32)
+    add_optimize(p)
     add_place(p)
     add_on_error(p)
 
