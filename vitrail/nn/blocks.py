@@ -53,6 +53,18 @@ def _contexts(part: nn.Module) -> tuple[_Context, _Context]:
     return contextlib.nullcontext(), _once(part, steps)
 
 
+WIDE = 1 << 20      # numbers: what is smaller costs less to keep than to make again
+
+
+def again(fn: Callable[..., Tensor], *args: Tensor) -> Tensor:
+    """fn(*args), for what is cheap to make of wide tensors: in the backward pass it is made again instead of kept."""
+    wide = sum(t.numel() for t in args) >= WIDE and any(t.requires_grad for t in args)
+    if not wide or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return fn(*args)
+    found: Tensor = checkpoint(fn, *args, use_reentrant=False)
+    return found
+
+
 class Chain(nn.Sequential):
     """Parts in order, by name."""
 
@@ -149,14 +161,21 @@ class Gelu(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an activation between them, on every token alone."""
+    """Two linear layers with an activation between them, on every token alone.
+
+    In training the activated numbers, the widest of a block, are made again where they are needed.
+    """
 
     def __init__(self, dim: int, hidden: int, act: Callable[[], nn.Module] = Gelu):
         super().__init__()
         self.fc1, self.act, self.fc2 = nn.Linear(dim, hidden), act(), nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        x = self.fc1(x)
+        return again(self._behind, x) if self.training else self._behind(x)
+
+    def _behind(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(x))
 
 
 def transformer_block(mixer: nn.Module, dim: int, mlp_ratio: float, drop: float, *,

@@ -1,7 +1,7 @@
 """Words of convolutional networks, on maps (B, H, W, C)."""
 from torch import Tensor, nn
 
-from vitrail.nn.blocks import Chain, Gelu
+from vitrail.nn.blocks import Chain, Gelu, again
 from vitrail.nn.maps import BatchNorm, Conv
 
 
@@ -30,7 +30,11 @@ class DepthwiseMlp(nn.Module):
         self.act, self.fc2 = Gelu(), nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.conv(self.first(self.fc1(x)))))
+        x = self.conv(self.first(self.fc1(x)))
+        return again(self._behind, x) if self.training else self._behind(x)
+
+    def _behind(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(x))
 
 
 class SqueezeExcite(nn.Module):
