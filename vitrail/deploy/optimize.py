@@ -1,5 +1,5 @@
 """`vitrail.optimize`: the same answers, sooner. The graph of a model is rewritten, so that any model can be given."""
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,12 +8,13 @@ from torch import Tensor, fx
 
 from vitrail.core.errors import ExportError, SettingsError
 from vitrail.deploy.fold import folded
-from vitrail.deploy.plans import fuse, moves, slices
+from vitrail.deploy.plans import attention, fuse, int8, moves, slices
 from vitrail.deploy.plans.graph import fold_constants, module, simplify, traced
+from vitrail.deploy.plans.ranges import Calibration, calibration_of
 from vitrail.tasks.classification.model import Classifier
 
-Precision = Literal["fp32", "bf16"]
-BOUNDS: dict[str, float] = {"fp32": 1e-4, "bf16": 2e-2}     # of the range of the model's logits
+Precision = Literal["fp32", "bf16", "int8"]
+BOUNDS: dict[str, float] = {"fp32": 1e-4, "bf16": 2e-2, "int8": 1e-1}    # of the range of the model's logits
 PLANS = 4                                                   # shapes of batches that are kept ready
 
 
@@ -22,20 +23,25 @@ class Report:
     """What was rewritten, how often, and how far the answers moved.
 
     difference: the largest of any logit on the example, as a share of the range of the model's logits.
+    calibrated: on how many images, in int8.
+    stayed: in int8, the linear layers whose answers would lose too much, by their weights' names, and the
+    signal-to-noise ratio that they would have had, in dB.
     """
 
     precision: str
     rewritten: dict[str, int] = field(default_factory=dict)
     left: str = ""                      # why the model runs as it is, where it does
     difference: float = 0.0
+    calibrated: int = 0
+    stayed: dict[str, float] = field(default_factory=dict)
 
 
 class Optimised(Classifier):
     """A classifier for inference, with a plan for each shape of batch that it has met; new shapes cost a moment."""
 
-    def __init__(self, model: Classifier, precision: Precision):
+    def __init__(self, model: Classifier, precision: Precision, calibration: Calibration | None = None):
         super().__init__(model.backbone, model.head, model.identity)
-        self.precision = precision
+        self.precision, self.calibration = precision, calibration
         self.report = Report(precision=precision)
         self._plans: dict[tuple[int, ...], Callable[[Tensor], Tensor]] = {}
         self.eval().requires_grad_(False)
@@ -48,22 +54,27 @@ class Optimised(Classifier):
     def plan(self, image: Tensor) -> Callable[[Tensor], Tensor]:
         """Makes the plan for images of this shape."""
         made: Callable[[Tensor], Tensor] = super().forward
-        self.report.rewritten = {}
+        self.report.rewritten, self.report.stayed = {}, {}
         try:
-            made = planned(self, image, self.precision, self.report.rewritten)
+            made = planned(self, image, self.precision, self.report, self.calibration)
+            self.report.calibrated = self.calibration.count if self.calibration else 0
         except (ExportError, RuntimeError, TypeError, ValueError, IndexError) as e:     # it runs as it is, and says so
-            self.report.rewritten, self.report.left = {}, str(e) or type(e).__name__
+            self.report.rewritten, self.report.stayed, self.report.left = {}, {}, str(e) or type(e).__name__
         if len(self._plans) >= PLANS:
             self._plans.pop(next(iter(self._plans)))
         self._plans[tuple(image.shape)] = made
         return made
 
 
-def optimize(model: Classifier, example: Tensor, *, precision: Precision = "fp32") -> Optimised:
+def optimize(model: Classifier, example: Tensor, *, precision: Precision = "fp32",
+             calibration: Iterable[Tensor] | None = None) -> Optimised:
     """A copy of a classifier that answers images (B, 3, H, W) like the example's faster, and others as well.
 
-    precision: of weights and all between them. The copy is compared with the model on the example, to be within 1e-4
-    of the range of its logits in fp32, and within 2e-2 in bf16; `report` says what was rewritten.
+    precision: of weights and all between them; in int8 of the linear layers that bear it. The copy is compared with
+    the model on the example, to be within 1e-4 of the range of its logits in fp32, 2e-2 in bf16, and 1e-1 in int8;
+    `report` says what was rewritten.
+    calibration: batches of images (B, 3, H, W) as the model takes them, which show int8 what numbers to expect; the
+    example does where there are none.
     Raises SettingsError on another precision, ExportError for what is no classifier of images or cannot be run on the
     example, and where the answers differ by more.
     """
@@ -75,9 +86,15 @@ def optimize(model: Classifier, example: Tensor, *, precision: Precision = "fp32
     if example.ndim != 4:
         raise ExportError(f"an example is a batch of images (B, 3, H, W), and this one has the shape "
                           f"{tuple(example.shape)}")
+    if calibration is not None and precision != "int8":
+        raise SettingsError(f"only int8 is calibrated, and this is {precision}: leave calibration out")
+    shown = calibration_of(calibration, example) if precision == "int8" else None
+    unable = shown is not None and not int8.available()
     copied = folded(model, example)
     assert isinstance(copied, Classifier)
-    made = Optimised(copied, precision)
+    made = Optimised(copied, precision, None if unable else shown)
+    if unable:
+        made.report.left = "int8 needs oneDNN's quantised products and a processor that adds them up in 32 bits: fp32"
     with torch.inference_mode():
         there, here = _answers(model, example), made(example)
     scale = float(there.max() - there.min())
@@ -110,20 +127,30 @@ class _Eager(torch.nn.Module):
         return self.head(self.backbone(image))
 
 
-def planned(model: Classifier, image: Tensor, precision: Precision, told: dict[str, int]) -> fx.GraphModule:
-    """A model's graph for images of this shape, rewritten. `told` gets what was, and how often."""
+def planned(model: Classifier, image: Tensor, precision: Precision, report: Report,
+            calibration: Calibration | None = None) -> fx.GraphModule:
+    """A model's graph for images of this shape, rewritten. `report` gets what was, and how often."""
     graph, constants = traced(_Eager(model).eval(), image)
+    told = report.rewritten
     told["computed beforehand"] = fold_constants(graph, constants)
     simplify(graph, constants)
     told["moves of tokens"] = moves.gather(graph, constants)
     told["cut away"] = slices.sink(graph, constants)
+    chosen: dict[fx.Node, int8.Layer] = {}
     if fuse.available():
         told["convolutions as linear layers"] = fuse.convolutions_as_linears(graph, constants)
         told["linear layers before moves"] = fuse.linears_before_gathers(graph, constants)
-        if precision == "bf16":
-            fuse.to_bfloat16(graph, constants)
-        told.update(fuse.pack_linears(graph, constants))
-        told.update(fuse.pack_convolutions(graph, constants))
-    elif precision == "bf16":
+    if calibration is not None:
+        calibration.use(graph, constants)
+        chosen = int8.choose(graph, constants, calibration.ranges, told, report.stayed)
+    native = attention.available()
+    if precision == "bf16" or calibration is not None and native:       # what lies between is fastest so
         fuse.to_bfloat16(graph, constants)
+        if native:
+            told["attention as products"] = attention.products(graph, constants)
+    if fuse.available():
+        told.update(fuse.pack_linears(graph, constants, chosen))
+        told.update(fuse.pack_convolutions(graph, constants))
+    if calibration is not None:
+        told.update(int8.pack(graph, constants, chosen))
     return module(graph, constants)

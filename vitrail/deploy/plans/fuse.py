@@ -1,17 +1,18 @@
 """Linear layers and convolutions as oneDNN's packed products, with the activation or the residual within them."""
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from vitrail.deploy.plans.graph import VIEWS, Constants, aten, args_of, calls, insert, only_user, shape, tidy
 
 packed = torch.ops.mkldnn
-ACTIVATIONS: dict[Any, tuple[str, list[Any], str]] = {
-    aten.relu.default: ("relu", [], ""), aten.silu.default: ("swish", [], ""),
-    aten.sigmoid.default: ("sigmoid", [], ""), aten.tanh.default: ("tanh", [], ""),
-    aten.hardswish.default: ("hardswish", [], "")}
-NOTHING: tuple[str, list[Any], str] = ("none", [], "")
+Activation = tuple[str, list[Any], str]         # name, arguments and algorithm, as oneDNN's calls take them
+NOTHING: Activation = ("none", [], "")
+NAMES: dict[Any, str] = {aten.relu.default: "relu", aten.silu.default: "swish", aten.sigmoid.default: "sigmoid",
+                         aten.tanh.default: "tanh", aten.hardswish.default: "hardswish"}
+ACTIVATIONS = {"gelu", *NAMES.values()}
 
 
 def available() -> bool:
@@ -42,7 +43,7 @@ def convolutions_as_linears(graph: fx.Graph, constants: Constants) -> int:
                     order = [0, 2, 4, 1, 3, 5]
                 turned = insert(graph, aten.permute.default, (split, order))
                 last = insert(graph, aten.reshape.default, (turned, [B, H // p, W // q, C * p * q]))
-            kept = constants.keep(graph, matrix.flatten(1).contiguous())
+            kept = constants.keep(graph, matrix.flatten(1).contiguous(), constants.name(weight))
             product = insert(graph, aten.linear.default, (last, kept, bias))
             conv.replace_all_uses_with(insert(graph, aten.permute.default, (product, [0, 3, 1, 2])))
         found += 1
@@ -94,47 +95,60 @@ def linears_before_gathers(graph: fx.Graph, constants: Constants) -> int:
     return found
 
 
-def pack_linears(graph: fx.Graph, constants: Constants) -> dict[str, int]:
-    """Every linear layer with a constant weight. How many were packed, and how many took something in."""
+def pack_linears(graph: fx.Graph, constants: Constants, besides: Container[fx.Node] = ()) -> dict[str, int]:
+    """Every linear layer with a constant weight, `besides` some. How many were packed, how many took something in."""
     told = {"linear": 0, "with activation": 0, "with residual": 0}
-    order = {node: at for at, node in enumerate(graph.nodes)}
     for node in list(calls(graph, aten.linear.default)):
         x, weight, bias = args_of(node, 3)
-        if weight.op != "get_attr" or len(shape(x)) < 2:
+        if node in besides or weight.op != "get_attr" or len(shape(x)) < 2:
             continue
         kept = packed._reorder_linear_weight(constants.value(weight).contiguous(), torch.Size(shape(x)[:-1]).numel())
-        last, residual, act = node, None, NOTHING
-        if (user := only_user(node)) is not None and (found := _activation(user)):
-            last, act = user, found
-        elif (joined := _residual(node, order)) is not None:
-            last, residual = joined
-        with graph.inserting_before(last):
-            pack = constants.keep(graph, kept)
+
+        def product(last: fx.Node, residual: fx.Node | None, act: Activation, *, node: fx.Node = node, x: fx.Node = x,
+                    bias: fx.Node | None = bias, kept: Tensor = kept) -> fx.Node:
+            pack, val = constants.keep(graph, kept), node.meta["val"]
             if residual is None:
-                made = graph.call_function(packed._linear_pointwise.default, (x, pack, bias, *act))
-            else:
-                if shape(residual) != shape(node):
-                    residual = insert(graph, aten.reshape.default, (residual, list(shape(node))))
-                made = graph.call_function(packed._linear_pointwise.binary, (x, residual, pack, bias, "add"))
-            made.meta["val"] = node.meta["val"]
-            if shape(last) != shape(node):
-                made = insert(graph, aten.reshape.default, (made, list(shape(last))))
-        last.replace_all_uses_with(made)
-        order[made] = order[last]
+                return insert(graph, packed._linear_pointwise.default, (x, pack, bias, *act), val=val)
+            return insert(graph, packed._linear_pointwise.binary, (x, residual, pack, bias, "add"), val=val)
+        act, residual = take_in(graph, node, product, ACTIVATIONS)
         told["linear"] += 1
-        told["with activation"] += act is not NOTHING
-        told["with residual"] += residual is not None
+        told["with activation"] += act
+        told["with residual"] += residual
     tidy(graph, constants)
     return told
 
 
-def _activation(node: fx.Node) -> tuple[str, list[Any], str] | None:
+def take_in(graph: fx.Graph, node: fx.Node, product: Callable[[fx.Node, fx.Node | None, Activation], fx.Node],
+            activations: Container[str]) -> tuple[bool, bool]:
+    """Puts a product in the place of a linear layer and of the activation behind it, or else of the sum that it joins.
+
+    product: makes it of the last call that it stands for, what is added, and the activation.
+    activations: the names of those that it can take in. Answers whether it took in an activation and a residual.
+    """
+    last, residual, act = node, None, NOTHING
+    user = only_user(node)
+    if user is not None and (found := _activation(user)) is not None and found[0] in activations:
+        last, act = user, found
+    elif (joined := _residual(node)) is not None:
+        last, residual = joined
+    with graph.inserting_before(last):
+        if residual is not None and shape(residual) != shape(node):
+            residual = insert(graph, aten.reshape.default, (residual, list(shape(node))))
+        made = product(last, residual, act)
+        if shape(last) != shape(node):
+            made = insert(graph, aten.reshape.default, (made, list(shape(last))))
+    last.replace_all_uses_with(made)
+    return act is not NOTHING, residual is not None
+
+
+def _activation(node: fx.Node) -> Activation | None:
     if node.target is aten.gelu.default:
         return "gelu", [], str(node.kwargs.get("approximate", node.args[1] if len(node.args) > 1 else "none"))
-    return ACTIVATIONS.get(node.target)
+    name = NAMES.get(node.target)
+    return None if name is None else (name, [], "")
 
 
-def _residual(node: fx.Node, order: dict[fx.Node, int]) -> tuple[fx.Node, fx.Node] | None:
+def _residual(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     """The sum that a linear layer's answer joins, and what it joins; views between them are allowed."""
     seen = node
     while (user := only_user(seen)) is not None and user.target in VIEWS:
@@ -144,8 +158,6 @@ def _residual(node: fx.Node, order: dict[fx.Node, int]) -> tuple[fx.Node, fx.Nod
     a, b = user.args[:2]
     other = b if a is seen else a
     if not isinstance(other, fx.Node) or other is seen or shape(other) != shape(seen) or other.op == "get_attr":
-        return None
-    if order.get(other, len(order)) > order[user]:
         return None
     return user, other
 

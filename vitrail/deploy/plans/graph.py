@@ -24,11 +24,13 @@ class Constants(nn.Module):
     def __init__(self, fakes: FakeTensorMode):
         super().__init__()
         self.fakes, self.count = fakes, 0
+        self.names: dict[str, str] = {}
 
-    def keep(self, graph: fx.Graph, value: Tensor) -> fx.Node:
-        """A node that reads `value`."""
+    def keep(self, graph: fx.Graph, value: Tensor, called: str = "") -> fx.Node:
+        """A node that reads `value`; `called` is the model's name for it, or for what it was made of."""
         name, self.count = f"constant_{self.count}", self.count + 1
         self.__dict__[name] = value                     # no buffer: packed weights can be neither moved nor saved
+        self.names[name] = called
         node = graph.get_attr(name)
         if value.layout is torch.strided:
             node.meta["val"] = self.fakes.from_tensor(value, static_shapes=True)
@@ -37,6 +39,9 @@ class Constants(nn.Module):
     def value(self, node: fx.Node) -> Tensor:
         found: Tensor = self.__dict__[str(node.target)]
         return found
+
+    def name(self, node: fx.Node) -> str:
+        return self.names[str(node.target)]
 
     def drop(self, names: set[str]) -> None:
         """Forgets every constant but these."""
@@ -58,7 +63,8 @@ def traced(model: nn.Module, example: Tensor) -> tuple[fx.Graph, Constants]:
     for node in program.graph.nodes:
         if node.op == "placeholder":
             name = named.get(node.name)
-            new[node] = graph.placeholder("image") if name is None else constants.keep(graph, tensors[name].detach())
+            new[node] = graph.placeholder("image") if name is None else constants.keep(
+                graph, tensors[name].detach(), name)
             new[node].meta["val"] = node.meta["val"]
         elif node.op == "output":
             graph.output(new[node.args[0][0]])
@@ -68,6 +74,11 @@ def traced(model: nn.Module, example: Tensor) -> tuple[fx.Graph, Constants]:
         node.target = aten.reshape.default              # a rewritten call may lay its answer out otherwise
     tidy(graph, constants)
     return graph, constants
+
+
+def batch(graph: fx.Graph) -> int:
+    """How many images a graph takes."""
+    return next(shape(node)[0] for node in graph.nodes if node.op == "placeholder")
 
 
 def args_of(node: fx.Node, count: int = 0) -> list[Any]:
@@ -108,27 +119,33 @@ def tidy(graph: fx.Graph, constants: Constants) -> None:
     """Removes what nobody reads."""
     for node in calls(graph, aten._assert_tensor_metadata.default):
         graph.erase_node(node)
-    graph.eliminate_dead_code()
+    sweep(graph)
     constants.drop({str(node.target) for node in graph.nodes if node.op == "get_attr"})
+
+
+def sweep(graph: fx.Graph) -> None:
+    """Removes calls whose answers nobody reads; attention among them, which counts as random."""
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
 
 
 @torch.no_grad()
 def fold_constants(graph: fx.Graph, constants: Constants) -> int:
     """Computes beforehand what depends on no image: tables at this size, masks, attention to places. How many were."""
     known: dict[fx.Node, Any] = {}
+    names: dict[fx.Node, str] = {}
     for node in graph.nodes:
         if node.op == "get_attr":
-            known[node] = constants.value(node)
+            known[node], names[node] = constants.value(node), constants.name(node)
         elif node.op == "call_function" and all(n in known for n in node.all_input_nodes) and _certain(node):
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: known[n])
             found = node.target(*args, **kwargs)
             if not isinstance(found, Tensor) or found.nbytes <= LARGEST:
-                known[node] = found
+                known[node], names[node] = found, next(filter(None, map(names.get, node.all_input_nodes)), "")
     folded = 0
     for node, found in list(known.items()):
         if node.op == "call_function" and isinstance(found, Tensor) and any(user not in known for user in node.users):
             with graph.inserting_before(node):
-                node.replace_all_uses_with(constants.keep(graph, found))
+                node.replace_all_uses_with(constants.keep(graph, found, names[node]))
             folded += 1
     tidy(graph, constants)
     return folded

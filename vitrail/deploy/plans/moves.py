@@ -1,5 +1,6 @@
 """Tokens that only change places: rolls, folds into windows and back as one read through an index."""
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, fx
@@ -8,6 +9,7 @@ from vitrail.deploy.plans.graph import VIEWS, Constants, aten, calls, insert, on
 
 COPIES = {aten.roll.default, aten.clone.default, aten.contiguous.default}
 MOVES = {*VIEWS, *COPIES, aten.permute.default, aten.transpose.int, aten.slice.Tensor}
+PASSED = {*MOVES, aten.index_select.default, aten.expand.default}
 
 
 def gather(graph: fx.Graph, constants: Constants) -> int:
@@ -60,3 +62,20 @@ def rows_of(chain: Sequence[fx.Node], source: tuple[int, ...]) -> Tensor | None:
     rows = places.reshape(-1, width)
     whole = (rows[:, :1] % width == 0).all() and (rows == rows[:, :1] + torch.arange(width)).all()
     return (rows[:, 0] // width).contiguous() if whole else None
+
+
+def unmoved(node: fx.Node) -> fx.Node:
+    """The tensor whose numbers a node only moves, as long as those before are not more."""
+    while passes(node):
+        node = node.args[0]         # type: ignore[assignment]
+    return node
+
+
+def passes(node: fx.Node) -> bool:
+    """Whether a node only moves numbers, no more than it answers, or says them in another type."""
+    given = node.args[0] if node.args else None
+    if not isinstance(given, fx.Node):
+        return False
+    if node.target is aten.to.dtype:
+        return bool(given.meta["val"].is_floating_point() and node.meta["val"].is_floating_point())
+    return node.target in PASSED and prod(shape(given)) <= prod(shape(node))

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import fx
 
-from vitrail.deploy.plans.graph import Constants, aten, args_of, calls, insert, shape, tidy
+from vitrail.deploy.plans.graph import Constants, aten, args_of, calls, insert, shape, sweep, tidy
 
 ALONE = {aten.gelu.default, aten.relu.default, aten.silu.default, aten.hardswish.default, aten.sigmoid.default,
          aten.tanh.default, aten.clone.default, aten.dropout.default}
@@ -22,7 +22,7 @@ def sink(graph: fx.Graph, constants: Constants) -> int:
         for node in reversed(list(calls(graph, aten.slice.Tensor, aten.select.int))):
             if node.users and _ahead(graph, node):
                 found, changed = found + 1, True
-        graph.eliminate_dead_code()
+        sweep(graph)
     tidy(graph, constants)
     return found
 
