@@ -14,8 +14,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from vitrail.ops.windows import by_size
 
-_GATHERED = {"cpu": 1 << 21}        # numbers to gather at a time: less is no faster, and more passes to begin
-_GATHERED_ELSEWHERE = 1 << 27
+_GATHERED = 1 << 27                 # numbers to gather at a time, where they must be
 
 
 def sample_sum(maps: Sequence[Tensor], places: Tensor, weights: Tensor) -> Tensor:
@@ -71,11 +70,11 @@ class _Corners:
         head = torch.arange(H, dtype=kind, device=level.device).view(H, 1)
         self.first = (top * w + left) * H + head + image                            # (B, Q, H, P)
         right, below = H * (w > 1), w * H * (h > 1)
-        self.steps = self.first.new_tensor((0, right, below, below + right))
+        self.steps = (0, right, below, below + right)
 
     def rows(self) -> Tensor:
         """(S, 4 P) for the S = B·Q·H bags: indices into the map's B·h·w·H rows."""
-        return (self.first[..., None] + self.steps).flatten(-2).flatten(0, 2)
+        return (self.first[..., None] + self.first.new_tensor(self.steps)).flatten(-2).flatten(0, 2)
 
     def weights(self, weights: Tensor, like: Tensor) -> Tensor:
         """(S, 4 P): each row's part in its bag, in the precision of `like`."""
@@ -117,7 +116,7 @@ class _SampleSum(torch.autograd.Function):
         rows = corners.rows()
         to_level = to_places = to_weights = None
         if ctx.needs_input_grad[0]:
-            to_level = _spread(grad, rows, corners.weights(weights, level), level)
+            to_level = _spread(grad, corners, corners.weights(weights, level), level)
         if any(ctx.needs_input_grad[1:]):
             seen = _dots(level.flatten(0, 3), rows, grad).to(places.dtype).view(*weights.shape, 2, 2)
             (wx, wx_), (wy, wy_) = corners.wx, corners.wy
@@ -132,24 +131,38 @@ class _SampleSum(torch.autograd.Function):
         return to_level, to_places, to_weights
 
 
-def _spread(grad: Tensor, rows: Tensor, weights: Tensor, level: Tensor) -> Tensor:
+def _spread(grad: Tensor, corners: _Corners, weights: Tensor, level: Tensor) -> Tensor:
     """The gradient of a map's rows: for each row the weighted sum of the gradients (S, D) of the bags it was in.
 
-    Sorting the entries by row turns this into a bag for each row, with no two threads at one row.
+    Sorted by their first corners, the places make a bag for each row, with no two threads at one row. The other corners
+    stand a fixed number of rows behind, so the sums of their parts are added so far behind.
     """
-    entries, order = rows.flatten().sort()
+    count, points = level.shape[:4].numel(), corners.first.shape[-1]
+    first, order = corners.first.flatten().sort()
     # where the bag of each row begins
-    begins = torch.bincount(entries, minlength=level.shape[:4].numel()).cumsum(0).roll(1)
+    begins = torch.bincount(first, minlength=count).cumsum(0).roll(1)
     begins[0] = 0
-    bags = order.div(rows.shape[1], rounding_mode="floor")
-    parts = F.embedding_bag(bags, grad, begins, mode="sum", per_sample_weights=weights.flatten().index_select(0, order))
-    return parts.view(level.shape)
+    bags = order.div(points, rounding_mode="floor")
+    parts = weights.view(-1, 4).index_select(0, order)                              # (S P, 4)
+    total: Tensor | None = None
+    for part, step in zip(parts.unbind(1), corners.steps, strict=True):
+        found = F.embedding_bag(bags, grad, begins, mode="sum", per_sample_weights=part.contiguous())
+        if total is None:
+            total = found
+        else:
+            total[step:] += found[:count - step]
+    assert total is not None
+    return total.view(level.shape)
 
 
 def _dots(table: Tensor, rows: Tensor, grad: Tensor) -> Tensor:
-    """(S, K): the products of each bag's gradient (S, D) with the bag's rows, gathered a part at a time."""
-    limit = _GATHERED.get(grad.device.type, _GATHERED_ELSEWHERE)
-    step = max(1, limit // (rows.shape[1] * grad.shape[1]))
+    """(S, K): the products of each bag's gradient (S, D) with the bag's rows."""
+    if grad.device.type == "cpu":                                                   # where they lie, nothing gathered
+        bags, begins = (torch.arange(0, end, step, dtype=rows.dtype) for end, step in
+                        ((len(rows), 1), (rows.numel(), rows.shape[1])))
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            grad, table, rows.flatten(), begins, bags.repeat_interleave(rows.shape[1]), 0).view(rows.shape)
+    step = max(1, _GATHERED // (rows.shape[1] * grad.shape[1]))
     if torch.compiler.is_compiling():
         step = len(rows)                                                            # a compiler gathers nothing
     pieces = zip(rows.split(step), grad.split(step), strict=True)
