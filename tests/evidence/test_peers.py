@@ -18,6 +18,7 @@ from tests.measure.test_workers import gone, runs
 from vitrail.cli.main import main
 from vitrail.core.errors import ExportError, ModelError, VitrailError
 from vitrail.core.tensors import read_tensors, write_tensors
+from vitrail.deploy.plans import int8
 from vitrail.evidence import peers, peers_plot, peers_transformers, peers_worker
 from vitrail.measure import workers
 
@@ -100,6 +101,16 @@ def test_lower_precisions_are_asked_of_those_that_have_them() -> None:
     found = [str(s) for s in peers.sides(["timm", "onnxruntime", "openvino"], ["bf16"])]
     assert found == ["vitrail fp32", "optimised bf16", "timm fp32", "timm bf16", "onnxruntime fp32", "openvino fp32",
                      "openvino bf16"]
+    found = [str(s) for s in peers.sides(["timm"], ["int8"])]
+    assert found == ["vitrail fp32", "optimised int8", "timm fp32"], "no engine's int8 is made here"
+
+
+def test_ours_in_int8_stands_beside_the_product_in_int8(tmp_path: Path) -> None:
+    if not int8.available():
+        pytest.skip("no products in int8 here")
+    row = peers.beside(peers.Net("vit_ti16", 0, tmp_path), 1, peers.sides([], ["int8"]), rounds=1)
+    assert 1e-3 < row["sides"]["optimised int8"]["difference"] <= peers.BOUNDS["int8"]
+    assert list(row["product_gflops"]) == ["fp32", "int8"] and row["sides"]["optimised int8"]["share"][0] > 0
 
 
 @pytest.mark.parametrize("name", FAMILIES)

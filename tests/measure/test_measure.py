@@ -9,6 +9,7 @@ from vitrail.measure.allocator import kept_memory
 from vitrail.measure.fit import growth
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds
+from vitrail.deploy.plans import int8
 from vitrail.measure.product import COLUMNS, INNER, MULTIPLY_ADDS, ROWS, packed_product
 from vitrail.measure.resident import forget_peak, peak_bytes_resident, resident_bytes
 from vitrail.measure.timing import Times, in_turns
@@ -74,12 +75,15 @@ def test_memory_is_kept_within_and_given_back_after() -> None:
     assert torch.ones(1000, 1000).sum() == 1e6
 
 
-@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.int8, 2.5e-2)])
 def test_the_machines_measure_is_a_true_product(dtype: torch.dtype, apart: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(n, INNER, generator=generator).to(dtype) for n in (ROWS, COLUMNS))
+    if dtype == torch.int8 and not int8.available():
+        pytest.skip("no products in int8 here")
+    answer = torch.bfloat16 if dtype == torch.int8 else dtype
+    x, weight = (torch.randn(n, INNER, generator=generator).to(answer) for n in (ROWS, COLUMNS))
     made, whole = packed_product(dtype)(), x.float() @ weight.float().T
-    assert isinstance(made, torch.Tensor) and made.dtype == dtype and made.numel() * INNER == MULTIPLY_ADDS
+    assert isinstance(made, torch.Tensor) and made.dtype == answer and made.numel() * INNER == MULTIPLY_ADDS
     assert (made.float() - whole).abs().max() <= apart * whole.abs().max()
 
 

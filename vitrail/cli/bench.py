@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.cli import bench_attention, bench_tables, show
-from vitrail.cli.command import Command, add_out, add_place, one_of, parser_of, whole
+from vitrail.cli.command import PRECISIONS, Command, add_out, add_place, one_of, parser_of, whole
 from vitrail.cli.opening import check_free, place
 from vitrail.core import catalogue
 from vitrail.core.errors import SettingsError
@@ -130,7 +130,7 @@ def _arguments(p: ArgumentParser) -> None:
                         "tells also the share of this machine's best rate of matrix products that it reaches (the "
                         "model's multiply-adds by its time, over those of a packed product in the same round and "
                         "precision), and its peak of memory beyond what the process held before the model")
-    p.add_argument("--optimize", type=one_of(("fp32", "bf16")), nargs="+", default=[], metavar="fp32|bf16",
+    p.add_argument("--optimize", type=one_of(PRECISIONS), nargs="+", default=[], metavar="|".join(PRECISIONS),
                    help="time the model as vitrail.optimize rewrites it, too, in each of these precisions")
     p.add_argument("--plot", default="", metavar="FILE.png", help="draw the ratios there")
     add_place(p)

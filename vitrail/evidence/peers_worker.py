@@ -154,7 +154,7 @@ def _product(job: Job) -> Build:
 
     from vitrail.measure.product import packed_product
     torch.set_num_threads(job["threads"])
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[job["precision"]]
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[job["precision"]]
     return lambda: (packed_product(dtype), {"threads": torch.get_num_threads()})
 
 
