@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 ROWS, INNER, COLUMNS = 3072, 1536, 1920         # large enough that nothing but arithmetic sets the pace
 MULTIPLY_ADDS = ROWS * INNER * COLUMNS
+STEPS = 26              # of a unit, in int8: of normal numbers, none lies beyond the last
 
 
 def packed_product(dtype: torch.dtype) -> Callable[[], object]:
@@ -25,8 +26,8 @@ def packed_product(dtype: torch.dtype) -> Callable[[], object]:
 
 
 def _of_int8(x: torch.Tensor, weight: torch.Tensor) -> Callable[[], object]:
-    packed, scales = torch.ops.onednn, torch.full((COLUMNS,), 1 / 26)
-    kept = packed.qlinear_prepack((26 * weight).round().clamp(-127, 127).to(torch.int8), [ROWS, INNER])
-    zeros, low = torch.zeros(COLUMNS, dtype=torch.int64), (26 * x + 128).round().clamp(0, 255).to(torch.uint8)
-    return lambda: packed.qlinear_pointwise(low, 1 / 26, 128, kept, scales, zeros, None, 1.0, 0, torch.bfloat16, "none",
-                                            [], "")
+    packed, scales = torch.ops.onednn, torch.full((COLUMNS,), 1 / STEPS)
+    kept = packed.qlinear_prepack((STEPS * weight).round().clamp(-127, 127).to(torch.int8), [ROWS, INNER])
+    zeros, low = torch.zeros(COLUMNS, dtype=torch.int64), (STEPS * x + 128).round().clamp(0, 255).to(torch.uint8)
+    return lambda: packed.qlinear_pointwise(low, 1 / STEPS, 128, kept, scales, zeros, None, 1.0, 0, torch.bfloat16,
+                                            "none", [], "")
