@@ -145,3 +145,26 @@ def test_moves_that_break_rows_up_are_no_gather() -> None:
     assert torch.equal(x.view(-1, 3)[rows].view(expected.shape), expected)
     assert moves.rows_of(chain((aten.roll.default, ([1], [3]))), (1, 4, 4, 3)) is None
     assert moves.rows_of(chain((aten.permute.default, ([0, 3, 1, 2],))), (1, 4, 4, 3)) is None
+
+
+def test_without_its_plain_weights_a_plan_answers_batches_of_any_count() -> None:
+    model = build("deit_ti16")
+    made = vitrail.optimize(model, noise(4, 3, 64, 64), keep=False)
+    assert not list(made.parameters()) and not made.state_dict()
+    for count in (1, 4, 6):
+        assert apart(model, made, noise(count, 3, 64, 64, seed=count)) <= 1e-5
+    with pytest.raises(ExportError, match="64 x 64"):
+        made(noise(4, 3, 64, 96))
+    with pytest.raises(ExportError, match="keep=True"):
+        made.backbone(noise(1, 3, 64, 64))
+    kept = vitrail.optimize(model, noise(4, 3, 64, 64))
+    assert torch.equal(kept.in_parts(noise(6, 3, 64, 64)), made(noise(6, 3, 64, 64)))
+
+
+def test_a_model_that_runs_as_it_is_keeps_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise ExportError("not traced")
+    monkeypatch.setattr(optimizer, "traced", fail)
+    model = build("deit_ti16")
+    made = vitrail.optimize(model, noise(2, 3, 64, 64), keep=False)
+    assert made.report.left == "not traced" and apart(model, made, noise(3, 3, 64, 64)) == 0

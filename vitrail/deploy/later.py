@@ -1,5 +1,4 @@
 """A model that is rewritten when it meets its first images."""
-import torch
 from torch import Tensor
 
 from vitrail.deploy.optimize import Optimised, Precision, optimize
@@ -20,9 +19,5 @@ class Later(Classifier):
 
     def forward(self, image: Tensor) -> Tensor:
         if self.made is None:
-            plain = Classifier(self.backbone, self.head, self.identity)
-            self.made, self._shape = optimize(plain, image, precision=self.precision), image.shape
-        short = self._shape[0] - image.shape[0]
-        if short <= 0 or image.shape[1:] != self._shape[1:]:
-            return self.made(image)
-        return self.made(torch.cat([image, image[:1].expand(short, -1, -1, -1)]))[:-short]
+            self.made = optimize(Classifier(self.backbone, self.head, self.identity), image, precision=self.precision)
+        return self.made.in_parts(image)

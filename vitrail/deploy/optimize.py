@@ -1,10 +1,10 @@
 """`vitrail.optimize`: the same answers, sooner. The graph of a model is rewritten, so that any model can be given."""
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from vitrail.core.errors import ExportError, SettingsError
 from vitrail.deploy.fold import folded
@@ -36,8 +36,19 @@ class Report:
     stayed: dict[str, float] = field(default_factory=dict)
 
 
+class Gone(nn.Module):
+    """In the place of plain weights that were let go."""
+
+    def forward(self, *args: object) -> NoReturn:
+        raise ExportError("this optimised model let its plain weights go, and runs its plans alone: make it with "
+                          "keep=True")
+
+
 class Optimised(Classifier):
-    """A classifier for inference, with a plan for each shape of batch that it has met; new shapes cost a moment."""
+    """A classifier for inference, with a plan for each shape of batch that it has met; new shapes cost a moment.
+
+    After `forget` it keeps the plans alone, and answers batches of any count of images of their sizes `in_parts`.
+    """
 
     def __init__(self, model: Classifier, precision: Precision, calibration: Calibration | None = None):
         super().__init__(model.backbone, model.head, model.identity)
@@ -47,9 +58,32 @@ class Optimised(Classifier):
         self.eval().requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
-        plan = self._plans.get(tuple(image.shape)) or self.plan(image)
+        plan = self._plans.get(tuple(image.shape))
+        if plan is None:
+            if isinstance(self.backbone, Gone):
+                return self.in_parts(image)
+            plan = self.plan(image)
         with torch.inference_mode():
             return plan(image)
+
+    def in_parts(self, image: Tensor) -> Tensor:
+        """Answers by the plan of the largest batch of such images, (B, 3, H, W) of any B, the last part filled up.
+        Raises ExportError where there is no plan for their size."""
+        counts = [count for count, *size in self._plans if size == list(image.shape[1:])]
+        if not counts:
+            known = ", ".join(sorted({f"{h} x {w}" for *_, h, w in self._plans}))
+            given = " x ".join(map(str, image.shape[2:]))
+            raise ExportError(f"these images have {given} pixels, and the plans are for {known}")
+        whole, found = max(counts), []
+        for part in image.split(whole):
+            short = whole - len(part)
+            filled = torch.cat([part, part[:1].expand(short, -1, -1, -1)]) if short else part
+            found.append(self(filled)[:len(part)])
+        return torch.cat(found)
+
+    def forget(self) -> None:
+        """Lets the plain weights go, of which the plans hold packed copies."""
+        self.backbone, self.head = Gone(), Gone()
 
     def plan(self, image: Tensor) -> Callable[[Tensor], Tensor]:
         """Makes the plan for images of this shape."""
@@ -67,7 +101,7 @@ class Optimised(Classifier):
 
 
 def optimize(model: Classifier, example: Tensor, *, precision: Precision = "fp32",
-             calibration: Iterable[Tensor] | None = None) -> Optimised:
+             calibration: Iterable[Tensor] | None = None, keep: bool = True) -> Optimised:
     """A copy of a classifier that answers images (B, 3, H, W) like the example's faster, and others as well.
 
     precision: of weights and all between them; in int8 of the linear layers that bear it. The copy is compared with
@@ -75,6 +109,8 @@ def optimize(model: Classifier, example: Tensor, *, precision: Precision = "fp32
     `report` says what was rewritten.
     calibration: batches of images (B, 3, H, W) as the model takes them, which show int8 what numbers to expect; the
     example does where there are none.
+    keep: the plain weights too, of which plans for other shapes are made. Without them the copy holds no more than a
+    plain model, and answers images of the example's size, in parts of its batch.
     Raises SettingsError on another precision, ExportError for what is no classifier of images or cannot be run on the
     example, and where the answers differ by more.
     """
@@ -102,6 +138,8 @@ def optimize(model: Classifier, example: Tensor, *, precision: Precision = "fp32
     if not made.report.difference <= BOUNDS[precision]:                 # nan is not
         raise ExportError(f"the optimised model's logits are {made.report.difference:.2g} of their range away from the "
                           f"model's, and {BOUNDS[precision]:g} is allowed in {precision}")
+    if not keep and not made.report.left:               # a model that runs as it is needs its weights
+        made.forget()
     return made
 
 
@@ -116,7 +154,7 @@ def _answers(model: Classifier, image: Tensor) -> Tensor:
             part.training = True
 
 
-class _Eager(torch.nn.Module):
+class _Eager(nn.Module):
     """The classifier's own forward, for the tracer."""
 
     def __init__(self, model: Classifier):

@@ -78,7 +78,8 @@ def _optimised(job: Job) -> Build:
 
     def build() -> tuple[Call, dict[str, Any]]:
         image = torch.from_numpy(load_file(job["image"])["image"])
-        module = optimize(create_model(job["model"], weights=job["state"]), image, precision=job["precision"])
+        module = optimize(create_model(job["model"], weights=job["state"]), image, precision=job["precision"],
+                          keep=False)
         report = module.report
         return lambda: module(image), {"threads": torch.get_num_threads(), "rewritten": report.rewritten,
                                        "left": report.left}
