@@ -75,7 +75,8 @@ def _of_batch(sides: dict[str, nn.Module], x: Tensor, rounds: int, budget: float
             once = time.perf_counter() - start
             fit = int(budget / once) - 1
             if fit < min(rounds, LEAST):
-                return told, (f"{min(rounds, LEAST)} rounds would take about {min(rounds, LEAST) * once:.0f} s, of "
+                least = min(rounds, LEAST)
+                return told, (f"{least} rounds and one that warms up would take about {(least + 1) * once:.0f} s, of "
                               f"{budget:.0f} s allowed")
             calls = {name: partial(side, x) for name, side in sides.items()}
             times = interleaved({**calls, "yardstick": yardstick(CPU)}, rounds=min(rounds, fit), device=CPU, warm=1)
