@@ -48,7 +48,8 @@ def test_gradients_are_those_of_what_was_kept(make: Callable[[], nn.Module], low
     assert len(calls) > 2 * stacked and all(torch.equal(a, b) for a, b in zip(there, here, strict=True))
 
 
-def test_a_wide_mlp_holds_less_in_training_and_nothing_changes_elsewhere() -> None:
+def test_a_wide_mlp_holds_less_in_training_and_nothing_changes_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "WIDE", 1 << 20)
     module, x = nn.Sequential(*(Mlp(64, 1024) for _ in range(6))).train(), noise(2048, 64).requires_grad_()
 
     def step() -> None:

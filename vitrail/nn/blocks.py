@@ -53,7 +53,7 @@ def _contexts(part: nn.Module) -> tuple[_Context, _Context]:
     return contextlib.nullcontext(), _once(part, steps)
 
 
-WIDE = 1 << 20      # numbers: what is smaller costs less to keep than to make again
+WIDE = 1 << 23      # numbers: what is smaller costs less to keep than to make again
 
 
 def again(fn: Callable[..., Tensor], *args: Tensor) -> Tensor:

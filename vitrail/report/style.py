@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-INK, GLASS, EMBER, LEAF = "#22303c", "#2b6cb0", "#c05621", "#2f855a"
+INK, GLASS, EMBER, LEAF, PLUM = "#22303c", "#2b6cb0", "#c05621", "#2f855a", "#805ad5"
 _STYLE: Any = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.edgecolor": "#94a3b8",
     "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
