@@ -7,6 +7,8 @@ float32, with its quartiles. MB: the most that a step allocates, weights and mom
 """
 import argparse
 import json
+import shlex
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -83,7 +85,7 @@ def main() -> None:
                          "ratio_quartiles": [low, high], "megabytes": held[what]})
     if args.out:
         with open(args.out, "w", encoding="utf-8") as file:
-            json.dump({"command": "python benchmarks/training.py", "batch": args.batch, "rounds": args.rounds,
+            json.dump({"command": shlex.join(["python", *sys.argv]), "batch": args.batch, "rounds": args.rounds,
                        "machine": machine(CPU, "timm"), "rows": rows}, file, indent=1)
     Console(width=120).print(table)
 

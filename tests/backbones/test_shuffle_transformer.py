@@ -28,7 +28,7 @@ def seen_by(mix: nn.Module, H: int, W: int, row: int, column: int) -> Tensor:
 
 @pytest.mark.parametrize("H, W", [(9, 6), (7, 10), (2, 3)])
 def test_a_shuffled_window_holds_tokens_from_all_over_the_map(H: int, W: int) -> None:
-    mix = seeded(WindowAttention(8, 2, Strided(size=3), bias=False))
+    mix = seeded(WindowAttention(8, 2, Strided(size=3)))
     dy, dx = -(-H // 3), -(-W // 3)
     y, x = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
     for row, column in ((0, 0), (H - 1, W - 1), (H // 2, 1)):
@@ -36,7 +36,7 @@ def test_a_shuffled_window_holds_tokens_from_all_over_the_map(H: int, W: int) ->
 
 
 def test_shuffling_is_a_permutation_around_plain_windows() -> None:
-    plain, shuffled = WindowAttention(8, 2, Windows(3), bias=False), WindowAttention(8, 2, Strided(size=3), bias=False)
+    plain, shuffled = WindowAttention(8, 2, Windows(3)), WindowAttention(8, 2, Strided(size=3))
     shuffled.load_state_dict(seeded(plain).state_dict())
     x = noise(2, 9, 6, 8)
     rows, columns = torch.arange(9).view(3, 3).T.flatten(), torch.arange(6).view(3, 2).T.flatten()
@@ -44,7 +44,7 @@ def test_shuffling_is_a_permutation_around_plain_windows() -> None:
 
 
 def test_a_map_of_one_window_is_not_shuffled() -> None:
-    plain, shuffled = WindowAttention(8, 2, Windows(3), bias=False), WindowAttention(8, 2, Strided(size=3), bias=False)
+    plain, shuffled = WindowAttention(8, 2, Windows(3)), WindowAttention(8, 2, Strided(size=3))
     shuffled.load_state_dict(seeded(plain).state_dict())
     x = noise(2, 3, 3, 8)
     assert torch.equal(shuffled(x), plain(x))

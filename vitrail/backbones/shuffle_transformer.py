@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from vitrail.backbones.swin import WindowAttention, window_block
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.keys import AS_CONV, Keys, Row
-from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, Mlp, Readout, Residual, Stack, Strided, Windows,
-                        each_stage, init, mean_map, pyramid, ramp)
+from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, Mlp, Readout, Residual, Split, Stack, Strided,
+                        Windows, each_stage, init, mean_map, pyramid, ramp)
 from vitrail.ops.windows import pad_to
 
 PAPER = Paper(title="Shuffle Transformer: Rethinking Spatial Shuffle for Vision Transformer", arxiv="2106.03650",
@@ -58,7 +58,8 @@ class ShuffleTransformer(nn.Module):
 
         def block(width: int, heads: int, groups: Windows | Strided, drop: float) -> Chain:
             mlp = Mlp(width, int(width * mlp_ratio), nn.ReLU6)
-            mixer = WindowAttention(width, heads, groups, bias=False)
+            mixer = WindowAttention(width, heads, groups)
+            mixer.qkv = Split(width, heads, 3, bias=False)
             return Chain(mix=Residual(mixer, BatchNorm(width), drop=DropPath(drop)),
                          local=Residual(Conv(width, width, window, 1, window // 2, groups=width), BatchNorm(width)),
                          mlp=Residual(mlp, BatchNorm(width), drop=DropPath(drop)))

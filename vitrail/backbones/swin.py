@@ -21,12 +21,12 @@ PAPER = Paper(title="Swin Transformer: Hierarchical Vision Transformer using Shi
 
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside groups of size x size tokens, with a learned bias for each offset (equation 4):
-    (B, H, W, C) -> same. Offsets are counted in tokens of the group. bias: of queries, keys and values."""
+    (B, H, W, C) -> same. Offsets are counted in tokens of the group."""
 
-    def __init__(self, dim: int, heads: int, groups: Windows | Strided, *, bias: bool = True):
+    def __init__(self, dim: int, heads: int, groups: Windows | Strided):
         super().__init__()
         self.groups = groups
-        self.qkv, self.attend, self.out = Split(dim, heads, 3, bias=bias), Attend(), Merge(dim)
+        self.qkv, self.attend, self.out = Split(dim, heads, 3), Attend(), Merge(dim)
         self.bias = RelativeBias(groups.size, heads)
 
     def split(self, x: Tensor) -> Tensor:
