@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.measure.test_workers import gone, runs
 from vitrail.cli.main import main
+from vitrail.core import extras
 from vitrail.core.errors import ExportError, ModelError, VitrailError
 from vitrail.core.tensors import read_tensors, write_tensors
 from vitrail.deploy.plans import int8
@@ -102,8 +103,9 @@ def test_lower_precisions_are_asked_of_those_that_have_them() -> None:
     found = [str(s) for s in peers.sides(["timm", "onnxruntime", "openvino"], ["bf16"])]
     assert found == ["vitrail fp32", "optimised bf16", "timm fp32", "timm bf16", "onnxruntime fp32", "openvino fp32",
                      "openvino bf16"]
-    found = [str(s) for s in peers.sides(["timm"], ["int8"])]
-    assert found == ["vitrail fp32", "optimised int8", "timm fp32"], "no engine's int8 is made here"
+    *found, last = peers.sides(["timm", "openvino"], ["int8"])
+    assert list(map(str, found)) == ["vitrail fp32", "optimised int8", "timm fp32", "openvino fp32"]
+    assert str(last) == "openvino int8" and "quantised" in last.form and "quantised" not in found[-1].form
 
 
 def test_ours_in_int8_stands_beside_the_product_in_int8(tmp_path: Path) -> None:
@@ -133,16 +135,42 @@ def test_where_there_is_no_counterpart_that_is_said(name: str, engine: str, tmp_
                                                  "backbones.pvt_v2"}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_openvino_answers_as_ours(precision: str, tmp_path: Path) -> None:
-    if find_spec("openvino") is None:
-        pytest.skip("openvino is not installed: pip install 'vitrail[bench]'")
-    row = peers.beside(peers.Net("vit_ti16", 224, tmp_path), 2, peers.sides(["openvino"], [precision]), rounds=1)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_openvino_answers_as_ours(precision: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    if find_spec("openvino") is None or precision == "int8" and find_spec("nncf") is None:
+        pytest.skip("openvino or nncf is not installed: pip install 'vitrail[bench]'")
+    if precision == "int8" and not int8.available():
+        pytest.skip("no products in int8 here")
+    chosen = [peers.Side("vitrail"), peers.Side("openvino", precision)]
+    row = peers.beside(peers.Net("vit_ti16", 224, tmp_path), 2, chosen, rounds=1)
+    assert capfd.readouterr() == ("", "")
     side = row["sides"].get(f"openvino {precision}")
     if side is None:
         assert "OpenVINO runs in" in row["left_out"][f"openvino {precision}"]       # no such processor
     else:
         assert side["difference"] <= peers.BOUNDS[precision] and side["threads"] == torch.get_num_threads()
+    if side is not None and precision == "int8":
+        assert side["difference"] > 1e-3 and side["nncf"] and side["rest_in"] in ("bf16", "f32")
+        assert (side["peak_bytes"] or 0) < 250e6, "without what quantised it"
+
+
+@pytest.mark.parametrize(("case", "reason"), [
+    ("missing", "this needs the package 'nncf', which is not installed: pip install 'vitrail[bench]'"),
+    ("failing", "NNCF cannot quantise this model: "),
+    ("coarse", "the answers of openvino int8 differ from ours by 0.7 of their deviation (0.6 is allowed)")])
+def test_int8_is_left_out_with_its_reason(case: str, reason: str, tmp_path: Path, started: list[int],
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    job, chosen = peers.Net.job, [peers.Side("vitrail"), peers.Side("openvino", "int8")]
+    monkeypatch.setattr(extras, "find_spec", lambda module: None if case == "missing" else object())
+    monkeypatch.setattr(peers.Net, "_onnx", lambda self, batch: str(tmp_path / "none.onnx"))
+    if case == "coarse":                                                # by ours in the peer's place
+        monkeypatch.setattr(peers.Net, "job", lambda net, side, batch: {
+            **job(net, chosen[0], batch), "answer": str(tmp_path / f"{side}.safetensors")})
+        monkeypatch.setattr(peers, "_difference", lambda net, side: 0.0 if side.ours else 0.7)
+    row = peers.beside(peers.Net("resnet18", 32, tmp_path), 1, chosen, rounds=1)
+    assert list(row["sides"]) == ["vitrail fp32"] and list(row["product_gflops"]) == ["fp32"]
+    assert row["left_out"]["openvino int8"].startswith(reason) and len(row["left_out"]) == 1
+    assert len(started) == 2 + (case != "missing") and not any(map(runs, started))
 
 
 def test_what_an_engine_cannot_take_is_left_out_with_its_reason(tmp_path: Path, started: list[int],

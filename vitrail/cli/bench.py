@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MODELS = "vit_s16,swin_t"
 ENGINES = ("timm", "transformers", "onnxruntime", "openvino")
 OF_ONE_SIZE = ("timm", "transformers")
-VERSIONS = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "onnx", "onnxscript")}
+VERSIONS = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "nncf", "onnx", "onnxscript")}
 
 
 def _bench(a: Namespace) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.core.errors import ExportError, MissingExtra
-from vitrail.deploy.trace import in_the_open, quiet, trace
+from vitrail.deploy.trace import in_the_open, quiet, settled, trace
 
 OPSET = 20              # the newest that the exporter writes directly; antialiased resizing needs 18
 LARGE = 1_900_000_000   # bytes of weights; one file of ONNX holds less than 2 GiB
@@ -52,6 +52,8 @@ class Onnx:
                   ((0, "batch", batch), (2, "height", size), (3, "width", size)) if wanted}
         try:
             with quiet():
+                if not size:            # else tables would be resized in the file, by each runtime in its own way
+                    program = settled(program)
                 made = torch.onnx.export(program, dynamo=True, input_names=["image"], output_names=["logits"],
                                          opset_version=OPSET, verbose=False, optimize=True)
                 assert made is not None
@@ -59,7 +61,8 @@ class Onnx:
                 _name_sizes(image, shapes)
                 _name_sizes(logits, {axis: name for axis, name in shapes.items() if axis == 0})
                 made.model.metadata_props[NOTE] = note
-                made.save(path, external_data=sum(t.nbytes for t in model.state_dict().values()) > LARGE)
+                kept = [v.const_value for v in made.model.graph.initializers.values()]
+                made.save(path, external_data=sum(t.nbytes for t in kept if t is not None) > LARGE)
         except Exception as e:                                  # as with the tracer
             text = " ".join(_COLOURS.sub("", str(e)).split())[:300]
             raise ExportError(f"the ONNX exporter failed on this model: {text or type(e).__name__}") from e

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from vitrail.core.errors import ExportError, SettingsError
 from vitrail.deploy.fold import folded
-from vitrail.deploy.plans import attention, fuse, int8, moves, slices
+from vitrail.deploy.plans import attention, fuse, int8, moves, norms, slices
 from vitrail.deploy.plans.graph import fold_constants, module, simplify, traced
 from vitrail.deploy.plans.ranges import Calibration, calibration_of
 from vitrail.tasks.classification.model import Classifier
@@ -181,11 +181,10 @@ def planned(model: Classifier, image: Tensor, precision: Precision, report: Repo
     if calibration is not None:
         calibration.use(graph, constants)
         chosen = int8.choose(graph, constants, calibration.ranges, told, report.stayed)
-    native = attention.available()
-    if precision == "bf16" or calibration is not None and native:       # what lies between is fastest so
+    if precision == "bf16" or calibration is not None and attention.available():    # what lies between is fastest so
         fuse.to_bfloat16(graph, constants)
-        if native:
-            told["attention as products"] = attention.products(graph, constants)
+    told.update(attention.rewrite(graph, constants))
+    told["layer norm in a native kernel"] = norms.rewrite(graph, constants)
     if fuse.available():
         told.update(fuse.pack_linears(graph, constants, chosen))
         told.update(fuse.pack_convolutions(graph, constants))

@@ -2,18 +2,22 @@
 import copy
 import io
 import logging
+import operator
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
 from vitrail.core.errors import ExportError
 from vitrail.nn import Attend, Windows
 
 NOISY = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir", "onnx")
+LARGEST = 64 * 2**20    # bytes of a constant that is computed beforehand
 
 
 @contextmanager
@@ -73,6 +77,48 @@ def trace(model: nn.Module, example: Tensor, *, batch: bool, size: bool) -> Expo
     except Exception as e:                                      # the tracer raises errors of many kinds
         raise ExportError(f"torch.export cannot trace this model{' for every size' if size else ''}: "
                           f"{_first_line(e)}") from e
+
+
+@torch.no_grad()
+def settled(program: ExportedProgram) -> ExportedProgram:
+    """The program with what depends on no image computed beforehand: tables at this size, masks, biases of places. What
+    would be larger than LARGEST is left to the runtime."""
+    program = program.run_decompositions({})        # nothing is taken apart, but no call changes a tensor any more
+    graph, signature = program.graph, program.graph_signature
+    named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
+             **signature.inputs_to_lifted_tensor_constants}
+    tensors = {**program.state_dict, **program.constants}
+    known: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder" and node.name in named:
+            known[node] = tensors[named[node.name]]
+        elif node.op == "call_function" and all(n in known for n in node.all_input_nodes) and certain(node):
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: known[n])
+            found = node.target(*args, **kwargs)
+            if not isinstance(found, Tensor) or found.nbytes <= LARGEST:
+                known[node] = found
+    first = next(iter(graph.nodes))
+    for node, found in known.items():
+        if node.op == "call_function" and isinstance(found, Tensor) and any(user not in known for user in node.users):
+            with graph.inserting_before(first):
+                given = graph.placeholder(f"folded_{node.name}")
+            given.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(given)
+            at = list(graph.find_nodes(op="placeholder")).index(given)
+            signature.input_specs.insert(at, InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(given.name),
+                                                       given.name, None))
+            program.constants[given.name] = found.detach().contiguous()
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
+
+
+def certain(node: fx.Node) -> bool:
+    """Whether a call answers alike at all times and changes nothing."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return node.target is operator.getitem
+    return not schema.is_mutable and torch.Tag.nondeterministic_seeded not in node.target.tags     # type: ignore
 
 
 def _first_line(e: BaseException) -> str:

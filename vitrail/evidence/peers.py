@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 import vitrail
 from vitrail.core import catalogue
-from vitrail.core.errors import ExportError, ModelError
+from vitrail.core.errors import ExportError, MissingExtra, ModelError, VitrailError
 from vitrail.core.extras import check
 from vitrail.core.tensors import write_tensors
 from vitrail.evidence import forward, peers_transformers
@@ -35,7 +35,8 @@ WARM = 1                # rounds; building has called each already
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """needs: modules that must be installed. precisions: what it can be asked for. form: what it runs."""
+    """needs: modules that must be installed; int8 needs nncf too. precisions: what it can be asked for. form: what it
+    runs."""
 
     needs: tuple[str, ...]
     precisions: tuple[str, ...]
@@ -47,7 +48,7 @@ ENGINES = {
     "timm": Engine(needs=("timm",), precisions=("fp32", "bf16"), form="its own network, eager"),
     "transformers": Engine(needs=("transformers",), precisions=("fp32", "bf16"), form="its own network, eager"),
     "onnxruntime": Engine(needs=EXPORTER, precisions=("fp32",), form="our ONNX export of this batch"),
-    "openvino": Engine(needs=("openvino", *EXPORTER), precisions=("fp32", "bf16"),
+    "openvino": Engine(needs=("openvino", *EXPORTER), precisions=("fp32", "bf16", "int8"),
                        form="our ONNX export of this batch"),
 }
 
@@ -65,8 +66,9 @@ class Side:
 
     @property
     def form(self) -> str:
-        return ENGINES[self.engine].form if not self.ours else "our network, " + (
-            "eager" if self.engine == "vitrail" else "as vitrail.optimize rewrites it")
+        if self.ours:
+            return "our network, " + ("eager" if self.engine == "vitrail" else "as vitrail.optimize rewrites it")
+        return ENGINES[self.engine].form + (", quantised by NNCF on its images" if self.precision == "int8" else "")
 
     def __str__(self) -> str:
         return f"{self.engine} {self.precision}"
@@ -96,7 +98,8 @@ class Net:
             multiply_adds(partial(self.model, forward.images(1, self.size, forward.CPU))) / 1e9
 
     def job(self, side: Side, batch: int) -> dict[str, Any]:
-        """What a worker is told. Raises ModelError, ExportError where the engine has no form of this model."""
+        """What a worker is told. Raises ModelError, ExportError where the engine has no form of this model, and
+        MissingExtra where int8 needs NNCF."""
         image = self.folder / f"image-{batch}.safetensors"
         if not image.exists():
             write_tensors(image, {"image": forward.images(batch, self.size, forward.CPU)})
@@ -114,7 +117,7 @@ class Net:
         elif side.ours:
             job |= {"state": self._state("vitrail")}
         else:
-            job |= {"onnx": self._onnx(batch)}
+            job |= {"graph": self._int8(batch, image) if side.precision == "int8" else self._onnx(batch)}
         return job
 
     def _state(self, layout: str) -> str:
@@ -130,12 +133,25 @@ class Net:
             vitrail.export(self.model, path, images=seen, size=(self.size, self.size), batch=batch)
         return str(path)
 
+    def _int8(self, batch: int, image: Path) -> str:
+        """The export as OpenVINO runs it in int8, made in a process that has ended before any is measured."""
+        check("nncf")
+        path = self.folder / f"{batch}-int8.xml"
+        if not path.exists():
+            job = {"engine": "nncf", "onnx": self._onnx(batch), "image": str(image), "graph": str(path),
+                   "threads": torch.get_num_threads()}
+            try:
+                Worker(f"NNCF with {self.name}", WORKER, job).close()
+            except VitrailError as e:
+                raise ExportError(f"NNCF cannot quantise this model: {e}") from e
+        return str(path)
+
 
 def beside(net: Net, batch: int, chosen: Sequence[Side], *, rounds: int) -> dict[str, Any]:
     """A row: every side's time, memory and share of the machine's rate of products, and how many times as long as ours
-    it takes. `left_out` says why where an engine cannot take the model.
+    it takes. `left_out` says why where an engine cannot take the model, or rounds it too coarsely in int8.
 
-    Raises ModelError where an answer is not ours, VitrailError where a process dies. None is left behind.
+    Raises ModelError where another answer is not ours, VitrailError where a process dies. None is left behind.
     """
     with ExitStack() as stack:
         there: dict[Side, Worker] = {}
@@ -144,12 +160,18 @@ def beside(net: Net, batch: int, chosen: Sequence[Side], *, rounds: int) -> dict
         for side in chosen:
             try:
                 there[side] = stack.enter_context(Worker(f"{side} with {net.name}", WORKER, net.job(side, batch)))
-            except (Refused, ModelError, ExportError) as e:
+            except (Refused, ModelError, ExportError, MissingExtra) as e:
                 if side.ours:
                     raise
                 left_out[str(side)] = str(e)
                 continue
-            differences[side] = _compared(net, side)
+            differences[side] = _difference(net, side)
+            if (wrong := _wrong(side, differences[side])) and side.precision == "int8" and not side.ours:
+                there.pop(side).close()                                 # it rounds so: nobody's mistake
+                left_out[str(side)] = wrong
+            elif wrong:
+                raise ModelError(f"{net.name}: {wrong}: a time would compare two things. Please report it; without "
+                                 f"{side.engine} in --against the others are measured")
         products = {p: stack.enter_context(_product(p)) for p in dict.fromkeys(s.precision for s in there)}
         turns = {str(s): partial(_turn, w, np.mean) for s, w in there.items()}
         turns |= {f"product {p}": partial(_turn, w, np.min) for p, w in products.items()}
@@ -174,15 +196,17 @@ def _turn(worker: Worker, of: Any) -> float:
     return float(of(worker.ask({})["seconds"]))
 
 
-def _compared(net: Net, side: Side) -> float:
-    """How far a side's answer is from ours as it is, of the deviation of ours. Raises ModelError beyond its bound."""
+def _difference(net: Net, side: Side) -> float:
+    """How far a side's answer is from ours as it is, of the deviation of ours."""
     ours, found = (load_file(net.folder / f"{s}.safetensors")["logits"] for s in (Side("vitrail"), side))
-    apart = float(np.abs(ours - found).max() / ours.std()) if ours.shape == found.shape else float("inf")
-    if not apart <= BOUNDS[side.precision]:                             # nan is not
-        raise ModelError(f"{net.name}: the answers of {side} differ from ours by {apart:.2g} of their deviation "
-                         f"({BOUNDS[side.precision]:g} is allowed): a time would compare two things. Please report it; "
-                         f"without {side.engine} in --against the others are measured")
-    return apart
+    return float(np.abs(ours - found).max() / ours.std()) if ours.shape == found.shape else float("inf")
+
+
+def _wrong(side: Side, difference: float) -> str:
+    """Why a side may not be timed; empty where its answer is within its bound."""
+    bound = BOUNDS[side.precision]
+    return "" if difference <= bound else (                             # nan is not
+        f"the answers of {side} differ from ours by {difference:.2g} of their deviation ({bound:g} is allowed)")
 
 
 def _figures(net: Net, batch: int, side: Side, times: dict[str, Times]) -> dict[str, Any]:

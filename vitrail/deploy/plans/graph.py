@@ -1,5 +1,4 @@
 """A model at one size of image as a graph of torch's own operations, and what is done to any graph."""
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -7,12 +6,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vitrail.deploy.trace import quiet, trace
+from vitrail.deploy.trace import LARGEST, certain, quiet, trace
 
 aten = torch.ops.aten
 VIEWS = {aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.dim,
          aten.squeeze.dims}
-LARGEST = 64 * 2**20        # bytes of a constant that is computed beforehand
 
 
 class Constants(nn.Module):
@@ -136,7 +134,7 @@ def fold_constants(graph: fx.Graph, constants: Constants) -> int:
     for node in graph.nodes:
         if node.op == "get_attr":
             known[node], names[node] = constants.value(node), constants.name(node)
-        elif node.op == "call_function" and all(n in known for n in node.all_input_nodes) and _certain(node):
+        elif node.op == "call_function" and all(n in known for n in node.all_input_nodes) and certain(node):
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: known[n])
             found = node.target(*args, **kwargs)
             if not isinstance(found, Tensor) or found.nbytes <= LARGEST:
@@ -158,14 +156,6 @@ def simplify(graph: fx.Graph, constants: Constants) -> None:
         if isinstance(given, fx.Node) and shape(given) == shape(node):
             node.replace_all_uses_with(given)
     tidy(graph, constants)
-
-
-def _certain(node: fx.Node) -> bool:
-    """Whether a call answers alike at all times and changes nothing."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return node.target is operator.getitem
-    return not schema.is_mutable and torch.Tag.nondeterministic_seeded not in node.target.tags     # type: ignore
 
 
 def module(graph: fx.Graph, constants: Constants) -> fx.GraphModule:

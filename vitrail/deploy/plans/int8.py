@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from vitrail.deploy.native import attention, norm
 from vitrail.deploy.plans import fuse
-from vitrail.deploy.plans.graph import VIEWS, Constants, aten, args_of, batch, calls, insert, shape, tidy
+from vitrail.deploy.plans.graph import VIEWS, Constants, aten, args_of, batch, calls, insert, only_user, shape, tidy
 from vitrail.deploy.plans.moves import passes
 from vitrail.deploy.plans.ranges import Range, keys, many, rounded
 
@@ -20,7 +21,8 @@ FRESH = {"aten.linear.default", "aten.layer_norm.default", "aten.add.Tensor", "a
          "aten.index_select.default", "aten.scaled_dot_product_attention.default", "aten.conv2d.default",
          "mkldnn._linear_pointwise.default", "mkldnn._linear_pointwise.binary", "mkldnn._convolution_pointwise.default",
          "onednn.qlinear_pointwise.default", "onednn.qlinear_pointwise.binary"}
-"""Calls whose answer is memory that nobody else has."""
+NATIVE = {norm.norm, attention.attend}
+"""Calls whose answer is memory that nobody else has. The native ones can round it as well."""
 ACTIVATIONS = fuse.ACTIVATIONS - {"sigmoid"}
 
 
@@ -41,6 +43,8 @@ def available() -> bool:
 
 def quantise(x: Tensor, scale: float, zero: int) -> Tensor:
     """round(x / scale) + zero, from 0 to 255, as uint8."""
+    if norm.available(x.dtype):
+        return norm.rounded(x, scale, zero)
     if x.dtype == torch.float32:
         whole = torch.quantize_per_tensor(x, scale, zero, torch.quint8)
         return torch.empty(0, dtype=torch.uint8).set_(whole.untyped_storage(), 0, whole.shape, whole.stride())
@@ -120,6 +124,7 @@ def pack(graph: fx.Graph, constants: Constants, chosen: Mapping[fx.Node, Layer])
         told["linear in int8"] += 1
         told["int8 with activation"] += act
         told["int8 with residual"] += residual
+    _round_within(graph)
     tidy(graph, constants)
     return told
 
@@ -163,13 +168,28 @@ def _free(graph: fx.Graph, node: fx.Node, last: fx.Node) -> bool:
     order = {one: at for at, one in enumerate(graph.nodes)}
     while node.target in VIEWS:
         node = args_of(node)[0]
-    if str(node.target) not in FRESH:
+    if not _fresh(node):
         return False
     waiting = [node]
     while waiting:
         for user in waiting.pop().users:
             if order[user] > order[last]:
                 return False
-            if user is not last and user.target is not quantise and str(user.target) not in FRESH:
+            if user is not last and user.target is not quantise and not _fresh(user):
                 waiting.append(user)                                # it may answer with the same memory
     return True
+
+
+def _fresh(node: fx.Node) -> bool:
+    return str(node.target) in FRESH or node.target in NATIVE
+
+
+def _round_within(graph: fx.Graph) -> None:
+    """A native kernel rounds what it answers, where that is all that is read of it."""
+    for node in list(calls(graph, quantise)):
+        given, *step = node.args
+        if isinstance(given, fx.Node) and given.target in NATIVE and only_user(given) is node:
+            given.kwargs = {**given.kwargs, "step": tuple(step)}
+            given.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(given)
+            graph.erase_node(node)

@@ -1,0 +1,202 @@
+// softmax(scale q k^T + bias) v for matrices that lie anywhere. A head of an image at a time: its keys and values are
+// packed once, and the scores of some queries never leave the first caches.
+#include "vectors.h"
+#include <cstdlib>
+
+struct Matrix { char *at; int64_t row, column; };       // strides in numbers
+struct Sizes { int64_t queries, keys, depth, width; };  // (queries x depth) (depth x keys), and (keys x width)
+
+constexpr int QUERIES = 24;                             // of a head at a time
+constexpr int WIDEST = 4;                               // vectors of a tile; its rows are what registers are left for
+constexpr int rows_of(int tile) { return tile == 4 ? 6 : tile == 1 ? 12 : 8; }
+
+// What a product takes at once is a cell of 32 bits: of float32 one number, of bfloat16 two of them, summed up.
+struct FloatCells : Float {
+    static constexpr int NUMBERS = 1;
+    static INLINE Vec add_product(Vec c, float one, Vec row) { return c + all(one) * row; }
+    static INLINE void pack_values(Matrix v, int64_t keys, int64_t width, float *to, int64_t across) {
+        pack((float *)v.at, v.row, v.column, keys, width, to, across);
+    }
+};
+
+#if defined(__AVX512BF16__)
+struct BFloat16Cells : BFloat16 {
+    static constexpr int NUMBERS = 2;
+    static INLINE Vec add_product(Vec c, float one, Vec row) {
+        return _mm512_dpbf16_ps(c, bits_of<__m512bh>(all(one)), bits_of<__m512bh>(row));
+    }
+    static INLINE void pack_values(Matrix v, int64_t keys, int64_t width, float *to, int64_t across) {
+        for (int64_t n = 0; n < keys; n += 2)
+            for (int64_t d = 0; d < across; d += LANES) {
+                const Number *one = (Number *)v.at + n * v.row + d;
+                __m512i both = {};
+                if (d < width) both = low(one, width - d);
+                if (d < width && n + 1 < keys) both |= high(one + v.row, width - d);
+                store(to + n / 2 * across + d, bits_of<Vec>(both));
+            }
+    }
+};
+#endif
+
+// to (count x T vectors, of the last `last` numbers) = the weight of each row times a (count x cells) b (cells x T)
+template <class Kind, class To, int T>
+static void product(const float *a, int64_t a_row, const float *b, int64_t b_row, int64_t cells, int count,
+                    const float *weight, const To &put, typename To::Number *to, int64_t to_row, int64_t last) {
+    constexpr int R = rows_of(T);
+    for (int r = 0; r < count; r += R) {
+        Vec c[R][T];
+        for (int i = 0; i < R; i++) for (int t = 0; t < T; t++) c[i][t] = Vec{};
+        for (int64_t d = 0; d < cells; d++) {
+            Vec row[T];
+#pragma GCC unroll 4
+            for (int t = 0; t < T; t++) row[t] = load(b + d * b_row + t * LANES);
+#pragma GCC unroll 12
+            for (int i = 0; i < R; i++)
+#pragma GCC unroll 4
+                for (int t = 0; t < T; t++) c[i][t] = Kind::add_product(c[i][t], a[(r + i) * a_row + d], row[t]);
+        }
+#pragma GCC unroll 12
+        for (int i = 0; i < R; i++)
+            if (r + i < count)
+#pragma GCC unroll 4
+                for (int t = 0; t < T; t++)
+                    put.write(to + (r + i) * to_row + t * LANES, c[i][t] * all(weight[r + i]),
+                              t == T - 1 ? last : LANES);
+    }
+}
+
+// The same for any count of columns, in tiles as even as can be.
+template <class Kind, class To>
+static void products(const float *a, int64_t a_row, const float *b, int64_t columns, int64_t cells, int count,
+                     const float *weight, const To &put, typename To::Number *to, int64_t to_row) {
+    const int64_t wide = up(columns, LANES), vectors = wide / LANES, parts = (vectors + WIDEST - 1) / WIDEST;
+    for (int64_t i = 0, at = 0; i < parts; i++) {
+        const int64_t size = (vectors - at + parts - i - 1) / (parts - i), from = at * LANES;
+        const int64_t last = columns - from - (size - 1) * LANES;
+        auto how = size == 1 ? product<Kind, To, 1> : size == 2 ? product<Kind, To, 2> :
+                   size == 3 ? product<Kind, To, 3> : product<Kind, To, WIDEST>;
+        how(a, a_row, b + from, wide, cells, count, weight, put, to + from, to_row, last);
+        at += size;
+    }
+}
+
+// The row's scores become e^(score + bias - the largest), as cells; answers with one over their sum.
+template <class Kind>
+static INLINE float softmax(float *row, int64_t keys, const typename Kind::Number *bias, int64_t step) {
+    Vec most = all(-INFINITY), total = {};
+    for (int64_t n = 0; n < keys; n += LANES) {
+        Vec x = load(row + n);
+        if (bias && step == 1) x += Kind::read(bias + n, keys - n);
+        else if (bias) for (int i = 0; i < LANES && n + i < keys; i++) x[i] += Kind::value(bias[(n + i) * step]);
+        if (n + LANES > keys) x = _mm512_mask_mov_ps(all(-INFINITY), first(keys - n), x);
+        most = larger(most, x);
+        store(row + n, x);
+    }
+    const Vec top = all(_mm512_reduce_max_ps(most));
+    for (int64_t n = 0; n < keys; n += LANES) {
+        const Vec e = exponential(load(row + n) - top);
+        total += e;
+        Kind().write((typename Kind::Number *)row + n, e, LANES);
+    }
+    return 1.f / _mm512_reduce_add_ps(total);
+}
+
+// Where each part of a head's work lies in a thread's memory.
+template <class Kind> struct Places {
+    int64_t cells, pairs, wide, across, depth;          // of a product's inside, and rows rounded up to vectors
+    explicit Places(const Sizes &w)
+        : cells(w.depth / Kind::NUMBERS), pairs((w.keys + Kind::NUMBERS - 1) / Kind::NUMBERS),
+          wide(up(w.keys, LANES)), across(up(w.width, LANES)), depth(up(cells, LANES)) {}
+    int64_t values() const { return cells * wide; }
+    int64_t queries() const { return values() + pairs * across; }
+    int64_t scores() const { return queries() + QUERIES * depth; }
+    int64_t answers() const { return scores() + QUERIES * wide; }
+    int64_t floats() const { return answers() + QUERIES * across; }
+};
+
+// Some queries of a head.
+template <class Kind, class To>
+static void attend(const Sizes &w, const Matrix (&m)[5], int64_t from, int64_t to, float scale, const To &put,
+                   float *memory) {
+    typedef typename Kind::Number Number;
+    typedef typename To::Number Answer;
+    const Matrix &q = m[0], &k = m[1], &v = m[2], &bias = m[3], &out = m[4];
+    const Places<Kind> at(w);
+    float *queries = memory + at.queries(), *scores = memory + at.scores(), same[QUERIES], weight[QUERIES] = {};
+    for (float &one : same) one = scale;
+    pack((float *)k.at, k.column, k.row / Kind::NUMBERS, at.cells, w.keys, memory, at.wide);
+    Kind::pack_values(v, w.keys, w.width, memory + at.values(), at.across);
+    for (int64_t first = from; first < to; first += QUERIES) {
+        const int count = (int)(to - first < QUERIES ? to - first : QUERIES);
+        pack((float *)((Number *)q.at + first * q.row), q.row / Kind::NUMBERS, q.column, count, at.cells, queries,
+             at.depth);
+        products<Kind>(queries, at.depth, memory, at.wide, at.cells, count, same, Float(), scores, at.wide);
+        for (int r = 0; r < count; r++)
+            weight[r] = softmax<Kind>(scores + r * at.wide, w.keys,
+                                      bias.at ? (Number *)bias.at + (first + r) * bias.row : nullptr, bias.column);
+        Answer *there = (Answer *)out.at + first * out.row;
+        Answer *answers = out.column == 1 ? there : (Answer *)(memory + at.answers());
+        const int64_t row = out.column == 1 ? out.row : w.width;
+        products<Kind>(scores, at.wide, memory + at.values(), w.width, at.pairs, count, weight, put, answers, row);
+        if (answers != there)
+            for (int64_t d = 0; d < w.width; d++)
+                for (int r = 0; r < count; r++) there[r * out.row + d * out.column] = answers[r * row + d];
+    }
+}
+
+// sizes: queries, keys, depth, width, and the `outer` ones. strides: of q, k, v, bias and out, in numbers, for the
+// outer sizes, for rows and for columns.
+template <class Kind, class To>
+static int attention(char *const (&at)[5], const int64_t *sizes, int64_t outer, const int64_t *strides, float scale,
+                     const To &put, int64_t threads) {
+    const Sizes w = {sizes[0], sizes[1], sizes[2], sizes[3]};
+    int64_t heads = 1, parts = 1;                       // parts of a head's queries, that all threads have as much
+    for (int i = 0; i < outer; i++) heads *= sizes[4 + i];
+    const int64_t blocks = (w.queries + QUERIES - 1) / QUERIES;
+    while (parts < blocks && heads * parts < 4 * threads && heads * parts % threads) parts++;
+    const int64_t each = (blocks + parts - 1) / parts * QUERIES, bytes = up(4 * Places<Kind>(w).floats(), 64);
+    const int64_t tasks = heads * parts, chunk = tasks / (8 * threads) + 1;     // neighbours share what caches fetch
+    int failed = 0;
+#pragma omp parallel num_threads(threads) reduction(| : failed)
+    {
+        float *memory = (float *)aligned_alloc(64, bytes);
+        failed |= memory == nullptr;
+#pragma omp for schedule(dynamic, chunk)
+        for (int64_t task = 0; task < tasks; task++) {
+            Matrix m[5];
+            for (int j = 0; j < 5; j++) {
+                const int64_t *step = strides + j * (outer + 2);
+                int64_t left = task / parts, away = 0;
+                for (int i = outer - 1; i >= 0; left /= sizes[4 + i], i--) away += left % sizes[4 + i] * step[i];
+                away *= j == 4 ? sizeof(typename To::Number) : sizeof(typename Kind::Number);
+                m[j] = {at[j] ? at[j] + away : nullptr, step[outer], step[outer + 1]};
+            }
+            const int64_t from = task % parts * each, to = from + each < w.queries ? from + each : w.queries;
+            if (memory && from < to) attend<Kind>(w, m, from, to, scale, put, memory);
+        }
+        free(memory);
+    }
+    return failed;
+}
+
+// step > 0: the answer is rounded to bytes, step and zero being their range.
+template <class Kind, class To>
+static int attention(char *const (&at)[5], const int64_t *sizes, int64_t outer, const int64_t *strides, float scale,
+                     float step, int64_t zero, int64_t threads) {
+    if (step > 0) return attention<Kind>(at, sizes, outer, strides, scale, Byte{step, (int32_t)zero}, threads);
+    return attention<Kind>(at, sizes, outer, strides, scale, To(), threads);
+}
+
+extern "C" int attention_float32(char *q, char *k, char *v, char *bias, char *out, const int64_t *sizes,
+                                 int64_t outer, const int64_t *strides, float scale, float step, int64_t zero,
+                                 int64_t threads) {
+    return attention<FloatCells, Float>({q, k, v, bias, out}, sizes, outer, strides, scale, step, zero, threads);
+}
+
+#if defined(__AVX512BF16__)
+extern "C" int attention_bfloat16(char *q, char *k, char *v, char *bias, char *out, const int64_t *sizes,
+                                 int64_t outer, const int64_t *strides, float scale, float step, int64_t zero,
+                                 int64_t threads) {
+    return attention<BFloat16Cells, BFloat16>({q, k, v, bias, out}, sizes, outer, strides, scale, step, zero, threads);
+}
+#endif
