@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 MODELS = "vit_s16,swin_t"
 ENGINES = ("timm", "transformers", "onnxruntime", "openvino")
 OF_ONE_SIZE = ("timm", "transformers")
-VERSIONS = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "nncf", "onnx", "onnxscript")}
+VERSIONS = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+            "openvino": ("openvino", "nncf", "onnx", "onnxscript")}
 
 
 def _bench(a: Namespace) -> int:
@@ -123,8 +124,9 @@ def _arguments(p: ArgumentParser) -> None:
     p.add_argument("--against", type=one_of(ENGINES), nargs="+", default=[], metavar="ENGINE",
                    help=f"of {', '.join(ENGINES)}: time these too, with the same weights, after checking that the "
                         "answers are the same. timm and transformers run their own network, onnxruntime and openvino "
-                        "our ONNX export for that batch; all in float32, and in bf16 where --optimize has it and they "
-                        "do. timm alone shares a process with ours; others as with --apart")
+                        "our ONNX export for that batch; all in float32, in bf16 where --optimize has it and they do, "
+                        "and openvino in int8, quantised by NNCF on the images that are timed. timm alone shares a "
+                        "process with ours; others as with --apart")
     p.add_argument("--apart", action="store_true",
                    help="each engine in a process of its own, by turns, bound to as many processors as it has threads; "
                         "tells also the share of this machine's best rate of matrix products that it reaches (the "

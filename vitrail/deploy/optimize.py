@@ -1,6 +1,7 @@
 """`vitrail.optimize`: the same answers, sooner. The graph of a model is rewritten, so that any model can be given."""
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, NoReturn
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, fx, nn
 from vitrail.core.errors import ExportError, SettingsError
 from vitrail.deploy.fold import folded
 from vitrail.deploy.plans import attention, fuse, int8, moves, norms, slices
-from vitrail.deploy.plans.graph import fold_constants, module, simplify, traced
+from vitrail.deploy.plans.graph import at_once, fold_constants, module, simplify, traced
 from vitrail.deploy.plans.ranges import Calibration, calibration_of
 from vitrail.tasks.classification.model import Classifier
 
@@ -22,6 +23,7 @@ PLANS = 4                                                   # shapes of batches 
 class Report:
     """What was rewritten, how often, and how far the answers moved.
 
+    at_once: how many images of the example's batch: more would not stay in the processor's caches.
     difference: the largest of any logit on the example, as a share of the range of the model's logits.
     calibrated: on how many images, in int8.
     stayed: in int8, the linear layers whose answers would lose too much, by their weights' names, and the
@@ -31,6 +33,7 @@ class Report:
     precision: str
     rewritten: dict[str, int] = field(default_factory=dict)
     left: str = ""                      # why the model runs as it is, where it does
+    at_once: int = 0
     difference: float = 0.0
     calibrated: int = 0
     stayed: dict[str, float] = field(default_factory=dict)
@@ -74,12 +77,7 @@ class Optimised(Classifier):
             known = ", ".join(sorted({f"{h} x {w}" for *_, h, w in self._plans}))
             given = " x ".join(map(str, image.shape[2:]))
             raise ExportError(f"these images have {given} pixels, and the plans are for {known}")
-        whole, found = max(counts), []
-        for part in image.split(whole):
-            short = whole - len(part)
-            filled = torch.cat([part, part[:1].expand(short, -1, -1, -1)]) if short else part
-            found.append(self(filled)[:len(part)])
-        return torch.cat(found)
+        return in_parts(self, max(counts), image)
 
     def forget(self) -> None:
         """Lets the plain weights go, of which the plans hold packed copies."""
@@ -91,6 +89,8 @@ class Optimised(Classifier):
         self.report.rewritten, self.report.stayed = {}, {}
         try:
             made = planned(self, image, self.precision, self.report, self.calibration)
+            if self.report.at_once < len(image):
+                made = partial(in_parts, made, self.report.at_once)
             self.report.calibrated = self.calibration.count if self.calibration else 0
         except (ExportError, RuntimeError, TypeError, ValueError, IndexError) as e:     # it runs as it is, and says so
             self.report.rewritten, self.report.stayed, self.report.left = {}, {}, str(e) or type(e).__name__
@@ -143,6 +143,16 @@ def optimize(model: Classifier, example: Tensor, *, precision: Precision = "fp32
     return made
 
 
+def in_parts(model: Callable[[Tensor], Tensor], count: int, image: Tensor) -> Tensor:
+    """A model's answers to images (B, 3, H, W), that are given to it so many at a time; the last part is filled up."""
+    found = []
+    for part in image.split(count):
+        short = count - len(part)
+        filled = torch.cat([part, part[:1].expand(short, -1, -1, -1)]) if short else part
+        found.append(model(filled)[:len(part)])
+    return torch.cat(found)
+
+
 def _answers(model: Classifier, image: Tensor) -> Tensor:
     """The model's own, as in evaluation."""
     training = [part for part in model.modules() if part.training]
@@ -167,8 +177,12 @@ class _Eager(nn.Module):
 
 def planned(model: Classifier, image: Tensor, precision: Precision, report: Report,
             calibration: Calibration | None = None) -> fx.GraphModule:
-    """A model's graph for images of this shape, rewritten. `report` gets what was, and how often."""
+    """A model's graph for images of this shape, or for `report.at_once` of them, rewritten. `report` gets what was, and
+    how often."""
     graph, constants = traced(_Eager(model).eval(), image)
+    report.at_once = at_once(graph, 4 if precision == "fp32" else 2)
+    if report.at_once < len(image):
+        graph, constants = traced(_Eager(model).eval(), image[:report.at_once])
     told = report.rewritten
     told["computed beforehand"] = fold_constants(graph, constants)
     simplify(graph, constants)

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
+from torch.fx.experimental import proxy_tensor
 
 from vitrail.core.errors import ExportError
 from vitrail.nn import Attend, Windows
@@ -111,6 +113,12 @@ def settled(program: ExportedProgram) -> ExportedProgram:
     graph.eliminate_dead_code()
     program.graph_module.recompile()
     return program
+
+
+def forget() -> None:
+    """Lets go what torch remembers of the models that it has traced: some 10 MB for each."""
+    getattr(proxy_tensor, "_FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT", {}).clear()
+    FakeTensorMode.cache_clear()
 
 
 def certain(node: fx.Node) -> bool:

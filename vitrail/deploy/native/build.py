@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitrail.core.errors import VitrailError
+from vitrail.core.files import write_file
 from vitrail.core.hub import cache_folder
 
 SOURCES = Path(__file__).parent
@@ -70,19 +72,16 @@ def library() -> ctypes.CDLL | None:
 def _loaded(compiler: str) -> ctypes.CDLL:
     """Raises OSError, SubprocessError where it can be neither built nor loaded."""
     path = cache_folder() / "native" / f"{_digest(compiler)}.so"
-    if path.is_file():
-        try:
-            return ctypes.CDLL(str(path))
-        except OSError:                                 # half of a file, or another system's
-            pass
+    told = path.with_suffix(".sha256")                  # half of a library would end the process that loads it
+    if told.is_file() and path.is_file() and told.read_text() == hashlib.sha256(path.read_bytes()).hexdigest():
+        return ctypes.CDLL(str(path))
     with tempfile.TemporaryDirectory() as folder:
         made = built(compiler, Path(folder))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-                file.write(made.read_bytes())
-            os.replace(file.name, path)
-        except OSError:                                 # what cannot be kept is made again next time
+            write_file(path, made.read_bytes(), overwrite=True)
+            write_file(told, hashlib.sha256(made.read_bytes()).hexdigest(), overwrite=True)
+        except (OSError, VitrailError):                              # what cannot be kept is made again next time
             return ctypes.CDLL(str(made))
     return ctypes.CDLL(str(path))
 

@@ -26,7 +26,7 @@ template <class To, class From> static INLINE To bits_of(From from) {
     return to;
 }
 
-// e^x for x <= 0, to two units in the last place; below -87 it is e^-87, all but 0.
+// e^x for x up to 88, to two units in the last place; below -87 it is e^-87, all but 0.
 static INLINE Vec exponential(Vec x) {
     x = larger(all(-87.f), x);
     const Vec whole = _mm512_roundscale_ps(x * all(1.44269504088896341f), _MM_FROUND_TO_NEAREST_INT);

@@ -1,4 +1,5 @@
 """A model at one size of image as a graph of torch's own operations, and what is done to any graph."""
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -6,11 +7,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vitrail.deploy.trace import LARGEST, certain, quiet, trace
+from vitrail.deploy.trace import LARGEST, certain, forget, quiet, trace
 
 aten = torch.ops.aten
 VIEWS = {aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.dim,
          aten.squeeze.dims}
+CACHE = 26 * 2**20  # bytes of a tensor that caches hold from one call to the next: of the 32 MB that cores often share
+FEW = 4             # images that fill a processor as well as more do, in float32
+SMALL = {4: 4 * 2**20, 2: CACHE}        # bytes that a tensor should have by a number's bytes, of no fewer images: in
+#                                         float32 such parts take no more time, and hold less; shorter numbers take more
 
 
 class Constants(nn.Module):
@@ -77,6 +82,20 @@ def traced(model: nn.Module, example: Tensor) -> tuple[fx.Graph, Constants]:
 def batch(graph: fx.Graph) -> int:
     """How many images a graph takes."""
     return next(shape(node)[0] for node in graph.nodes if node.op == "placeholder")
+
+
+def at_once(graph: fx.Graph, width: int) -> int:
+    """How many images it is best given at a time, for numbers of `width` bytes: so many that the largest tensor between
+    its calls stays in the last cache, and small if that costs nothing; in parts as even as can be."""
+    images, most = batch(graph), width * max(_numbers(node) for node in graph.nodes)
+    least = max(math.ceil(most / CACHE), min(math.ceil(most / SMALL[width]), images // FEW))
+    even = (parts for parts in range(least, min(2 * least, images) + 1) if images % parts == 0)
+    return math.ceil(images / max(1, next(even, least)))
+
+
+def _numbers(node: fx.Node) -> int:
+    val = node.meta.get("val")
+    return val.numel() if node.op == "call_function" and isinstance(val, Tensor) else 0
 
 
 def args_of(node: fx.Node, count: int = 0) -> list[Any]:
@@ -159,6 +178,9 @@ def simplify(graph: fx.Graph, constants: Constants) -> None:
 
 
 def module(graph: fx.Graph, constants: Constants) -> fx.GraphModule:
-    """The graph as something that runs."""
+    """The graph as something that runs; of what was known of its nodes, the shapes of their answers are left."""
     graph.lint()
+    for node in graph.nodes:
+        node.meta = {"val": node.meta.get("val")}
+    forget()
     return fx.GraphModule(constants, graph, "Plan")
