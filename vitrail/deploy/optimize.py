@@ -198,6 +198,7 @@ def planned(model: Classifier, image: Tensor, precision: Precision, report: Repo
     if precision == "bf16" or calibration is not None and attention.available():    # what lies between is fastest so
         fuse.to_bfloat16(graph, constants)
     told.update(attention.rewrite(graph, constants))
+    told["lengths of vectors"] = norms.lengths(graph, constants)
     told["layer norm in a native kernel"] = norms.rewrite(graph, constants)
     if fuse.available():
         told.update(fuse.pack_linears(graph, constants, chosen))

@@ -1,14 +1,17 @@
 """Attention by the native kernel."""
+import ctypes
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vitrail.deploy.native.build import call, has
+from vitrail.deploy.native.build import Numbers, call, has
 from vitrail.deploy.native.norm import Step
 
+Steps = tuple[int, ...]
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 4e-2}    # of what is tried at the first use
 
 
@@ -35,25 +38,48 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, o
     """
     if q.dtype == torch.bfloat16:
         q, k, v = map(_paired, (q, k, v))
-    *outer, N, D = q.shape
-    M, E = v.shape[-2:]
-    whole = [*outer, N, E]
-    order = order or [*range(len(whole) - 3), len(whole) - 2, len(whole) - 3, len(whole) - 1]
-    laid = q.new_empty([whole[at] for at in order], dtype=torch.uint8 if step else q.dtype)
-    out = laid.permute([order.index(at) for at in range(len(whole))])
-    if bias is not None and bias.ndim == q.ndim and 1 < len(bias) < len(q):
-        q, k, v, answers = (x.unflatten(0, (-1, len(bias))) for x in (q, k, v, out))
-        outer = list(q.shape[:-2])
-    else:
-        answers = out
-    if bias is not None:
-        bias = bias.expand(*outer, N, M)
-    strides = [by for x in (q, k, v, bias, answers) for by in (x.stride() if x is not None else [0] * q.ndim)]
-    failed = call("attention", q.dtype, q, k, v, bias, answers, [N, M, D, E, *outer], len(outer), strides, scale,
-                  *(step or (0.0, 0)))
-    if failed:
+    whole = None if bias is None else tuple(bias.shape), None if bias is None else bias.stride()
+    laid = _laid(q.shape, v.shape, *(x.stride() for x in (q, k, v)), *whole, None if order is None else tuple(order))
+    out = q.new_empty(laid.memory, dtype=torch.uint8 if step else q.dtype).permute(laid.axes)
+    if call("attention", q.dtype, q, k, v, bias, out, laid.sizes, laid.outer, laid.strides, scale, *(step or (0.0, 0))):
         raise MemoryError("there is no memory for the scores of attention")
     return out
+
+
+@dataclass(frozen=True)
+class Laid:
+    """How the tensors of a call lie: the answer's sizes in memory and the order of its axes there, and what the kernel
+    is told."""
+
+    memory: tuple[int, ...]
+    axes: tuple[int, ...]
+    sizes: Numbers
+    outer: int
+    strides: Numbers
+
+
+@functools.lru_cache(maxsize=1024)
+def _laid(q: torch.Size, v: torch.Size, q_stride: Steps, k_stride: Steps, v_stride: Steps, bias: Steps | None,
+          bias_stride: Steps | None, order: Steps | None) -> Laid:
+    *outer, N, D = q
+    M, E = v[-2:]
+    last = len(q) - 1
+    order = order or (*range(last - 2), last - 1, last - 2, last)
+    memory, axes = tuple([*outer, N, E][at] for at in order), tuple(order.index(at) for at in range(last + 1))
+    answer = torch.empty(memory, device="meta").permute(axes)
+    strides = [q_stride, k_stride, v_stride, (0,) * (last + 1), answer.stride()]
+    if bias is not None and bias_stride is not None:
+        count = bias[0]
+        if len(bias) == len(q) and 1 < count < q[0]:        # the first axis in two: times that it returns, and the bias
+            strides = [(count * by[0], *by) for by in strides]
+            outer[:1] = [q[0] // count, count]
+        strides[3] = torch.empty_strided(bias, bias_stride, device="meta").expand(*outer, N, M).stride()
+    steps = [by for each in strides for by in each]
+    return Laid(memory, axes, _numbers([N, M, D, E, *outer]), len(outer), _numbers(steps))
+
+
+def _numbers(found: list[int]) -> Numbers:
+    return (ctypes.c_int64 * len(found))(*found)
 
 
 def _paired(x: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,10 @@ from vitrail.core.hub import cache_folder
 SOURCES = Path(__file__).parent
 COMPILE = ("-O3", "-std=c++17", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-c")
 LINK = ("-shared",)     # against no library of threads: the calls meet the one that torch has loaded
+KERNELS = {"attention": "pppppanaffn", "norm": "ppnnppffn", "bytes": "ppnfn"}
+"""What each takes, but for the threads: pointers, arrays of whole numbers, whole numbers and floats."""
+Numbers = ctypes.Array[ctypes.c_int64]
+TYPES = {"p": ctypes.c_void_p, "a": ctypes.POINTER(ctypes.c_int64), "n": ctypes.c_int64, "f": ctypes.c_float}
 SECONDS = 300           # that a compiler may take
 
 
@@ -33,26 +36,22 @@ def has(kernel: str, dtype: torch.dtype) -> bool:
     return hasattr(library(), _name(kernel, dtype))
 
 
-def call(kernel: str, dtype: torch.dtype, *given: Tensor | int | float | Sequence[int] | None) -> int:
-    """Calls a kernel with addresses of tensors, 64-bit whole numbers and 32-bit others, on torch's count of threads."""
-    kernels = library()
-    assert kernels is not None
-    found: int = kernels[_name(kernel, dtype)](*map(_passed, given), ctypes.c_int64(torch.get_num_threads()))
+def call(kernel: str, dtype: torch.dtype, *given: Tensor | Numbers | int | float | None) -> int:
+    """Calls a kernel, with the addresses of tensors, on torch's count of threads."""
+    found: int = _function(kernel, dtype)(*[x.data_ptr() if isinstance(x, Tensor) else x for x in given],
+                                          torch.get_num_threads())
+    return found
+
+
+@functools.cache
+def _function(kernel: str, dtype: torch.dtype) -> Any:
+    found = getattr(library(), _name(kernel, dtype))
+    found.argtypes = [TYPES[letter] for letter in KERNELS[kernel] + "n"]
     return found
 
 
 def _name(kernel: str, dtype: torch.dtype) -> str:
     return f"{kernel}_{str(dtype).removeprefix('torch.')}"
-
-
-def _passed(x: Tensor | int | float | Sequence[int] | None) -> Any:
-    if x is None:
-        return ctypes.c_void_p(None)
-    if isinstance(x, Tensor):
-        return ctypes.c_void_p(x.data_ptr())
-    if isinstance(x, float):
-        return ctypes.c_float(x)
-    return ctypes.c_int64(x) if isinstance(x, int) else (ctypes.c_int64 * len(x))(*x)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Layer norm by a native kernel, which reads each row once and needs no memory of its own."""
+"""Norms: layer norm by a native kernel, and lengths of vectors that lie across rows by what reads row after row."""
 from torch import fx
 
 from vitrail.deploy.native import norm as native
@@ -19,6 +19,23 @@ def rewrite(graph: fx.Graph, constants: Constants) -> int:
             kept = [w and constants.keep(graph, constants.value(w).float(), constants.name(w)) for w in learned]
             made = insert(graph, native.norm, (x, *kept, 1e-5 if epsilon is None else epsilon), val=node.meta["val"])
         node.replace_all_uses_with(made)
+        found += 1
+    tidy(graph, constants)
+    return found
+
+
+def lengths(graph: fx.Graph, constants: Constants) -> int:
+    """Lengths of vectors whose numbers do not lie side by side, as roots of sums of squares: torch's own call goes
+    along each vector, at a tenth of the speed. How many were replaced."""
+    found = 0
+    for node in list(calls(graph, aten.linalg_vector_norm.default)):
+        x, power, over, keep = args_of(node, 4)
+        if (2 if power is None else power) != 2 or not over or len(over) != 1 or x.meta["val"].stride(over[0]) == 1:
+            continue
+        with graph.inserting_before(node):
+            squares = insert(graph, aten.square.default, (x,))
+            total = insert(graph, aten.sum.dim_IntList, (squares, over, bool(keep)))
+            node.replace_all_uses_with(insert(graph, aten.sqrt.default, (total,)))
         found += 1
     tidy(graph, constants)
     return found
