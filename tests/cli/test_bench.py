@@ -98,8 +98,9 @@ def test_doctor_tells_what_is_there(ask: Ask) -> None:
     assert found.code == 0 and report["ok"] and report["torch"]["version"] == torch.__version__
     assert report["torch"]["devices"][0]["device"] == "cpu" and report["torchvision"]["state"] in ("whole", "guarded")
     assert {x["name"] for x in report["extras"]} == {x.name for x in extras.EXTRAS} and "torchrun" in report["torchrun"]
+    assert report["kernels"].startswith(("built by", "none: ", "not used: "))
     said = ask("doctor").out
-    assert torch.__version__ in said and all(x.unlocks in said for x in extras.EXTRAS)
+    assert torch.__version__ in said and report["kernels"][:8] in said and all(x.unlocks in said for x in extras.EXTRAS)
 
 
 def test_doctor_asks_for_what_the_package_needs_and_for_nothing_else() -> None:

@@ -156,35 +156,39 @@ def test_models_need_none_of_them(name: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_them_where_they_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path))
-    fresh = build.library.__wrapped__
-    for name, value in (("VITRAIL_NATIVE", "0"), ("PATH", str(tmp_path))):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    fresh = build.found.__wrapped__
+    for name, value, why in (("VITRAIL_NATIVE", "0", "VITRAIL_NATIVE=0"), ("PATH", str(tmp_path), "no C++ compiler")):
         with monkeypatch.context() as patch:
             patch.delenv("CXX", raising=False)
             patch.setenv(name, value)
-            assert fresh() is None
+            kernels, said = fresh()
+            assert kernels is None and why in said
     broken = tmp_path / "broken"
-    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.write_text("#!/bin/sh\necho no such option >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
-    assert fresh() is None and not list(tmp_path.rglob("*.so"))
+    assert fresh() == (None, f"none: {broken} fails: no such option") and not list(tmp_path.rglob("*.so"))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert fresh() == (None, "none: they are for AVX-512, and torch runs with AVX2 here")
 
 
 @needed
 def test_built_once_and_again_where_the_file_is_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))
-    fresh = build.library.__wrapped__
-    assert fresh() is not None
+    fresh = build.found.__wrapped__
+    assert fresh()[0] is not None
     told, kept = sorted(tmp_path.rglob("*.s*"))
     assert (told.suffix, kept.suffix) == (".sha256", ".so")
     with monkeypatch.context() as patch:
         patch.setattr(build, "built", lambda *_: pytest.fail("it was there"))
-        assert fresh() is not None
+        assert fresh()[0] is not None
     whole, broken = kept.read_bytes(), tmp_path / "broken" / "native" / kept.name
     broken.parent.mkdir(parents=True)
     broken.write_bytes(whole[:1000])
     broken.with_suffix(".sha256").write_text(told.read_text())
     monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "broken"))
-    assert fresh() is not None and len(broken.read_bytes()) > 1000
+    assert fresh()[0] is not None and len(broken.read_bytes()) > 1000
     monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "a file" / "within"))
     (tmp_path / "a file").write_text("")
-    assert fresh() is not None, "a folder that cannot be written"
+    assert fresh()[0] is not None, "a folder that cannot be written"

@@ -9,7 +9,7 @@ import vitrail
 from tests.contracts.small import STRUCTURES, build
 from vitrail.core.errors import ExportError, SettingsError
 from vitrail.deploy import optimize as optimizer
-from vitrail.deploy.plans import fuse, graph, moves, slices
+from vitrail.deploy.plans import fuse, gpu, graph, moves, slices
 from vitrail.tasks.classification.model import Classifier
 
 
@@ -41,6 +41,22 @@ def test_half_as_many_bits(name: str) -> None:
     made = vitrail.optimize(model, noise(2, 3, 64, 96), precision="bf16")
     assert 1e-5 < apart(model, made, noise(2, 3, 64, 96, seed=1)) <= 2e-2
     assert made(noise(2, 3, 64, 96)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_a_gpu_it_is_compiled(precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as a machine without one can tell: by a compiler that changes nothing."""
+    monkeypatch.setattr(gpu, "there", lambda image: True)
+    monkeypatch.setattr(gpu, "HOW", {"backend": "eager"})
+    model, image = build("deit_ti16"), noise(2, 3, 32, 48)
+    made = vitrail.optimize(model, image, precision=precision)
+    assert made.report.rewritten == {"compiled as a whole": 1} and not made.report.left
+    assert made(image).dtype == torch.float32 and apart(model, made, noise(2, 3, 32, 48, seed=1)) <= 2e-2
+    assert (made.report.difference > 1e-6) == (precision == "bf16")
+    with pytest.raises(SettingsError, match="int8 is for the processor"):
+        vitrail.optimize(model, image, precision="int8")
+    monkeypatch.setattr(gpu, "HOW", {"backend": "none such"})
+    assert "none such" in vitrail.optimize(model, image, precision=precision).report.left
 
 
 def test_every_shape_gets_a_plan_and_few_are_kept() -> None:

@@ -157,7 +157,7 @@ def test_openvino_answers_as_ours(precision: str, tmp_path: Path, capfd: pytest.
 @pytest.mark.parametrize(("case", "reason"), [
     ("missing", "this needs the package 'nncf', which is not installed: pip install 'vitrail[bench]'"),
     ("failing", "NNCF cannot quantise this model: "),
-    ("coarse", "the answers of openvino int8 differ from ours by 0.7 of their deviation (0.6 is allowed)")])
+    ("coarse", "the answers of openvino int8 differ from ours by 2.1 of their deviation (2 is allowed)")])
 def test_int8_is_left_out_with_its_reason(case: str, reason: str, tmp_path: Path, started: list[int],
                                           monkeypatch: pytest.MonkeyPatch) -> None:
     job, chosen = peers.Net.job, [peers.Side("vitrail"), peers.Side("openvino", "int8")]
@@ -166,7 +166,7 @@ def test_int8_is_left_out_with_its_reason(case: str, reason: str, tmp_path: Path
     if case == "coarse":                                                # by ours in the peer's place
         monkeypatch.setattr(peers.Net, "job", lambda net, side, batch: {
             **job(net, chosen[0], batch), "answer": str(tmp_path / f"{side}.safetensors")})
-        monkeypatch.setattr(peers, "_difference", lambda net, side: 0.0 if side.ours else 0.7)
+        monkeypatch.setattr(peers, "_difference", lambda net, side: 0.0 if side.ours else 2.1)
     row = peers.beside(peers.Net("resnet18", 32, tmp_path), 1, chosen, rounds=1)
     assert list(row["sides"]) == ["vitrail fp32"] and list(row["product_gflops"]) == ["fp32"]
     assert row["left_out"]["openvino int8"].startswith(reason) and len(row["left_out"]) == 1

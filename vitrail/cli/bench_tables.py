@@ -36,7 +36,7 @@ def of_processes(found: dict[str, Any]) -> None:
     """The rows of `evidence.peers`."""
     _machine(found)
     rows = found["rows"]
-    head = ["model", "batch", "engine", "ms", "images/s", "share", "MB", "/ ours", "/ optimised"]
+    head = ["model", "batch", "engine", "ms", "images/s", "share", "MB", "apart", "/ ours", "/ optimised"]
     cells = []
     for r in rows:
         for name, side in r["sides"].items():
@@ -44,7 +44,8 @@ def of_processes(found: dict[str, Any]) -> None:
             optimised = next((v for k, v in over.items() if k.startswith("optimised")), None)
             held = "-" if side["peak_bytes"] is None else f"{side['peak_bytes'] / 1e6:.0f}"
             cells.append([r["model"], r["batch"], name, f"{side['ms']:.2f}", f"{side['images_a_second']:.1f}",
-                          f"{side['share'][0]:.2f}", held, _spread(over.get("vitrail fp32")), _spread(optimised)])
+                          f"{side['share'][0]:.2f}", held, f"{side['difference']:.1g}",
+                          _spread(over.get("vitrail fp32")), _spread(optimised)])
     show.table(head, cells, right=head[3:])
     sides = [s for r in rows for s in r["sides"].values()]
     threads, processors = sides[0]["threads"], sides[0]["processors"]
@@ -54,6 +55,7 @@ def of_processes(found: dict[str, Any]) -> None:
              "share: of the rate of a packed matrix product in the same precision and round, which reached at best "
              f"{_best(rows)} 1e9 multiply-adds a second\n"
              "MB: the peak of what the process held, beyond what it held with its engine and no model\n"
+             "apart: how far its logits are from our model's as it is, at most, of their deviation\n"
              "/ ours, / optimised: its time over our model's as it is, and as optimised, in the same precision; above "
              "1 ours is faster")
     for r in rows:

@@ -24,7 +24,8 @@ def examine() -> dict[str, Any]:
     torch = _torch()
     return {"vitrail": vitrail.__version__, "python": platform.python_version(), "executable": sys.executable,
             "system": platform.platform(), "processors": _processors(),
-            "torch": torch, "torchvision": _torchvision(torch), "packages": packages, "cache": _cache(cache_folder()),
+            "torch": torch, "torchvision": _torchvision(torch), "kernels": _kernels(torch), "packages": packages,
+            "cache": _cache(cache_folder()),
             "offline": [v for v in ("VITRAIL_OFFLINE", "HF_HUB_OFFLINE") if os.environ.get(v)],
             "extras": [{"name": x.name, "installed": x.versions(), "missing": x.missing(), "unlocks": x.unlocks,
                         "install": f"pip install 'vitrail[{x.name}]'"} for x in EXTRAS],
@@ -65,6 +66,14 @@ def _torchvision(torch: dict[str, Any]) -> dict[str, Any]:
             "note": "" if whole else "its compiled operators do not load beside this torch; vitrail calls none of them"}
 
 
+def _kernels(torch: dict[str, Any]) -> str:
+    """What became of the native kernels; the first time they are built."""
+    if torch.get("error"):
+        return "not tried, for torch does not import"
+    from vitrail.deploy.native.build import found
+    return found()[1]
+
+
 def _cache(folder: Path) -> dict[str, Any]:
     """The folder of downloads and whether a file can be written there; nothing is left behind."""
     nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
@@ -95,6 +104,7 @@ def _doctor(a: Namespace) -> int:
                 "torch": torch.get("version") or f"DOES NOT IMPORT: {torch['error']}",
                 **{f"  {d['device']}": d["name"] for d in torch.get("devices", ())},
                 "torchvision": seen,
+                "kernels": found["kernels"],
                 "cache": f"{cache['folder']}  " + ("writable" if cache["writable"] else f"NO: {cache['error']}")})
     if missing := [n for n, v in found["packages"].items() if not v]:
         show.say(f"MISSING      {', '.join(missing)}: pip install vitrail brings them")

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from vitrail.core.errors import ExportError, SettingsError
 from vitrail.deploy.fold import folded
-from vitrail.deploy.plans import attention, fuse, int8, moves, norms, slices
+from vitrail.deploy.plans import attention, fuse, gpu, int8, moves, norms, slices
 from vitrail.deploy.plans.graph import at_once, fold_constants, module, simplify, traced
 from vitrail.deploy.plans.ranges import Calibration, calibration_of
 from vitrail.tasks.classification.model import Classifier
@@ -88,7 +88,11 @@ class Optimised(Classifier):
         made: Callable[[Tensor], Tensor] = super().forward
         self.report.rewritten, self.report.stayed = {}, {}
         try:
-            made = planned(self, image, self.precision, self.report, self.calibration)
+            if gpu.there(image):
+                made = gpu.compiled(_Eager(self).eval(), image, self.precision)
+                self.report.rewritten, self.report.at_once = {"compiled as a whole": 1}, len(image)
+            else:
+                made = planned(self, image, self.precision, self.report, self.calibration)
             if self.report.at_once < len(image):
                 made = partial(in_parts, made, self.report.at_once)
             self.report.calibrated = self.calibration.count if self.calibration else 0
@@ -102,7 +106,8 @@ class Optimised(Classifier):
 
 def optimize(model: Classifier, example: Tensor, *, precision: Precision = "fp32",
              calibration: Iterable[Tensor] | None = None, keep: bool = True) -> Optimised:
-    """A copy of a classifier that answers images (B, 3, H, W) like the example's faster, and others as well.
+    """A copy of a classifier that answers images (B, 3, H, W) like the example's faster, and others as well. It is made
+    for where the example lies: the processor, or a CUDA GPU, for which it is compiled and recorded as a CUDA graph.
 
     precision: of weights and all between them; in int8 of the linear layers that bear it. The copy is compared with
     the model on the example, to be within 1e-4 of the range of its logits in fp32, 2e-2 in bf16, and 1e-1 in int8;
@@ -122,6 +127,8 @@ def optimize(model: Classifier, example: Tensor, *, precision: Precision = "fp32
     if example.ndim != 4:
         raise ExportError(f"an example is a batch of images (B, 3, H, W), and this one has the shape "
                           f"{tuple(example.shape)}")
+    if precision == "int8" and gpu.there(example):
+        raise SettingsError("int8 is for the processor, and the example is on a GPU: take bf16 there")
     if calibration is not None and precision != "int8":
         raise SettingsError(f"only int8 is calibrated, and this is {precision}: leave calibration out")
     shown = calibration_of(calibration, example) if precision == "int8" else None

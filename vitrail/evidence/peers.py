@@ -27,8 +27,9 @@ from vitrail.measure.timing import Times, in_turns
 from vitrail.measure.workers import Refused, Worker
 
 WORKER = "vitrail.evidence.peers_worker"
-BOUNDS = {"fp32": 1e-4, "bf16": 0.15, "int8": 0.6}      # how far an answer may be from ours in fp32, of the deviation
-#                                                         of our logits
+BOUNDS = {"fp32": 1e-4, "bf16": 0.15, "int8": 2.0}      # how far an answer may be from ours in fp32, of the deviation
+#                                                         of our logits. In int8 engines lose what they lose, which is
+#                                                         told; another network's answers would be five off
 PAUSE = 0.01            # seconds between two turns, in which threads that still spin go to sleep
 WARM = 1                # rounds; building has called each already
 

@@ -38,34 +38,45 @@ def has(kernel: str, dtype: torch.dtype) -> bool:
 
 def call(kernel: str, dtype: torch.dtype, *given: Tensor | Numbers | int | float | None) -> int:
     """Calls a kernel, with the addresses of tensors, on torch's count of threads."""
-    found: int = _function(kernel, dtype)(*[x.data_ptr() if isinstance(x, Tensor) else x for x in given],
-                                          torch.get_num_threads())
-    return found
+    answer: int = _function(kernel, dtype)(*[x.data_ptr() if isinstance(x, Tensor) else x for x in given],
+                                           torch.get_num_threads())
+    return answer
 
 
 @functools.cache
 def _function(kernel: str, dtype: torch.dtype) -> Any:
-    found = getattr(library(), _name(kernel, dtype))
-    found.argtypes = [TYPES[letter] for letter in KERNELS[kernel] + "n"]
-    return found
+    function = getattr(library(), _name(kernel, dtype))
+    function.argtypes = [TYPES[letter] for letter in KERNELS[kernel] + "n"]
+    return function
 
 
 def _name(kernel: str, dtype: torch.dtype) -> str:
     return f"{kernel}_{str(dtype).removeprefix('torch.')}"
 
 
-@functools.cache
 def library() -> ctypes.CDLL | None:
     """The kernels, or None where this machine has none."""
-    if os.environ.get("VITRAIL_NATIVE", "1") == "0" or torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return None
+    return found()[0]
+
+
+@functools.cache
+def found() -> tuple[ctypes.CDLL | None, str]:
+    """The kernels, or None, and in words what became of them."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if os.environ.get("VITRAIL_NATIVE", "1") == "0":
+        return None, "not used: VITRAIL_NATIVE=0"
+    if capability != "AVX512":
+        return None, f"none: they are for AVX-512, and torch runs with {capability} here"
     compiler = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++")
     if compiler is None:
-        return None
+        return None, "none: there is no C++ compiler (g++, or the one that CXX names)"
     try:
-        return _loaded(compiler)
-    except (OSError, subprocess.SubprocessError):       # an old compiler, a full disk: it goes without
-        return None
+        return _loaded(compiler), f"built by {compiler}"
+    except subprocess.CalledProcessError as e:          # an old compiler
+        said = (e.stderr or b"").decode(errors="replace").strip().splitlines()
+        return None, f"none: {compiler} fails: {said[0] if said else f'code {e.returncode}'}"
+    except (OSError, subprocess.SubprocessError) as e:  # a full disk, another library of threads
+        return None, f"none: {e}"
 
 
 def _loaded(compiler: str) -> ctypes.CDLL:
@@ -80,7 +91,7 @@ def _loaded(compiler: str) -> ctypes.CDLL:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, made.read_bytes(), overwrite=True)
             write_file(told, hashlib.sha256(made.read_bytes()).hexdigest(), overwrite=True)
-        except (OSError, VitrailError):                              # what cannot be kept is made again next time
+        except (OSError, VitrailError):                 # what cannot be kept is made again next time
             return ctypes.CDLL(str(made))
     return ctypes.CDLL(str(path))
 
