@@ -200,7 +200,7 @@ def planned(model: Classifier, image: Tensor, precision: Precision, report: Repo
         told["convolutions as linear layers"] = fuse.convolutions_as_linears(graph, constants)
         told["linear layers before moves"] = fuse.linears_before_gathers(graph, constants)
     if calibration is not None:
-        calibration.use(graph, constants)
+        told["norms with channels made alike"] = int8.calibrate(graph, constants, calibration)
         chosen = int8.choose(graph, constants, calibration.ranges, told, report.stayed)
     if precision == "bf16" or calibration is not None and attention.available():    # what lies between is fastest so
         fuse.to_bfloat16(graph, constants)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, fx
 
 from vitrail.deploy.native import attention, norm
-from vitrail.deploy.plans import fuse
+from vitrail.deploy.plans import equalise, fuse
 from vitrail.deploy.plans.graph import VIEWS, Constants, aten, args_of, batch, calls, insert, only_user, shape, tidy
 from vitrail.deploy.plans.moves import passes
-from vitrail.deploy.plans.ranges import Range, keys, many, rounded
+from vitrail.deploy.plans.ranges import Calibration, Range, keys, many, observed, rounded
 
 packed = torch.ops.onednn
 LEAST = 20.0        # dB of a layer's signal-to-noise ratio, noise of a tenth: below it, it keeps its precision
@@ -60,6 +60,24 @@ class Layer:
     weight: Tensor
     bias: Tensor | None
     reads: Range
+
+
+def calibrate(graph: fx.Graph, constants: Constants, calibration: Calibration) -> int:
+    """Finds the ranges of what linear layers read, of the calibration's images the first time, with a graph in float32
+    for images of the same height and width; and makes channels of layer norms alike, where linear layers would lose
+    too much else. How many norms were."""
+    if calibration.images is None:
+        return equalise.apply(graph, constants, calibration.factors)
+    calibration.ranges = observed(graph, constants, calibration.images)
+    losing = {key for key, reads in calibration.ranges.items() if reads.ratio < LEAST}
+    if losing:
+        found = equalise.factors(graph, constants, calibration.images)
+        calibration.factors = {name: found[name] for name in found if not losing.isdisjoint(name.split("+"))}
+    done = equalise.apply(graph, constants, calibration.factors)
+    if done:
+        calibration.ranges = observed(graph, constants, calibration.images)
+    calibration.images = None
+    return done
 
 
 def choose(graph: fx.Graph, constants: Constants, ranges: Mapping[str, Range], told: dict[str, int],

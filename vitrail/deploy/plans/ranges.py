@@ -2,7 +2,7 @@
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,17 +33,14 @@ class Range:
 
 @dataclass
 class Calibration:
-    """Images (M, 3, H, W), and the ranges that they gave, by the layers' keys. The images are dropped when used."""
+    """Images (M, 3, H, W), and by the layers' keys what they gave: factors of channels that make them alike, where that
+    is needed, and the ranges that follow. The images are dropped when used."""
 
     images: Tensor | None
     count: int = 0
+    factors: dict[str, Tensor] = field(default_factory=dict)
     ranges: dict[str, Range] = field(default_factory=dict)
 
-    def use(self, graph: fx.Graph, constants: Constants) -> None:
-        """Finds the ranges, once, with a graph in float32 for images of the same height and width."""
-        if self.images is not None:
-            self.ranges = observed(graph, constants, self.images)
-            self.images = None
 
 
 def calibration_of(batches: Iterable[Tensor] | None, example: Tensor) -> Calibration:
@@ -121,10 +118,12 @@ class _Seen:
         return float((squares - sums * sums / count).sum().clamp_min(torch.finfo(torch.float32).tiny))
 
 
-class _Watch(fx.Interpreter):
-    """Runs a graph and shows what some of its calls were given."""
+Note = Callable[[fx.Node, Tensor], None]
 
-    def __init__(self, constants: Constants, graph: fx.Graph, watched: Any):
+
+class _Watch(fx.Interpreter):
+
+    def __init__(self, constants: Constants, graph: fx.Graph, watched: Mapping[fx.Node, Note]):
         super().__init__(constants, graph=graph)
         self.watched = watched
 
@@ -135,13 +134,19 @@ class _Watch(fx.Interpreter):
 
 
 @torch.inference_mode()
+def watch(graph: fx.Graph, constants: Constants, watched: Mapping[fx.Node, Note], image: Tensor) -> None:
+    """Runs a graph on images (B, 3, H, W), and shows what some of its calls were given."""
+    _Watch(constants, graph, watched).run(image)
+
+
+@torch.inference_mode()
 def observed(graph: fx.Graph, constants: Constants, images: Tensor) -> dict[str, Range]:
     """The range of what each linear layer reads, by its key: the one of a few clips with which the answers of the
     layers that read the tensor move least, by the sum of fourth powers, since a clip moves few answers far. Layers that
     read few rows have none."""
     named = {node: key for node, key in keys(graph, constants).items() if many(node, batch(graph))}
     seen: dict[fx.Node, _Seen] = defaultdict(_Seen)
-    parts, generator = _batches(images, batch(graph)), torch.Generator().manual_seed(0)
+    parts, generator = batches(images, batch(graph)), torch.Generator().manual_seed(0)
 
     def extend(node: fx.Node, x: Tensor) -> None:
         one = seen[unmoved(args_of(node)[0])]
@@ -163,7 +168,7 @@ def observed(graph: fx.Graph, constants: Constants, images: Tensor) -> dict[str,
         one.total[node] = one.total.get(node, 0) + total
     for note in (extend, compare):
         for part in parts:
-            _Watch(constants, graph, dict.fromkeys(named, note)).run(part)
+            watch(graph, constants, dict.fromkeys(named, note), part)
     found: dict[str, Range] = {}
     for one in seen.values():
         large = torch.stack([noise[:, 1].sqrt() / one.signal(node) for node, noise in one.noise.items()])
@@ -174,7 +179,7 @@ def observed(graph: fx.Graph, constants: Constants, images: Tensor) -> dict[str,
     return found
 
 
-def _batches(images: Tensor, size: int) -> Sequence[Tensor]:
+def batches(images: Tensor, size: int) -> Sequence[Tensor]:
     """Batches of one size; the last is filled up from the start."""
     places = torch.arange(math.ceil(len(images) / size) * size) % len(images)
     return [images[part] for part in places.split(size)]
