@@ -85,6 +85,7 @@ def test_rounding_to_whole_numbers(scale: float, zero: int, dtype: torch.dtype) 
     assert ((found.double() - exact.clamp(0, 255)).abs() <= 0.5 + 1e-3).all()
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_large_tensors_are_rounded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     x = noise(5, 16, 16).bfloat16()
     monkeypatch.setattr(int8.norm, "available", lambda dtype: False)
