@@ -73,6 +73,28 @@ def test_a_bias_returns_for_every_image() -> None:
 
 
 @needed
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_share_of_attention_beside_one_that_is_fixed(dtype: torch.dtype) -> None:
+    skip_without(attention, dtype)
+    q, k, v = noise(3, 2, 3, 37, 20).to(dtype).unbind()
+    share, fixed = noise(3, 1, 1, seed=1).sigmoid(), noise(3, 37, 37, seed=2).softmax(-1)
+    weights = (0.3 * q.double() @ k.double().transpose(-1, -2)).softmax(-1)
+    expected = (share.double() * weights + fixed.double()) @ v.double()
+    found = attention.attend(q, k, v, None, 0.3, share=share, fixed=fixed)
+    assert (found - expected).abs().max() <= NEAR[dtype]
+    found = attention.attend(q, k, v, None, 0.3, (0, 2, 3, 1), share=share, fixed=fixed)
+    assert (found - expected).abs().max() <= NEAR[dtype] and found.permute(0, 2, 3, 1).is_contiguous()
+
+
+@needed
+def test_gated_attention_is_one_call() -> None:
+    model, image = small("convit_ti"), noise(2, 3, 64, 96)
+    made = vitrail.optimize(model, image)
+    assert made.report.rewritten["attention in a native kernel"] == 2, "the gated block and the plain one"
+    assert apart(model, made, noise(2, 3, 64, 96, seed=1)) <= 1e-5
+
+
+@needed
 def test_masks_hide_and_what_is_no_number_shows() -> None:
     q, k, v = noise(3, 1, 2, 20, 8).unbind()
     mask = torch.zeros(20, 20)

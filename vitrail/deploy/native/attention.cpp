@@ -1,9 +1,10 @@
-// softmax(scale q k^T + bias) v for matrices that lie anywhere. A head of an image at a time: its keys and values are
-// packed once, and the scores of some queries never leave the first caches.
+// softmax(scale q k^T + bias) v for matrices that lie anywhere, or (share softmax(...) + fixed) v. A head of an image
+// at a time: its keys and values are packed once, and the scores of some queries never leave the first caches.
 #include "vectors.h"
 #include <cstdlib>
 
 struct Matrix { char *at; int64_t row, column; };       // strides in numbers
+constexpr int MATRICES = 7;                             // q, k, v, bias, share, fixed and the answer
 struct Sizes { int64_t queries, keys, depth, width; };  // (queries x depth) (depth x keys), and (keys x width)
 
 constexpr int QUERIES = 24;                             // of a head at a time
@@ -80,9 +81,11 @@ static void products(const float *a, int64_t a_row, const float *b, int64_t colu
     }
 }
 
-// The row's scores become e^(score + bias - the largest), as cells; answers with one over their sum.
+// The row's scores become e^(score + bias - the largest), as cells; answers with one over their sum. Or they become all
+// that v is multiplied with, where something is added to the softmax's share; answers with one.
 template <class Kind>
-static INLINE float softmax(float *row, int64_t keys, const typename Kind::Number *bias, int64_t step) {
+static INLINE float softmax(float *row, int64_t keys, const typename Kind::Number *bias, int64_t step, float share,
+                            const float *fixed) {
     Vec most = all(-INFINITY), total = {};
     for (int64_t n = 0; n < keys; n += LANES) {
         Vec x = load(row + n);
@@ -96,9 +99,15 @@ static INLINE float softmax(float *row, int64_t keys, const typename Kind::Numbe
     for (int64_t n = 0; n < keys; n += LANES) {
         const Vec e = exponential(load(row + n) - top);
         total += e;
-        Kind().write((typename Kind::Number *)row + n, e, LANES);
+        if (fixed) store(row + n, e);
+        else Kind().write((typename Kind::Number *)row + n, e, LANES);
     }
-    return 1.f / _mm512_reduce_add_ps(total);
+    const float weight = 1.f / _mm512_reduce_add_ps(total);
+    if (!fixed) return weight;
+    for (int64_t n = 0; n < keys; n += LANES)
+        Kind().write((typename Kind::Number *)row + n,
+                     load(row + n) * all(share * weight) + load_part(fixed + n, keys - n), LANES);
+    return 1.f;
 }
 
 // Where each part of a head's work lies in a thread's memory.
@@ -116,11 +125,11 @@ template <class Kind> struct Places {
 
 // Some queries of a head.
 template <class Kind, class To>
-static void attend(const Sizes &w, const Matrix (&m)[5], int64_t from, int64_t to, float scale, const To &put,
+static void attend(const Sizes &w, const Matrix (&m)[MATRICES], int64_t from, int64_t to, float scale, const To &put,
                    float *memory) {
     typedef typename Kind::Number Number;
     typedef typename To::Number Answer;
-    const Matrix &q = m[0], &k = m[1], &v = m[2], &bias = m[3], &out = m[4];
+    const Matrix &q = m[0], &k = m[1], &v = m[2], &bias = m[3], &share = m[4], &fixed = m[5], &out = m[6];
     const Places<Kind> at(w);
     float *queries = memory + at.queries(), *scores = memory + at.scores(), same[QUERIES], weight[QUERIES] = {};
     for (float &one : same) one = scale;
@@ -133,7 +142,9 @@ static void attend(const Sizes &w, const Matrix (&m)[5], int64_t from, int64_t t
         products<Kind>(queries, at.depth, memory, at.wide, at.cells, count, same, Float(), scores, at.wide);
         for (int r = 0; r < count; r++)
             weight[r] = softmax<Kind>(scores + r * at.wide, w.keys,
-                                      bias.at ? (Number *)bias.at + (first + r) * bias.row : nullptr, bias.column);
+                                      bias.at ? (Number *)bias.at + (first + r) * bias.row : nullptr, bias.column,
+                                      share.at ? *(float *)share.at : 1.f,
+                                      fixed.at ? (float *)fixed.at + (first + r) * fixed.row : nullptr);
         Answer *there = (Answer *)out.at + first * out.row;
         Answer *answers = out.column == 1 ? there : (Answer *)(memory + at.answers());
         const int64_t row = out.column == 1 ? out.row : w.width;
@@ -144,11 +155,11 @@ static void attend(const Sizes &w, const Matrix (&m)[5], int64_t from, int64_t t
     }
 }
 
-// sizes: queries, keys, depth, width, and the `outer` ones. strides: of q, k, v, bias and out, in numbers, for the
-// outer sizes, for rows and for columns.
+// sizes: queries, keys, depth, width, and the `outer` ones. strides: of all matrices, in numbers, for the outer sizes,
+// for rows and for columns. share and fixed are in float32.
 template <class Kind, class To>
-static int attention(char *const (&at)[5], const int64_t *sizes, int64_t outer, const int64_t *strides, float scale,
-                     const To &put, int64_t threads) {
+static int attention(char *const (&at)[MATRICES], const int64_t *sizes, int64_t outer, const int64_t *strides,
+                     float scale, const To &put, int64_t threads) {
     const Sizes w = {sizes[0], sizes[1], sizes[2], sizes[3]};
     int64_t heads = 1, parts = 1;                       // parts of a head's queries, that all threads have as much
     for (int i = 0; i < outer; i++) heads *= sizes[4 + i];
@@ -163,12 +174,12 @@ static int attention(char *const (&at)[5], const int64_t *sizes, int64_t outer, 
         failed |= memory == nullptr;
 #pragma omp for schedule(dynamic, chunk)
         for (int64_t task = 0; task < tasks; task++) {
-            Matrix m[5];
-            for (int j = 0; j < 5; j++) {
+            Matrix m[MATRICES];
+            for (int j = 0; j < MATRICES; j++) {
                 const int64_t *step = strides + j * (outer + 2);
                 int64_t left = task / parts, away = 0;
                 for (int i = outer - 1; i >= 0; left /= sizes[4 + i], i--) away += left % sizes[4 + i] * step[i];
-                away *= j == 4 ? sizeof(typename To::Number) : sizeof(typename Kind::Number);
+                away *= j == 6 ? sizeof(typename To::Number) : j > 3 ? 4 : sizeof(typename Kind::Number);
                 m[j] = {at[j] ? at[j] + away : nullptr, step[outer], step[outer + 1]};
             }
             const int64_t from = task % parts * each, to = from + each < w.queries ? from + each : w.queries;
@@ -181,22 +192,24 @@ static int attention(char *const (&at)[5], const int64_t *sizes, int64_t outer, 
 
 // step > 0: the answer is rounded to bytes, step and zero being their range.
 template <class Kind, class To>
-static int attention(char *const (&at)[5], const int64_t *sizes, int64_t outer, const int64_t *strides, float scale,
-                     float step, int64_t zero, int64_t threads) {
+static int attention(char *const (&at)[MATRICES], const int64_t *sizes, int64_t outer, const int64_t *strides,
+                     float scale, float step, int64_t zero, int64_t threads) {
     if (step > 0) return attention<Kind>(at, sizes, outer, strides, scale, Byte{step, (int32_t)zero}, threads);
     return attention<Kind>(at, sizes, outer, strides, scale, To(), threads);
 }
 
-extern "C" int attention_float32(char *q, char *k, char *v, char *bias, char *out, const int64_t *sizes,
-                                 int64_t outer, const int64_t *strides, float scale, float step, int64_t zero,
-                                 int64_t threads) {
-    return attention<FloatCells, Float>({q, k, v, bias, out}, sizes, outer, strides, scale, step, zero, threads);
+extern "C" int attention_float32(char *q, char *k, char *v, char *bias, char *share, char *fixed, char *out,
+                                 const int64_t *sizes, int64_t outer, const int64_t *strides, float scale,
+                                 float step, int64_t zero, int64_t threads) {
+    return attention<FloatCells, Float>({q, k, v, bias, share, fixed, out}, sizes, outer, strides, scale, step, zero,
+                                        threads);
 }
 
 #if defined(__AVX512BF16__)
-extern "C" int attention_bfloat16(char *q, char *k, char *v, char *bias, char *out, const int64_t *sizes,
-                                 int64_t outer, const int64_t *strides, float scale, float step, int64_t zero,
-                                 int64_t threads) {
-    return attention<BFloat16Cells, BFloat16>({q, k, v, bias, out}, sizes, outer, strides, scale, step, zero, threads);
+extern "C" int attention_bfloat16(char *q, char *k, char *v, char *bias, char *share, char *fixed, char *out,
+                                 const int64_t *sizes, int64_t outer, const int64_t *strides, float scale,
+                                 float step, int64_t zero, int64_t threads) {
+    return attention<BFloat16Cells, BFloat16>({q, k, v, bias, share, fixed, out}, sizes, outer, strides, scale, step,
+                                              zero, threads);
 }
 #endif

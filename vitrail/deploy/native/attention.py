@@ -28,20 +28,27 @@ def available(dtype: torch.dtype) -> bool:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, order: Sequence[int] | None = None,
-           step: Step | None = None) -> Tensor:
+           step: Step | None = None, share: Tensor | None = None, fixed: Tensor | None = None) -> Tensor:
     """softmax(scale q k^T + bias) v for q (B, ..., N, D), k (B, ..., M, D), v (B, ..., M, E), all of one type that is
     `available`. A bias (P, ..., N, M) of the same type can be expanded so, or returns every P of B.
 
     order: of the answer's dimensions in memory; without one (..., H, N, E) lies as (..., N, H, E).
     step: rounds the answer to uint8.
+    share, fixed: float32 that can be expanded to (..., 1, 1) and (..., N, M), the second with its numbers side by side;
+    with them it is (share softmax(...) + fixed) v.
     Raises MemoryError where there is none for a head's scores.
     """
     if q.dtype == torch.bfloat16:
         q, k, v = map(_paired, (q, k, v))
+    outer = q.shape[:-2]
+    joined = None if share is None else share.expand(*outer, 1, 1).stride()
+    added = None if fixed is None else fixed.expand(*outer, q.shape[-2], k.shape[-2]).stride()
     whole = None if bias is None else tuple(bias.shape), None if bias is None else bias.stride()
-    laid = _laid(q.shape, v.shape, *(x.stride() for x in (q, k, v)), *whole, None if order is None else tuple(order))
+    laid = _laid(q.shape, v.shape, *(x.stride() for x in (q, k, v)), *whole, joined, added,
+                 None if order is None else tuple(order))
     out = q.new_empty(laid.memory, dtype=torch.uint8 if step else q.dtype).permute(laid.axes)
-    if call("attention", q.dtype, q, k, v, bias, out, laid.sizes, laid.outer, laid.strides, scale, *(step or (0.0, 0))):
+    if call("attention", q.dtype, q, k, v, bias, share, fixed, out, laid.sizes, laid.outer, laid.strides, scale,
+            *(step or (0.0, 0))):
         raise MemoryError("there is no memory for the scores of attention")
     return out
 
@@ -60,14 +67,15 @@ class Laid:
 
 @functools.lru_cache(maxsize=1024)
 def _laid(q: torch.Size, v: torch.Size, q_stride: Steps, k_stride: Steps, v_stride: Steps, bias: Steps | None,
-          bias_stride: Steps | None, order: Steps | None) -> Laid:
+          bias_stride: Steps | None, share: Steps | None, fixed: Steps | None, order: Steps | None) -> Laid:
     *outer, N, D = q
     M, E = v[-2:]
     last = len(q) - 1
     order = order or (*range(last - 2), last - 1, last - 2, last)
     memory, axes = tuple([*outer, N, E][at] for at in order), tuple(order.index(at) for at in range(last + 1))
     answer = torch.empty(memory, device="meta").permute(axes)
-    strides = [q_stride, k_stride, v_stride, (0,) * (last + 1), answer.stride()]
+    none = (0,) * (last + 1)
+    strides = [q_stride, k_stride, v_stride, none, share or none, fixed or none, answer.stride()]
     if bias is not None and bias_stride is not None:
         count = bias[0]
         if len(bias) == len(q) and 1 < count < q[0]:        # the first axis in two: times that it returns, and the bias

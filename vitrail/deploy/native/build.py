@@ -24,7 +24,7 @@ from vitrail.core.hub import cache_folder
 SOURCES = Path(__file__).parent
 COMPILE = ("-O3", "-std=c++17", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-c")
 LINK = ("-shared",)     # against no library of threads: the calls meet the one that torch has loaded
-KERNELS = {"attention": "pppppanaffn", "norm": "ppnnppffn", "bytes": "ppnfn"}
+KERNELS = {"attention": "pppppppanaffn", "norm": "ppnnppffn", "bytes": "ppnfn"}
 """What each takes, but for the threads: pointers, arrays of whole numbers, whole numbers and floats."""
 Numbers = ctypes.Array[ctypes.c_int64]
 TYPES = {"p": ctypes.c_void_p, "a": ctypes.POINTER(ctypes.c_int64), "n": ctypes.c_int64, "f": ctypes.c_float}

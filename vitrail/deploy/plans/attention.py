@@ -34,8 +34,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -
 
 
 def rewrite(graph: fx.Graph, constants: Constants) -> dict[str, int]:
-    """Replaces calls of the fused kernel. How many were replaced, by what."""
-    told = {"attention in a native kernel": 0, "attention as products": 0}
+    """Replaces calls of the fused kernel, and attention that was multiplied out to be mixed with one that no image
+    changes. How many were replaced, by what."""
+    told = {"attention in a native kernel": _mixtures(graph, constants), "attention as products": 0}
     for node in list(calls(graph, aten.scaled_dot_product_attention.default)):
         q, k, v, bias, dropout, causal = args_of(node, 6)
         said = {name: value for name, value in node.kwargs.items() if name != "scale"}
@@ -58,6 +59,38 @@ def rewrite(graph: fx.Graph, constants: Constants) -> dict[str, int]:
             node.replace_all_uses_with(made)
     tidy(graph, constants)
     return told
+
+
+def _mixtures(graph: fx.Graph, constants: Constants) -> int:
+    """(fixed + softmax(q k^T) share) v, with `fixed` and `share` constant, in the native kernel."""
+    found = 0
+    for node in list(calls(graph, aten.matmul.default)):
+        mixed, v = args_of(node)
+        if mixed.target is not aten.addcmul.default or mixed.kwargs or only_user(mixed) is None:
+            continue
+        fixed, *factors = args_of(mixed)
+        soft, share = sorted(factors, key=lambda factor: factor.target is not aten.softmax.int)
+        if soft.target is not aten.softmax.int or args_of(soft)[1] not in (-1, len(shape(soft)) - 1) or \
+                only_user(soft) is None or fixed.op != "get_attr" or share.op != "get_attr":
+            continue
+        scores = args_of(soft)[0]
+        if scores.target is not aten.matmul.default or only_user(scores) is None:
+            continue
+        q, turned = args_of(scores)
+        dtype, last = node.meta["val"].dtype, len(shape(q)) - 1
+        axes = {at % (last + 1) for at in args_of(turned)[1:3]} if turned.target is aten.transpose.int else set()
+        if axes != {last - 1, last} or shape(share)[-2:] != (1, 1) or last < 3 or not native.available(dtype) or \
+                dtype == torch.bfloat16 and shape(q)[-1] % 2 or \
+                not shape(q)[:-2] == shape(turned)[:-2] == shape(v)[:-2]:
+            continue
+        with graph.inserting_before(node):
+            kept = {name: constants.keep(graph, constants.value(part).float().contiguous(), constants.name(part))
+                    for name, part in (("share", share), ("fixed", fixed))}
+            node.replace_all_uses_with(insert(graph, native.attend, (q, args_of(turned)[0], v, None, 1.0, _order(node)),
+                                              kept, val=node.meta["val"]))
+        found += 1
+    tidy(graph, constants)
+    return found
 
 
 def _once(graph: fx.Graph, constants: Constants, bias: fx.Node | None) -> fx.Node | None:
