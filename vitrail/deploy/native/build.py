@@ -1,6 +1,7 @@
 """Small kernels in C++ for processors with AVX-512: compiled at their first use where there is a compiler, and kept.
 
-On such processors they are faster than what torch has; on others they gain nothing, and are not built. Nothing needs them: whatever calls one has a way of its own beside it. `VITRAIL_NATIVE=0` goes without.
+On such processors they are faster than what torch has; on others they gain nothing, and are not built. Nothing needs
+them: whatever calls one has a way of its own beside it. `VITRAIL_NATIVE=0` goes without.
 """
 import ctypes
 import functools
