@@ -21,8 +21,9 @@ FRESH = {"aten.linear.default", "aten.layer_norm.default", "aten.add.Tensor", "a
          "aten.index_select.default", "aten.scaled_dot_product_attention.default", "aten.conv2d.default",
          "mkldnn._linear_pointwise.default", "mkldnn._linear_pointwise.binary", "mkldnn._convolution_pointwise.default",
          "onednn.qlinear_pointwise.default", "onednn.qlinear_pointwise.binary"}
+"""Calls whose answer is memory that nobody else has."""
 NATIVE = {norm.norm, attention.attend}
-"""Calls whose answer is memory that nobody else has. The native ones can round it as well."""
+"""As these, which can round it as well."""
 ACTIVATIONS = fuse.ACTIVATIONS - {"sigmoid"}
 
 

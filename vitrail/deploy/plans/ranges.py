@@ -42,7 +42,6 @@ class Calibration:
     ranges: dict[str, Range] = field(default_factory=dict)
 
 
-
 def calibration_of(batches: Iterable[Tensor] | None, example: Tensor) -> Calibration:
     """The images of the batches (B, 3, H, W), up to 256, or those of the example where there are no batches.
 
@@ -122,6 +121,7 @@ Note = Callable[[fx.Node, Tensor], None]
 
 
 class _Watch(fx.Interpreter):
+    """Runs a graph, and shows what the watched calls were given."""
 
     def __init__(self, constants: Constants, graph: fx.Graph, watched: Mapping[fx.Node, Note]):
         super().__init__(constants, graph=graph)
