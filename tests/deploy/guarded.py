@@ -5,7 +5,7 @@ import mmap
 import torch
 from torch import Tensor
 
-from vitrail.deploy.native import attention, norm
+from vitrail.deploy.native import attention, depthwise, linear, norm
 
 PAGE = mmap.PAGESIZE
 held: list[mmap.mmap] = []
@@ -34,4 +34,19 @@ for dtype in (torch.float32, torch.bfloat16):
     x, w = at_the_edge(torch.randn(5, 37).to(dtype)), at_the_edge(torch.randn(37))
     norm.norm(x, w, w, 1e-5)
     norm.rounded(x, 0.1, 3)
+for dtype in (torch.float32, torch.bfloat16, torch.uint8):
+    for N in (1, 20, 70, 130):
+        if not linear.available(dtype):
+            continue
+        answer = torch.float32 if dtype == torch.uint8 else dtype
+        x, b = at_the_edge(torch.ones(5, 36).to(dtype)), at_the_edge(torch.randn(N))
+        w = at_the_edge(linear.packed(torch.ones(N, 36).to(torch.int8 if dtype == torch.uint8 else dtype)))
+        index = at_the_edge(torch.tensor([[4], [-1], [0]], dtype=torch.int32))
+        linear.linear(x, w, N, b, "gelu", at_the_edge(torch.ones(5, N).to(answer)), scale=b, dtype=answer)
+        linear.linear(x, w, N, index=index, shape=(3, N), dtype=answer)
+    if depthwise.available(dtype):
+        for C in (3, 20, 64):
+            x, w = at_the_edge(torch.ones(1, 6, 7, C).to(dtype)), at_the_edge(torch.ones(9, C))
+            for stride in depthwise.STRIDES:
+                depthwise.depthwise(x, w, w[-1], "gelu", (w[-1], w[-1]), stride=stride)
 print("fine")

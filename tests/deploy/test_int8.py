@@ -9,10 +9,11 @@ from torch import Tensor, fx
 
 import vitrail
 from tests.contracts.small import build
-from tests.deploy.test_optimize import apart, noise
+from tests.deploy.test_optimize import apart, noise, plan_of
 from vitrail.core.errors import ExportError, SettingsError
 from vitrail.data.digits import Digits
 from vitrail.deploy import optimize as optimizer
+from vitrail.deploy.native import linear
 from vitrail.deploy.plans import attention, int8, ranges
 from vitrail.deploy.plans.graph import calls, traced
 from vitrail.tasks.classification.model import Classifier
@@ -56,15 +57,22 @@ def simulated(x: Tensor, layer: torch.nn.Linear, reads: ranges.Range) -> Tensor:
 
 
 @needed
+@pytest.mark.parametrize("native", [True, False])
 @torch.no_grad()
-def test_a_plan_answers_as_rounding_says() -> None:
+def test_a_plan_answers_as_rounding_says(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native:
+        monkeypatch.setattr(linear, "fits", lambda *_: False)
     x = noise(2, 3, 4, 6)
     model, graph, constants, found = rows(x)
     up, down, side = (found[key] for key in list(ranges.keys(graph, constants).values())[:3])
     chosen = int8.choose(graph, constants, found, {}, {})
     told = int8.pack(graph, constants, chosen)
+    kernels = told.pop("int8 in a native kernel")
     assert told == {"linear in int8": 3, "int8 with activation": 1, "int8 with residual": 1, "int8 to int8": 1}
-    assert kinds(graph) == ["add"], "nothing is written where an unknown call has its answer"
+    if native and linear.available(torch.uint8):
+        assert kernels == 3
+    else:
+        assert kinds(graph) == ["add"], "nothing is written where an unknown call has its answer"
     y = x.flatten(2).repeat(1, 4, 1).double()
     y = y + simulated(F.gelu(simulated(y, model.up, up)), model.down, down)
     expected = F.linear(simulated(y, model.side, side).mean(1), model.last.weight.double(), model.last.bias.double())
@@ -136,14 +144,16 @@ def test_structures_answer_alike_on_unseen_images(name: str) -> None:
 
 
 @needed
-def test_answers_do_not_change_from_call_to_call() -> None:
+def test_answers_do_not_change_from_call_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums are written where a summand was: never in what is read once more."""
+    monkeypatch.setattr(linear, "fits", lambda *_: False)
+    monkeypatch.setattr(optimizer, "recorded", lambda plan, *_: plan)
     for name in ("deit_ti16", "pvt_v2_b0"):
         image = noise(2, 3, 64, 64)
         made = vitrail.optimize(build(name), image, precision="int8")
         before, first = image.clone(), made(image)
         assert torch.equal(made(image), first) and torch.equal(image, before)
-        plan: Any = next(iter(made._plans.values()))
+        plan = plan_of(made)
         assert "sum" in kinds(plan.graph)
         for node in calls(plan.graph, torch.ops.onednn.qlinear_pointwise.binary):
             node.args = (*node.args[:13], "add", *node.args[14:])

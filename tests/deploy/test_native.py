@@ -13,7 +13,7 @@ from torch import Tensor
 import vitrail
 from tests.contracts.small import build as small
 from tests.deploy.test_optimize import apart, noise
-from vitrail.deploy.native import attention, build, norm
+from vitrail.deploy.native import attention, build, depthwise, linear, norm
 
 needed = pytest.mark.skipif(build.library() is None, reason="this machine has no AVX-512 or no compiler")
 TYPES = [torch.float32, torch.bfloat16]
@@ -84,6 +84,23 @@ def test_a_share_of_attention_beside_one_that_is_fixed(dtype: torch.dtype) -> No
     assert (found - expected).abs().max() <= NEAR[dtype]
     found = attention.attend(q, k, v, None, 0.3, (0, 2, 3, 1), share=share, fixed=fixed)
     assert (found - expected).abs().max() <= NEAR[dtype] and found.permute(0, 2, 3, 1).is_contiguous()
+
+
+@needed
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("N", "D"), [(9, 6), (48, 196), (64, 32), (100, 20)])
+def test_attention_of_vectors_of_length_one(N: int, D: int, dtype: torch.dtype) -> None:
+    skip_without(attention, dtype)
+    q, k, v = noise(3, 2, 3, D, N).to(dtype).transpose(-1, -2).unbind()
+    q[:, :, 1], factor = 0, noise(3, 1, 1, seed=1).exp() * 5
+    one, other = (F.normalize(x.double(), dim=-1) for x in (q, k))
+    expected = softmax(one * factor.double(), other, v, None, 1.0)
+    found = attention.attend(q, k, v, None, 1.0, least=1e-12, factor=factor)
+    assert (found - expected).abs().max() <= 2 * NEAR[dtype]
+    q[:, :, 2] = 1e-3                                   # shorter than the least
+    few = F.normalize(q.double(), dim=-1, eps=1.0)
+    expected = softmax(few, F.normalize(k.double(), dim=-1, eps=1.0), v, None, 1.0)
+    assert (attention.attend(q, k, v, None, 1.0, least=1.0) - expected).abs().max() <= NEAR[dtype]
 
 
 @needed
@@ -167,7 +184,7 @@ def test_models_need_none_of_them(name: str, monkeypatch: pytest.MonkeyPatch) ->
     fast = vitrail.optimize(model, image)
     assert fast.report.rewritten["attention in a native kernel"] and \
         fast.report.rewritten["layer norm in a native kernel"]
-    for module in (attention, norm):
+    for module in (attention, norm, linear, depthwise):
         monkeypatch.setattr(module, "available", lambda dtype: False)
     plain = vitrail.optimize(model, image)
     assert not any(count for what, count in plain.report.rewritten.items() if "native" in what)

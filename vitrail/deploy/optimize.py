@@ -9,8 +9,10 @@ from torch import Tensor, fx, nn
 
 from vitrail.core.errors import ExportError, SettingsError
 from vitrail.deploy.fold import folded
-from vitrail.deploy.plans import attention, fuse, gpu, int8, moves, norms, slices
+from vitrail.deploy.native import build
+from vitrail.deploy.plans import attention, convolutions, depthwise, fuse, gpu, int8, moves, norms, slices
 from vitrail.deploy.plans.graph import at_once, fold_constants, module, simplify, traced
+from vitrail.deploy.plans.record import Program
 from vitrail.deploy.plans.ranges import Calibration, calibration_of
 from vitrail.tasks.classification.model import Classifier
 
@@ -92,7 +94,8 @@ class Optimised(Classifier):
                 made = gpu.compiled(_Eager(self).eval(), image, self.precision)
                 self.report.rewritten, self.report.at_once = {"compiled as a whole": 1}, len(image)
             else:
-                made = planned(self, image, self.precision, self.report, self.calibration)
+                plan = planned(self, image, self.precision, self.report, self.calibration)
+                made = recorded(plan, image[:self.report.at_once], self.report)
             if self.report.at_once < len(image):
                 made = partial(in_parts, made, self.report.at_once)
             self.report.calibrated = self.calibration.count if self.calibration else 0
@@ -197,7 +200,7 @@ def planned(model: Classifier, image: Tensor, precision: Precision, report: Repo
     told["cut away"] = slices.sink(graph, constants)
     chosen: dict[fx.Node, int8.Layer] = {}
     if fuse.available():
-        told["convolutions as linear layers"] = fuse.convolutions_as_linears(graph, constants)
+        told["convolutions as linear layers"] = convolutions.convolutions_as_linears(graph, constants)
         told["linear layers before moves"] = fuse.linears_before_gathers(graph, constants)
     if calibration is not None:
         told["norms with channels made alike"] = int8.calibrate(graph, constants, calibration)
@@ -207,9 +210,22 @@ def planned(model: Classifier, image: Tensor, precision: Precision, report: Repo
     told.update(attention.rewrite(graph, constants))
     told["lengths of vectors"] = norms.lengths(graph, constants)
     told["layer norm in a native kernel"] = norms.rewrite(graph, constants)
+    told.update(depthwise.rewrite(graph, constants))
     if fuse.available():
         told.update(fuse.pack_linears(graph, constants, chosen))
-        told.update(fuse.pack_convolutions(graph, constants))
+        told.update(convolutions.pack_convolutions(graph, constants))
     if calibration is not None:
         told.update(int8.pack(graph, constants, chosen))
     return module(graph, constants)
+
+
+def recorded(plan: fx.GraphModule, image: Tensor, report: Report) -> Callable[[Tensor], Tensor]:
+    """A plan as a program, where there are native kernels that it calls."""
+    if build.library() is None:
+        return plan
+    try:
+        program = Program(plan, image)
+    except ExportError:                                 # one of its calls answers with more than tensors
+        return plan
+    report.rewritten["native calls without Python"] = program.natives
+    return program

@@ -1,11 +1,13 @@
-// softmax(scale q k^T + bias) v for matrices that lie anywhere, or (share softmax(...) + fixed) v. A head of an image
-// at a time: its keys and values are packed once, and the scores of some queries never leave the first caches.
+// softmax(scale q k^T + bias) v for matrices that lie anywhere, or (share softmax(...) + fixed) v; or with q and k of
+// length one, and a factor. A head of an image at a time: its keys and values are packed once, and the scores of some
+// queries never leave the first caches.
 #include "vectors.h"
 #include <cstdlib>
 
 struct Matrix { char *at; int64_t row, column; };       // strides in numbers
-constexpr int MATRICES = 7;                             // q, k, v, bias, share, fixed and the answer
+constexpr int MATRICES = 8;                             // q, k, v, bias, share, fixed, factor and the answer
 struct Sizes { int64_t queries, keys, depth, width; };  // (queries x depth) (depth x keys), and (keys x width)
+struct Scale { float all, least; };                     // of products; least > 0: lengths, at least so long, become one
 
 constexpr int QUERIES = 24;                             // of a head at a time
 constexpr int WIDEST = 4;                               // vectors of a tile; its rows are what registers are left for
@@ -15,6 +17,7 @@ constexpr int rows_of(int tile) { return tile == 4 ? 6 : tile == 1 ? 12 : 8; }
 struct FloatCells : Float {
     static constexpr int NUMBERS = 1;
     static INLINE Vec add_product(Vec c, float one, Vec row) { return c + all(one) * row; }
+    static INLINE Vec add_square(Vec c, Vec row) { return c + row * row; }
     static INLINE void pack_values(Matrix v, int64_t keys, int64_t width, float *to, int64_t across) {
         pack((float *)v.at, v.row, v.column, keys, width, to, across);
     }
@@ -25,6 +28,9 @@ struct BFloat16Cells : BFloat16 {
     static constexpr int NUMBERS = 2;
     static INLINE Vec add_product(Vec c, float one, Vec row) {
         return _mm512_dpbf16_ps(c, bits_of<__m512bh>(all(one)), bits_of<__m512bh>(row));
+    }
+    static INLINE Vec add_square(Vec c, Vec row) {
+        return _mm512_dpbf16_ps(c, bits_of<__m512bh>(row), bits_of<__m512bh>(row));
     }
     static INLINE void pack_values(Matrix v, int64_t keys, int64_t width, float *to, int64_t across) {
         for (int64_t n = 0; n < keys; n += 2)
@@ -81,14 +87,31 @@ static void products(const float *a, int64_t a_row, const float *b, int64_t colu
     }
 }
 
-// The row's scores become e^(score + bias - the largest), as cells; answers with one over their sum. Or they become all
-// that v is multiplied with, where something is added to the softmax's share; answers with one.
+// What makes the lengths of keys (cells x wide) one.
+template <class Kind> static void make_one(const float *keys, int64_t cells, int64_t wide, float least, float *inverse) {
+    for (int64_t n = 0; n < wide; n += LANES) {
+        Vec squares = {};
+        for (int64_t c = 0; c < cells; c++) squares = Kind::add_square(squares, load(keys + c * wide + n));
+        store(inverse + n, all(1.f) / larger(_mm512_sqrt_ps(squares), all(least)));
+    }
+}
+
+// And that of a query.
+template <class Kind> static float make_one(const float *query, int64_t depth, float least) {
+    Vec squares = {};
+    for (int64_t c = 0; c < depth; c += LANES) squares = Kind::add_square(squares, load(query + c));
+    return 1.f / fmaxf(sqrtf(_mm512_reduce_add_ps(squares)), least);
+}
+
+// The row's scores, some times each, become e^(score + bias - the largest), as cells; answers with one over their sum.
+// Or they become all that v is multiplied with, where something is added to the softmax's share; answers with one.
 template <class Kind>
-static INLINE float softmax(float *row, int64_t keys, const typename Kind::Number *bias, int64_t step, float share,
-                            const float *fixed) {
+static INLINE float softmax(float *row, int64_t keys, const float *times, const typename Kind::Number *bias,
+                            int64_t step, float share, const float *fixed) {
     Vec most = all(-INFINITY), total = {};
     for (int64_t n = 0; n < keys; n += LANES) {
         Vec x = load(row + n);
+        if (times) x *= load(times + n);
         if (bias && step == 1) x += Kind::read(bias + n, keys - n);
         else if (bias) for (int i = 0; i < LANES && n + i < keys; i++) x[i] += Kind::value(bias[(n + i) * step]);
         if (n + LANES > keys) x = _mm512_mask_mov_ps(all(-INFINITY), first(keys - n), x);
@@ -120,28 +143,35 @@ template <class Kind> struct Places {
     int64_t queries() const { return values() + pairs * across; }
     int64_t scores() const { return queries() + QUERIES * depth; }
     int64_t answers() const { return scores() + QUERIES * wide; }
-    int64_t floats() const { return answers() + QUERIES * across; }
+    int64_t lengths() const { return answers() + QUERIES * across; }
+    int64_t floats() const { return lengths() + wide; }
 };
 
 // Some queries of a head.
 template <class Kind, class To>
-static void attend(const Sizes &w, const Matrix (&m)[MATRICES], int64_t from, int64_t to, float scale, const To &put,
+static void attend(const Sizes &w, const Matrix (&m)[MATRICES], int64_t from, int64_t to, Scale scale, const To &put,
                    float *memory) {
     typedef typename Kind::Number Number;
     typedef typename To::Number Answer;
-    const Matrix &q = m[0], &k = m[1], &v = m[2], &bias = m[3], &share = m[4], &fixed = m[5], &out = m[6];
+    const Matrix &q = m[0], &k = m[1], &v = m[2], &bias = m[3], &share = m[4], &fixed = m[5], &out = m[7];
     const Places<Kind> at(w);
-    float *queries = memory + at.queries(), *scores = memory + at.scores(), same[QUERIES], weight[QUERIES] = {};
-    for (float &one : same) one = scale;
+    float *queries = memory + at.queries(), *scores = memory + at.scores(), each[QUERIES], weight[QUERIES] = {};
+    float *times = scale.least > 0 ? memory + at.lengths() : nullptr;
+    if (m[6].at) scale.all *= *(float *)m[6].at;
+    for (float &one : each) one = scale.all;
     pack((float *)k.at, k.column, k.row / Kind::NUMBERS, at.cells, w.keys, memory, at.wide);
+    if (times) make_one<Kind>(memory, at.cells, at.wide, scale.least, times);
     Kind::pack_values(v, w.keys, w.width, memory + at.values(), at.across);
     for (int64_t first = from; first < to; first += QUERIES) {
         const int count = (int)(to - first < QUERIES ? to - first : QUERIES);
         pack((float *)((Number *)q.at + first * q.row), q.row / Kind::NUMBERS, q.column, count, at.cells, queries,
              at.depth);
-        products<Kind>(queries, at.depth, memory, at.wide, at.cells, count, same, Float(), scores, at.wide);
+        if (times)
+            for (int r = 0; r < count; r++)
+                each[r] = scale.all * make_one<Kind>(queries + r * at.depth, at.depth, scale.least);
+        products<Kind>(queries, at.depth, memory, at.wide, at.cells, count, each, Float(), scores, at.wide);
         for (int r = 0; r < count; r++)
-            weight[r] = softmax<Kind>(scores + r * at.wide, w.keys,
+            weight[r] = softmax<Kind>(scores + r * at.wide, w.keys, times,
                                       bias.at ? (Number *)bias.at + (first + r) * bias.row : nullptr, bias.column,
                                       share.at ? *(float *)share.at : 1.f,
                                       fixed.at ? (float *)fixed.at + (first + r) * fixed.row : nullptr);
@@ -155,11 +185,19 @@ static void attend(const Sizes &w, const Matrix (&m)[MATRICES], int64_t from, in
     }
 }
 
-// sizes: queries, keys, depth, width, and the `outer` ones. strides: of all matrices, in numbers, for the outer sizes,
-// for rows and for columns. share and fixed are in float32.
-template <class Kind, class To>
-static int attention(char *const (&at)[MATRICES], const int64_t *sizes, int64_t outer, const int64_t *strides,
-                     float scale, const To &put, int64_t threads) {
+struct Attention {
+    char *at[MATRICES];                                 // share, fixed and factor are in float32
+    const int64_t *sizes;                               // queries, keys, depth, width, and the `outer` ones
+    int64_t outer;
+    const int64_t *strides;                             // of all matrices, in numbers: of the outer sizes, of rows and
+    double scale, least, step;                          // of columns. step > 0: the answer is rounded to bytes
+    int64_t zero;
+};
+
+template <class Kind, class To> static int attention(const Attention &job, const To &put, int64_t threads) {
+    const int64_t *sizes = job.sizes, outer = job.outer;
+    const Scale scale = {(float)job.scale, (float)job.least};
+    char *const *at = job.at;
     const Sizes w = {sizes[0], sizes[1], sizes[2], sizes[3]};
     int64_t heads = 1, parts = 1;                       // parts of a head's queries, that all threads have as much
     for (int i = 0; i < outer; i++) heads *= sizes[4 + i];
@@ -176,10 +214,10 @@ static int attention(char *const (&at)[MATRICES], const int64_t *sizes, int64_t 
         for (int64_t task = 0; task < tasks; task++) {
             Matrix m[MATRICES];
             for (int j = 0; j < MATRICES; j++) {
-                const int64_t *step = strides + j * (outer + 2);
+                const int64_t *step = job.strides + j * (outer + 2);
                 int64_t left = task / parts, away = 0;
                 for (int i = outer - 1; i >= 0; left /= sizes[4 + i], i--) away += left % sizes[4 + i] * step[i];
-                away *= j == 6 ? sizeof(typename To::Number) : j > 3 ? 4 : sizeof(typename Kind::Number);
+                away *= j == 7 ? sizeof(typename To::Number) : j > 3 ? 4 : sizeof(typename Kind::Number);
                 m[j] = {at[j] ? at[j] + away : nullptr, step[outer], step[outer + 1]};
             }
             const int64_t from = task % parts * each, to = from + each < w.queries ? from + each : w.queries;
@@ -190,26 +228,15 @@ static int attention(char *const (&at)[MATRICES], const int64_t *sizes, int64_t 
     return failed;
 }
 
-// step > 0: the answer is rounded to bytes, step and zero being their range.
-template <class Kind, class To>
-static int attention(char *const (&at)[MATRICES], const int64_t *sizes, int64_t outer, const int64_t *strides,
-                     float scale, float step, int64_t zero, int64_t threads) {
-    if (step > 0) return attention<Kind>(at, sizes, outer, strides, scale, Byte{step, (int32_t)zero}, threads);
-    return attention<Kind>(at, sizes, outer, strides, scale, To(), threads);
+template <class Kind> static int attention(const Attention &job, int64_t threads) {
+    if (job.step > 0) return attention<Kind>(job, Byte((float)job.step, job.zero), threads);
+    return attention<Kind>(job, Kind(), threads);
 }
 
-extern "C" int attention_float32(char *q, char *k, char *v, char *bias, char *share, char *fixed, char *out,
-                                 const int64_t *sizes, int64_t outer, const int64_t *strides, float scale,
-                                 float step, int64_t zero, int64_t threads) {
-    return attention<FloatCells, Float>({q, k, v, bias, share, fixed, out}, sizes, outer, strides, scale, step, zero,
-                                        threads);
-}
+extern "C" int attention_float32(const Attention *job, int64_t threads) { return attention<FloatCells>(*job, threads); }
 
 #if defined(__AVX512BF16__)
-extern "C" int attention_bfloat16(char *q, char *k, char *v, char *bias, char *share, char *fixed, char *out,
-                                 const int64_t *sizes, int64_t outer, const int64_t *strides, float scale,
-                                 float step, int64_t zero, int64_t threads) {
-    return attention<BFloat16Cells, BFloat16>({q, k, v, bias, share, fixed, out}, sizes, outer, strides, scale, step,
-                                              zero, threads);
+extern "C" int attention_bfloat16(const Attention *job, int64_t threads) {
+    return attention<BFloat16Cells>(*job, threads);
 }
 #endif

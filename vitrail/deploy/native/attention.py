@@ -1,5 +1,4 @@
 """Attention by the native kernel."""
-import ctypes
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vitrail.deploy.native.build import Numbers, call, has
+from vitrail.deploy.native.build import Numbers, call, has, numbers
 from vitrail.deploy.native.norm import Step
 
 Steps = tuple[int, ...]
@@ -28,7 +27,8 @@ def available(dtype: torch.dtype) -> bool:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, order: Sequence[int] | None = None,
-           step: Step | None = None, share: Tensor | None = None, fixed: Tensor | None = None) -> Tensor:
+           step: Step | None = None, share: Tensor | None = None, fixed: Tensor | None = None, least: float = 0.0,
+           factor: Tensor | None = None) -> Tensor:
     """softmax(scale q k^T + bias) v for q (B, ..., N, D), k (B, ..., M, D), v (B, ..., M, E), all of one type that is
     `available`. A bias (P, ..., N, M) of the same type can be expanded so, or returns every P of B.
 
@@ -36,20 +36,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, o
     step: rounds the answer to uint8.
     share, fixed: float32 that can be expanded to (..., 1, 1) and (..., N, M), the second with its numbers side by side;
     with them it is (share softmax(...) + fixed) v.
+    least: above 0 the rows of q and k are divided by their lengths first, or by this where they are shorter.
+    factor: float32 that can be expanded to (..., 1, 1), which q is multiplied with.
     Raises MemoryError where there is none for a head's scores.
     """
     if q.dtype == torch.bfloat16:
         q, k, v = map(_paired, (q, k, v))
     outer = q.shape[:-2]
-    joined = None if share is None else share.expand(*outer, 1, 1).stride()
+    joined, times = (None if x is None else x.expand(*outer, 1, 1).stride() for x in (share, factor))
     added = None if fixed is None else fixed.expand(*outer, q.shape[-2], k.shape[-2]).stride()
     whole = None if bias is None else tuple(bias.shape), None if bias is None else bias.stride()
-    laid = _laid(q.shape, v.shape, *(x.stride() for x in (q, k, v)), *whole, joined, added,
+    laid = _laid(q.shape, v.shape, *(x.stride() for x in (q, k, v)), *whole, joined, added, times,
                  None if order is None else tuple(order))
     out = q.new_empty(laid.memory, dtype=torch.uint8 if step else q.dtype).permute(laid.axes)
-    if call("attention", q.dtype, q, k, v, bias, share, fixed, out, laid.sizes, laid.outer, laid.strides, scale,
-            *(step or (0.0, 0))):
-        raise MemoryError("there is no memory for the scores of attention")
+    call("attention", q.dtype, q, k, v, bias, share, fixed, factor, out, laid.sizes, laid.outer,
+         laid.strides, scale, least, *(step or (0.0, 0)))
     return out
 
 
@@ -67,7 +68,8 @@ class Laid:
 
 @functools.lru_cache(maxsize=1024)
 def _laid(q: torch.Size, v: torch.Size, q_stride: Steps, k_stride: Steps, v_stride: Steps, bias: Steps | None,
-          bias_stride: Steps | None, share: Steps | None, fixed: Steps | None, order: Steps | None) -> Laid:
+          bias_stride: Steps | None, share: Steps | None, fixed: Steps | None, factor: Steps | None,
+          order: Steps | None) -> Laid:
     *outer, N, D = q
     M, E = v[-2:]
     last = len(q) - 1
@@ -75,7 +77,8 @@ def _laid(q: torch.Size, v: torch.Size, q_stride: Steps, k_stride: Steps, v_stri
     memory, axes = tuple([*outer, N, E][at] for at in order), tuple(order.index(at) for at in range(last + 1))
     answer = torch.empty(memory, device="meta").permute(axes)
     none = (0,) * (last + 1)
-    strides = [q_stride, k_stride, v_stride, none, share or none, fixed or none, answer.stride()]
+    strides = [q_stride, k_stride, v_stride, none, share or none, fixed or none, factor or none,
+               answer.stride()]
     if bias is not None and bias_stride is not None:
         count = bias[0]
         if len(bias) == len(q) and 1 < count < q[0]:        # the first axis in two: times that it returns, and the bias
@@ -83,11 +86,7 @@ def _laid(q: torch.Size, v: torch.Size, q_stride: Steps, k_stride: Steps, v_stri
             outer[:1] = [q[0] // count, count]
         strides[3] = torch.empty_strided(bias, bias_stride, device="meta").expand(*outer, N, M).stride()
     steps = [by for each in strides for by in each]
-    return Laid(memory, axes, _numbers([N, M, D, E, *outer]), len(outer), _numbers(steps))
-
-
-def _numbers(found: list[int]) -> Numbers:
-    return (ctypes.c_int64 * len(found))(*found)
+    return Laid(memory, axes, numbers([N, M, D, E, *outer]), len(outer), numbers(steps))
 
 
 def _paired(x: Tensor) -> Tensor:

@@ -9,10 +9,14 @@ import hashlib
 import os
 import platform
 import shutil
+import struct
 import subprocess
 import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,11 +28,14 @@ from vitrail.core.hub import cache_folder
 SOURCES = Path(__file__).parent
 COMPILE = ("-O3", "-std=c++17", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-c")
 LINK = ("-shared",)     # against no library of threads: the calls meet the one that torch has loaded
-KERNELS = {"attention": "pppppppanaffn", "norm": "ppnnppffn", "bytes": "ppnfn"}
-"""What each takes, but for the threads: pointers, arrays of whole numbers, whole numbers and floats."""
-Numbers = ctypes.Array[ctypes.c_int64]
-TYPES = {"p": ctypes.c_void_p, "a": ctypes.POINTER(ctypes.c_int64), "n": ctypes.c_int64, "f": ctypes.c_float}
+KERNELS = {kernel: struct.Struct(fields) for kernel, fields in {
+    "attention": "qqqqqqqqqqqdddq", "norm": "qqqqqqddq", "bytes": "qqqdq", "linear": "qqqqqqqqqqqqqqqqqdq",
+    "depthwise": "qqqqqqqqqqqqqqqq"}.items()}
+"""The fields of each one's job: addresses and whole numbers, and floats."""
 SECONDS = 300           # that a compiler may take
+Numbers = ctypes.Array[ctypes.c_int64]
+Given = Tensor | Numbers | int | float | None
+_here = threading.local()
 
 
 def has(kernel: str, dtype: torch.dtype) -> bool:
@@ -36,18 +43,61 @@ def has(kernel: str, dtype: torch.dtype) -> bool:
     return hasattr(library(), _name(kernel, dtype))
 
 
-def call(kernel: str, dtype: torch.dtype, *given: Tensor | Numbers | int | float | None) -> int:
-    """Calls a kernel, with the addresses of tensors, on torch's count of threads."""
-    answer: int = _function(kernel, dtype)(*[x.data_ptr() if isinstance(x, Tensor) else x for x in given],
-                                           torch.get_num_threads())
-    return answer
+def call(kernel: str, dtype: torch.dtype, *given: Given) -> None:
+    """Calls a kernel on torch's count of threads; tensors say where they lie. Raises MemoryError where it finds none
+    for its work."""
+    recorder = getattr(_here, "recorder", None)
+    if recorder is not None:
+        recorder.native(function(kernel, dtype), KERNELS[kernel], given)
+        return
+    job = KERNELS[kernel].pack(*map(plain, given))
+    if function(kernel, dtype)(job, torch.get_num_threads()):
+        raise MemoryError(f"there is no memory for the work of {kernel}")
+
+
+def plain(given: Given) -> int | float:
+    """The address of what lies in memory, or else the number."""
+    if isinstance(given, Tensor):
+        return given.data_ptr()
+    return ctypes.addressof(given) if isinstance(given, ctypes.Array) else given or 0
+
+
+def numbers(found: Sequence[int]) -> Numbers:
+    """Whole numbers in memory."""
+    return (ctypes.c_int64 * len(found))(*found)
 
 
 @functools.cache
-def _function(kernel: str, dtype: torch.dtype) -> Any:
-    function = getattr(library(), _name(kernel, dtype))
-    function.argtypes = [TYPES[letter] for letter in KERNELS[kernel] + "n"]
-    return function
+def function(kernel: str, dtype: torch.dtype) -> Any:
+    """A kernel, that takes its job and the count of threads."""
+    found = getattr(library(), _name(kernel, dtype))
+    found.argtypes = [ctypes.c_char_p, ctypes.c_int64]
+    return found
+
+
+@functools.cache
+def runner() -> Any:
+    """What calls many kernels: it takes their addresses and those of their jobs in turns, how many, and the count of
+    threads."""
+    found = library().run                               # type: ignore[union-attr]
+    found.argtypes, found.restype = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64], ctypes.c_int64
+    return found
+
+
+class Recorder(Protocol):
+    """Who is told of calls in their place."""
+
+    def native(self, kernel: Any, fields: struct.Struct, given: Sequence[Given]) -> None: ...
+
+
+@contextmanager
+def told(recorder: Recorder) -> Iterator[None]:
+    """Calls of kernels in this thread are not made, but told."""
+    _here.recorder = recorder
+    try:
+        yield
+    finally:
+        _here.recorder = None
 
 
 def _name(kernel: str, dtype: torch.dtype) -> str:

@@ -21,46 +21,49 @@ static INLINE void norm(const typename From::Number *x, typename To::Number *y, 
     }
 }
 
-template <class From, class To>
-static void norms(const void *x, void *y, int64_t rows, int64_t columns, const float *weight, const float *bias,
-                  float epsilon, const To &put, int64_t threads) {
+struct Norm {
+    const void *x;
+    void *y;
+    int64_t rows, columns;
+    const float *weight, *bias;
+    double epsilon, step;                               // step > 0: the answer is rounded to bytes
+    int64_t zero;
+};
+
+template <class From, class To> static void norms(const Norm &job, const To &put, int64_t threads) {
 #pragma omp parallel for num_threads(threads)
-    for (int64_t r = 0; r < rows; r++)
-        norm<From>((const typename From::Number *)x + r * columns, (typename To::Number *)y + r * columns, columns,
-                   weight, bias, epsilon, put);
+    for (int64_t r = 0; r < job.rows; r++)
+        norm<From>((const typename From::Number *)job.x + r * job.columns,
+                   (typename To::Number *)job.y + r * job.columns, job.columns, job.weight, job.bias,
+                   (float)job.epsilon, put);
 }
 
-template <class From, class To>
-static void norms(const void *x, void *y, int64_t rows, int64_t columns, const float *weight, const float *bias,
-                  float epsilon, float step, int64_t zero, int64_t threads) {
-    if (step > 0) norms<From>(x, y, rows, columns, weight, bias, epsilon, Byte{step, (int32_t)zero}, threads);
-    else norms<From>(x, y, rows, columns, weight, bias, epsilon, To(), threads);
+template <class Kind> static int norms(const Norm &job, int64_t threads) {
+    if (job.step > 0) norms<Kind>(job, Byte((float)job.step, job.zero), threads);
+    else norms<Kind>(job, Kind(), threads);
+    return 0;
 }
 
-template <class From>
-static void bytes(const void *x, uint8_t *y, int64_t count, float step, int64_t zero, int64_t threads) {
-    const Byte put = {step, (int32_t)zero};
+struct Bytes {
+    const void *x;
+    uint8_t *y;
+    int64_t count;
+    double step;
+    int64_t zero;
+};
+
+template <class From> static int bytes(const Bytes &job, int64_t threads) {
+    const Byte put((float)job.step, job.zero);
 #pragma omp parallel for num_threads(threads)
-    for (int64_t i = 0; i < count; i += LANES)
-        put.write(y + i, From::read((const typename From::Number *)x + i, count - i), count - i);
+    for (int64_t i = 0; i < job.count; i += LANES)
+        put.write(job.y + i, From::read((const typename From::Number *)job.x + i, job.count - i), job.count - i);
+    return 0;
 }
 
-extern "C" void norm_float32(const void *x, void *y, int64_t rows, int64_t columns, const float *weight,
-                             const float *bias, float epsilon, float step, int64_t zero, int64_t threads) {
-    norms<Float, Float>(x, y, rows, columns, weight, bias, epsilon, step, zero, threads);
-}
-
-extern "C" void bytes_float32(const void *x, uint8_t *y, int64_t count, float step, int64_t zero, int64_t threads) {
-    bytes<Float>(x, y, count, step, zero, threads);
-}
+extern "C" int norm_float32(const Norm *job, int64_t threads) { return norms<Float>(*job, threads); }
+extern "C" int bytes_float32(const Bytes *job, int64_t threads) { return bytes<Float>(*job, threads); }
 
 #if defined(__AVX512BF16__)
-extern "C" void norm_bfloat16(const void *x, void *y, int64_t rows, int64_t columns, const float *weight,
-                              const float *bias, float epsilon, float step, int64_t zero, int64_t threads) {
-    norms<BFloat16, BFloat16>(x, y, rows, columns, weight, bias, epsilon, step, zero, threads);
-}
-
-extern "C" void bytes_bfloat16(const void *x, uint8_t *y, int64_t count, float step, int64_t zero, int64_t threads) {
-    bytes<BFloat16>(x, y, count, step, zero, threads);
-}
+extern "C" int norm_bfloat16(const Norm *job, int64_t threads) { return norms<BFloat16>(*job, threads); }
+extern "C" int bytes_bfloat16(const Bytes *job, int64_t threads) { return bytes<BFloat16>(*job, threads); }
 #endif

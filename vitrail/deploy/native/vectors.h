@@ -113,10 +113,10 @@ struct BFloat16 {
 
 struct Byte {                                           // x / scale + zero, from 0 to 255
     typedef uint8_t Number;
-    float scale;
-    int32_t zero;
+    float inverse, zero;
+    Byte(float scale, int64_t zero) : inverse(1.f / scale), zero((float)zero) {}
     INLINE void write(Number *p, Vec v, int64_t n) const {
-        const __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(v / all(scale)), _mm512_set1_epi32(zero));
-        _mm512_mask_cvtusepi32_storeu_epi8(p, first(n), _mm512_max_epi32(whole, __m512i{}));
+        const Vec whole = larger(v * all(inverse) + all(zero), Vec{});
+        _mm512_mask_cvtusepi32_storeu_epi8(p, first(n), _mm512_cvtps_epi32(whole));
     }
 };

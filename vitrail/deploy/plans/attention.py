@@ -3,6 +3,8 @@
 For the numbers of tokens that images have, torch's fused kernel takes twice as long as either: its tiles are small.
 """
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -46,10 +48,16 @@ def rewrite(graph: fx.Graph, constants: Constants) -> dict[str, int]:
         if bias is not None and bias.meta["val"].dtype != dtype:
             continue
         scale = node.kwargs.get("scale") or 1 / math.sqrt(shape(q)[-1])
+        one, other = _of_length_one(constants, q), _of_length_one(constants, k)
         with graph.inserting_before(node):
             if native.available(dtype) and (dtype == torch.float32 or shape(q)[-1] % 2 == 0):
                 bias = _once(graph, constants, bias)
-                made = insert(graph, native.attend, (q, k, v, bias, scale, _order(node)), val=node.meta["val"])
+                more: dict[str, Any] = {}
+                if one and other and one.least == other.least and other.factor is None:
+                    q, k, more = one.given, other.given, {"least": one.least}
+                    if one.factor is not None:
+                        more["factor"] = constants.keep(graph, one.factor)
+                made = insert(graph, native.attend, (q, k, v, bias, scale, _order(node)), more, val=node.meta["val"])
                 told["attention in a native kernel"] += 1
             elif dtype == torch.bfloat16 and available() and _scores(shape(q), shape(k)) <= MOST:
                 made = insert(graph, attend, (q, k, v, bias, scale), val=node.meta["val"])
@@ -91,6 +99,38 @@ def _mixtures(graph: fx.Graph, constants: Constants) -> int:
         found += 1
     tidy(graph, constants)
     return found
+
+
+@dataclass(frozen=True)
+class OfLengthOne:
+    """What is divided by its rows' lengths, or by the least, and then multiplied with a factor (..., 1, 1)."""
+
+    given: fx.Node
+    least: float
+    factor: Tensor | None
+
+
+def _of_length_one(constants: Constants, node: fx.Node) -> OfLengthOne | None:
+    factor = None
+    if node.target is aten.mul.Tensor and all(isinstance(x, fx.Node) for x in node.args) and \
+            args_of(node)[1].op == "get_attr" and shape(args_of(node)[1])[-2:] == (1, 1):
+        factor = constants.value(args_of(node)[1]).float()
+        node = args_of(node)[0]
+    if node.target is not aten.div.Tensor:
+        return None
+    given, by = args_of(node)
+    if isinstance(by, fx.Node) and by.target is aten.expand.default:
+        by = args_of(by)[0]
+    if not isinstance(by, fx.Node) or by.target is not aten.clamp_min.default:
+        return None
+    length, least = args_of(by)
+    if length.target is not aten.linalg_vector_norm.default:
+        return None
+    of, power, over, keep = args_of(length, 4)
+    last = len(shape(given)) - 1
+    if of is not given or (2 if power is None else power) != 2 or over not in ([-1], [last]) or not keep or least <= 0:
+        return None
+    return OfLengthOne(given, least, factor)
 
 
 def _once(graph: fx.Graph, constants: Constants, bias: fx.Node | None) -> fx.Node | None:

@@ -1,10 +1,12 @@
-"""Linear layers and convolutions as oneDNN's packed products, with the activation or the residual within them."""
+"""Linear layers in a native kernel or as oneDNN's packed products, with the activation or the residual within them."""
+import math
 from collections.abc import Callable, Container
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from vitrail.deploy.native import linear as native
 from vitrail.deploy.plans.graph import VIEWS, Constants, aten, args_of, calls, insert, only_user, shape, tidy
 
 packed = torch.ops.mkldnn
@@ -18,59 +20,6 @@ ACTIVATIONS = {"gelu", *NAMES.values()}
 def available() -> bool:
     """Whether this build of torch has the packed products."""
     return torch.backends.mkldnn.is_available() and hasattr(packed, "_linear_pointwise")
-
-
-def convolutions_as_linears(graph: fx.Graph, constants: Constants) -> int:
-    """Convolutions that look at one place, and those whose patches stand side by side, are products with a matrix."""
-    found = 0
-    for conv in list(calls(graph, aten.conv2d.default)):
-        x, weight, bias, stride, padding, dilation, groups = _conv(conv)
-        if weight.op != "get_attr" or groups != 1 or any(padding) or max(dilation) > 1:
-            continue
-        size, sides = shape(weight)[2:], shape(x)[2:]
-        if size != tuple(stride) or any(side % step for side, step in zip(sides, size, strict=True)):
-            continue
-        (B, C, H, W), (p, q) = shape(x), size
-        with graph.inserting_before(conv):
-            last = insert(graph, aten.permute.default, (x, [0, 2, 3, 1]))               # (B, H, W, C)
-            matrix = constants.value(weight)
-            if p * q > 1:
-                if _channels_last(x):
-                    split = insert(graph, aten.reshape.default, (last, [B, H // p, p, W // q, q, C]))
-                    order, matrix = [0, 1, 3, 2, 4, 5], matrix.permute(0, 2, 3, 1)
-                else:
-                    split = insert(graph, aten.reshape.default, (x, [B, C, H // p, p, W // q, q]))
-                    order = [0, 2, 4, 1, 3, 5]
-                turned = insert(graph, aten.permute.default, (split, order))
-                last = insert(graph, aten.reshape.default, (turned, [B, H // p, W // q, C * p * q]))
-            kept = constants.keep(graph, matrix.flatten(1).contiguous(), constants.name(weight))
-            product = insert(graph, aten.linear.default, (last, kept, bias))
-            conv.replace_all_uses_with(insert(graph, aten.permute.default, (product, [0, 3, 1, 2])))
-        found += 1
-    cancel_permutes(graph)
-    tidy(graph, constants)
-    return found
-
-
-def cancel_permutes(graph: fx.Graph) -> None:
-    """A map that is turned and turned back stays as it is."""
-    for back in list(calls(graph, aten.permute.default)):
-        there, order = args_of(back)
-        if there.target is aten.permute.default and [there.args[1][i] for i in order] == list(range(len(order))):
-            back.replace_all_uses_with(there.args[0])
-
-
-def _channels_last(x: fx.Node) -> bool:
-    return x.target is aten.permute.default and list(args_of(x)[1]) == [0, 3, 1, 2]
-
-
-def _conv(node: fx.Node) -> tuple[Any, ...]:
-    """Input, weight, bias, stride, padding, dilation and groups, none left out."""
-    x, weight, bias, stride, padding, dilation, groups = args_of(node, 7)
-
-    def pair(v: Any, default: int) -> list[int]:
-        return [default] * 2 if v is None else [*v] * (2 // len(v)) if isinstance(v, list | tuple) else [v, v]
-    return x, weight, bias, pair(stride, 1), pair(padding, 0), pair(dilation, 1), groups or 1
 
 
 def linears_before_gathers(graph: fx.Graph, constants: Constants) -> int:
@@ -97,16 +46,20 @@ def linears_before_gathers(graph: fx.Graph, constants: Constants) -> int:
 
 def pack_linears(graph: fx.Graph, constants: Constants, besides: Container[fx.Node] = ()) -> dict[str, int]:
     """Every linear layer with a constant weight, `besides` some. How many were packed, how many took something in."""
-    told = {"linear": 0, "with activation": 0, "with residual": 0}
+    told = {"linear": 0, "linear in a native kernel": 0, "with activation": 0, "with residual": 0}
     for node in list(calls(graph, aten.linear.default)):
         x, weight, bias = args_of(node, 3)
         if node in besides or weight.op != "get_attr" or len(shape(x)) < 2:
             continue
-        kept = packed._reorder_linear_weight(constants.value(weight).contiguous(), torch.Size(shape(x)[:-1]).numel())
 
         def product(last: fx.Node, residual: fx.Node | None, act: Activation, *, node: fx.Node = node, x: fx.Node = x,
-                    bias: fx.Node | None = bias, kept: Tensor = kept) -> fx.Node:
-            pack, val = constants.keep(graph, kept), node.meta["val"]
+                    weight: fx.Node = weight, bias: fx.Node | None = bias) -> fx.Node:
+            val, matrix = node.meta["val"], constants.value(weight).contiguous()
+            if native.fits(shape(weight)[1], val.dtype) and native_activation(act) and constant(bias):
+                told["linear in a native kernel"] += 1
+                known = None if bias is None else constants.value(bias)
+                return native_linear(graph, constants, x, matrix, known, act, residual, val)
+            pack = constants.keep(graph, packed._reorder_linear_weight(matrix, math.prod(shape(x)[:-1])))
             if residual is None:
                 return insert(graph, packed._linear_pointwise.default, (x, pack, bias, *act), val=val)
             return insert(graph, packed._linear_pointwise.binary, (x, residual, pack, bias, "add"), val=val)
@@ -118,6 +71,40 @@ def pack_linears(graph: fx.Graph, constants: Constants, besides: Container[fx.No
     return told
 
 
+def native_activation(act: Activation) -> bool:
+    """Whether the native kernel has it."""
+    return act[0] in native.ACTIVATIONS and act[2] != "tanh"
+
+
+def constant(node: fx.Node | None) -> bool:
+    """Whether it is known beforehand, or is none."""
+    return node is None or node.op == "get_attr"
+
+
+def native_linear(graph: fx.Graph, constants: Constants, x: fx.Node, weight: Tensor, bias: Tensor | None,
+                  act: Activation, residual: fx.Node | None, val: Tensor, **more: Any) -> fx.Node:
+    """A call of the native kernel, that answers what `val` looks like. What it reads through an index is read by it."""
+    index = {}
+    if (picked := _gathered(x)) is not None:
+        x, rows = picked
+        index = {"index": constants.keep(graph, constants.value(rows).int()[:, None]), "shape": tuple(val.shape)}
+    given = [constants.keep(graph, native.packed(weight)), len(weight),
+             None if bias is None else constants.keep(graph, bias.float()), act[0], residual]
+    return insert(graph, native.linear, (x, *given), {**more, **index}, val=val)
+
+
+def _gathered(x: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """What rows are read from, and the index by which they are."""
+    width = shape(x)[-1]
+    while x.target in VIEWS:
+        x = args_of(x)[0]
+    if x.target is not aten.index_select.default:
+        return None
+    table, axis, index = args_of(x)
+    whole = len(shape(table)) == 2 and axis == 0 and shape(table)[1] == width and index.op == "get_attr"
+    return (table, index) if whole else None
+
+
 def take_in(graph: fx.Graph, node: fx.Node, product: Callable[[fx.Node, fx.Node | None, Activation], fx.Node],
             activations: Container[str]) -> tuple[bool, bool]:
     """Puts a product in the place of a linear layer and of the activation behind it, or else of the sum that it joins.
@@ -127,9 +114,9 @@ def take_in(graph: fx.Graph, node: fx.Node, product: Callable[[fx.Node, fx.Node 
     """
     last, residual, act = node, None, NOTHING
     user = only_user(node)
-    if user is not None and (found := _activation(user)) is not None and found[0] in activations:
+    if user is not None and (found := activation(user)) is not None and found[0] in activations:
         last, act = user, found
-    elif (joined := _residual(node)) is not None:
+    elif (joined := residual_of(node)) is not None:
         last, residual = joined
     with graph.inserting_before(last):
         if residual is not None and shape(residual) != shape(node):
@@ -141,14 +128,14 @@ def take_in(graph: fx.Graph, node: fx.Node, product: Callable[[fx.Node, fx.Node 
     return act is not NOTHING, residual is not None
 
 
-def _activation(node: fx.Node) -> Activation | None:
+def activation(node: fx.Node) -> Activation | None:
     if node.target is aten.gelu.default:
         return "gelu", [], str(node.kwargs.get("approximate", node.args[1] if len(node.args) > 1 else "none"))
     name = NAMES.get(node.target)
     return None if name is None else (name, [], "")
 
 
-def _residual(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+def residual_of(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     """The sum that a linear layer's answer joins, and what it joins; views between them are allowed."""
     seen = node
     while (user := only_user(seen)) is not None and user.target in VIEWS:
@@ -160,36 +147,6 @@ def _residual(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     if not isinstance(other, fx.Node) or other is seen or shape(other) != shape(seen) or other.op == "get_attr":
         return None
     return user, other
-
-
-def pack_convolutions(graph: fx.Graph, constants: Constants) -> dict[str, int]:
-    """Every convolution with a constant weight."""
-    told = {"convolution": 0, "convolution with activation": 0}
-    for node in list(calls(graph, aten.conv2d.default)):
-        x, weight, bias, stride, padding, dilation, groups = _conv(node)
-        if weight.op != "get_attr":
-            continue
-        kept = packed._reorder_convolution_weight(
-            constants.value(weight).contiguous(memory_format=torch.channels_last), padding, stride, dilation, groups,
-            list(shape(x)))
-        last, act = node, NOTHING
-        user = only_user(node)
-        turned = only_user(user) if user is not None and user.target is aten.permute.default else None
-        if user is not None and (found := _activation(user)):
-            last, act = user, found
-        elif user is not None and turned is not None and (found := _activation(turned)):    # it minds no order
-            turned.replace_all_uses_with(user)
-            act = found
-        with graph.inserting_before(last):
-            pack = constants.keep(graph, kept)
-            made = graph.call_function(packed._convolution_pointwise.default,
-                                       (x, pack, bias, padding, stride, dilation, groups, *act))
-            made.meta["val"] = node.meta["val"]
-        last.replace_all_uses_with(made)
-        told["convolution"] += 1
-        told["convolution with activation"] += act is not NOTHING
-    tidy(graph, constants)
-    return told
 
 
 def to_bfloat16(graph: fx.Graph, constants: Constants) -> None:

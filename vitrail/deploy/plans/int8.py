@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from vitrail.deploy.native import attention, norm
+from vitrail.deploy.native import linear as native
 from vitrail.deploy.plans import equalise, fuse
 from vitrail.deploy.plans.graph import VIEWS, Constants, aten, args_of, batch, calls, insert, only_user, shape, tidy
 from vitrail.deploy.plans.moves import passes
@@ -116,29 +117,37 @@ def _last(graph: fx.Graph) -> set[fx.Node]:
 def pack(graph: fx.Graph, constants: Constants, chosen: Mapping[fx.Node, Layer]) -> dict[str, int]:
     """Does the chosen layers in int8, and is the last pass: it writes sums where one of the summands was. How many
     were done, and how many took something in or answer in int8."""
-    told = {"linear in int8": 0, "int8 with activation": 0, "int8 with residual": 0, "int8 to int8": 0}
+    told = dict.fromkeys(["linear in int8", "int8 in a native kernel", "int8 with activation", "int8 with residual",
+                          "int8 to int8"], 0)
     known: dict[tuple[fx.Node, float, int], fx.Node] = {}
     for node, layer in chosen.items():
         x = _quantised(graph, args_of(node)[0], layer.reads, known)
         whole, scales = rounded(layer.weight)
-        kept = packed.qlinear_prepack(whole, [math.prod(shape(node)[:-1]), whole.shape[1]])
 
         def product(last: fx.Node, residual: fx.Node | None, act: fuse.Activation, *, node: fx.Node = node,
-                    layer: Layer = layer, x: fx.Node = x, scales: Tensor = scales, kept: Tensor = kept) -> fx.Node:
+                    layer: Layer = layer, x: fx.Node = x, whole: Tensor = whole, scales: Tensor = scales) -> fx.Node:
+            to, val, reads = None if residual else _reader(last, chosen), node.meta["val"], layer.reads
+            if to is not None:
+                told["int8 to int8"] += 1
+                val = val.to(torch.uint8)
+            if native.fits(whole.shape[1], torch.uint8) and fuse.native_activation(act):
+                told["int8 in a native kernel"] += 1
+                below = scales.double() * reads.scale * reads.zero * whole.double().sum(1)      # of the range's zero
+                bias = -below if layer.bias is None else layer.bias - below
+                more = {"scale": constants.keep(graph, scales * reads.scale)}
+                step = {"step": (to.scale, to.zero)} if to else {"dtype": val.dtype}
+                return fuse.native_linear(graph, constants, x, whole, bias, act, residual, val, **more, **step)
+            kept = packed.qlinear_prepack(whole, [math.prod(shape(node)[:-1]), whole.shape[1]])
             weight = [constants.keep(graph, t) for t in (kept, scales, torch.zeros(len(scales), dtype=torch.int64))]
-            bias = None if layer.bias is None else constants.keep(graph, layer.bias)
-            given, val = (x, layer.reads.scale, layer.reads.zero, *weight), node.meta["val"]
+            plain = None if layer.bias is None else constants.keep(graph, layer.bias)
+            given = (x, reads.scale, reads.zero, *weight)
             if residual is not None:
                 how = "sum" if _free(graph, residual, last) else "add"
                 other = insert(graph, aten.contiguous.default, (residual,))     # read as if it were
                 return insert(graph, packed.qlinear_pointwise.binary,
-                              (*given, other, bias, 1.0, 0, val.dtype, 1.0, 0, how, 1.0, *fuse.NOTHING), val=val)
-            to, dtype = _reader(last, chosen), val.dtype
-            if to is not None:
-                told["int8 to int8"] += 1
-                val, dtype = val.to(torch.uint8), torch.uint8
+                              (*given, other, plain, 1.0, 0, val.dtype, 1.0, 0, how, 1.0, *fuse.NOTHING), val=val)
             return insert(graph, packed.qlinear_pointwise.default,
-                          (*given, bias, to.scale if to else 1.0, to.zero if to else 0, dtype, *act), val=val)
+                          (*given, plain, to.scale if to else 1.0, to.zero if to else 0, val.dtype, *act), val=val)
         act, residual = fuse.take_in(graph, node, product, ACTIVATIONS)
         told["linear in int8"] += 1
         told["int8 with activation"] += act
