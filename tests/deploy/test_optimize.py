@@ -11,7 +11,7 @@ from vitrail.core.errors import ExportError, SettingsError
 from vitrail.deploy import optimize as optimizer
 from vitrail.deploy.native import linear as native
 from vitrail.deploy.plans import fuse, gpu, graph, moves, slices
-from vitrail.deploy.plans.record import Program
+from vitrail.deploy.plans.program import Program
 from vitrail.tasks.classification.model import Classifier
 
 

@@ -114,6 +114,9 @@ def test_depthwise(H: int, W: int, C: int, dtype: torch.dtype) -> None:
                 assert near(found, by(plain), dtype)
                 found = depthwise.depthwise(x, filters, bias, act, (scale, shift), other, stride, padding)
                 assert near(found, by(plain) * scale.double() + shift.double() + other.double(), dtype)
+                found = depthwise.depthwise(x, filters, bias, act, None, None, stride, padding, (0.05, 100))
+                assert found.dtype == torch.uint8
+                assert (found - (by(plain) / 0.05 + 100).clamp(0, 255)).abs().max() <= 0.5 + NEAR[dtype] / 0.05
 
 
 @needed

@@ -1,4 +1,5 @@
 """`vitrail.optimize`: the same answers, sooner. The graph of a model is rewritten, so that any model can be given."""
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +13,7 @@ from vitrail.deploy.fold import folded
 from vitrail.deploy.native import build
 from vitrail.deploy.plans import attention, convolutions, depthwise, fuse, gpu, int8, moves, norms, slices
 from vitrail.deploy.plans.graph import at_once, fold_constants, module, simplify, traced
-from vitrail.deploy.plans.record import Program
+from vitrail.deploy.plans.program import Program
 from vitrail.deploy.plans.ranges import Calibration, calibration_of
 from vitrail.tasks.classification.model import Classifier
 
@@ -80,6 +81,21 @@ class Optimised(Classifier):
             given = " x ".join(map(str, image.shape[2:]))
             raise ExportError(f"these images have {given} pixels, and the plans are for {known}")
         return in_parts(self, max(counts), image)
+
+    def profile(self, image: Tensor, rounds: int = 10) -> dict[str, float]:
+        """Where the time of images (B, 3, H, W), of no more than are taken at once, goes: the median seconds that each
+        native kernel and each operation of torch's takes in all, called one by one, by their names.
+        Raises ExportError where the plan for such images is none that runs without Python."""
+        self(image)
+        plan = self._plans[tuple(image.shape)]
+        if not isinstance(plan, Program):
+            raise ExportError("only what native kernels do can be timed part by part, and there are none in this plan: "
+                              f"{self.report.left or build.found()[1]}" if self.report.at_once >= len(image) else
+                              f"these {len(image)} images are taken in parts: give {self.report.at_once}")
+        found: list[dict[str, float]] = [{} for _ in range(rounds)]
+        for times in found:
+            plan(image, times)
+        return {name: statistics.median(times[name] for times in found) for name in found[0]}
 
     def forget(self) -> None:
         """Lets the plain weights go, of which the plans hold packed copies."""

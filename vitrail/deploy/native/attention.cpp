@@ -21,6 +21,12 @@ struct FloatCells : Float {
     static INLINE void pack_values(Matrix v, int64_t keys, int64_t width, float *to, int64_t across) {
         pack((float *)v.at, v.row, v.column, keys, width, to, across);
     }
+    static INLINE void pack_keys(Matrix k, int64_t cells, int64_t keys, float *to, int64_t wide) {
+        pack((float *)k.at, k.column, k.row, cells, keys, to, wide);
+    }
+    static INLINE void pack_queries(Matrix q, int64_t count, int64_t cells, float *to, int64_t wide, float *) {
+        pack((float *)q.at, q.row, q.column, count, cells, to, wide);
+    }
 };
 
 #if defined(__AVX512BF16__)
@@ -33,6 +39,8 @@ struct BFloat16Cells : BFloat16 {
         return _mm512_dpbf16_ps(c, bits_of<__m512bh>(row), bits_of<__m512bh>(row));
     }
     static INLINE void pack_values(Matrix v, int64_t keys, int64_t width, float *to, int64_t across) {
+        if (v.row == 1 && v.column != 1)                // pairs lie side by side
+            return pack((float *)v.at, 1, v.column / NUMBERS, keys / NUMBERS, width, to, across);
         for (int64_t n = 0; n < keys; n += 2)
             for (int64_t d = 0; d < across; d += LANES) {
                 const Number *one = (Number *)v.at + n * v.row + d;
@@ -41,6 +49,16 @@ struct BFloat16Cells : BFloat16 {
                 if (d < width && n + 1 < keys) both |= high(one + v.row, width - d);
                 store(to + n / 2 * across + d, bits_of<Vec>(both));
             }
+    }
+    static INLINE void pack_keys(Matrix k, int64_t cells, int64_t keys, float *to, int64_t wide) {
+        if (k.column == 1) pack((float *)k.at, 1, k.row / NUMBERS, cells, keys, to, wide);
+        else pack_values({k.at, k.column, 1}, cells * NUMBERS, keys, to, wide);
+    }
+    static INLINE void pack_queries(Matrix q, int64_t count, int64_t cells, float *to, int64_t wide, float *turned) {
+        if (q.column == 1) return pack((float *)q.at, q.row / NUMBERS, 1, count, cells, to, wide);
+        constexpr int64_t ACROSS = (QUERIES + LANES - 1) / LANES * LANES;
+        pack_values({q.at, q.column, 1}, cells * NUMBERS, count, turned, ACROSS);
+        pack(turned, 1, ACROSS, count, cells, to, wide);
     }
 };
 #endif
@@ -144,7 +162,8 @@ template <class Kind> struct Places {
     int64_t scores() const { return queries() + QUERIES * depth; }
     int64_t answers() const { return scores() + QUERIES * wide; }
     int64_t lengths() const { return answers() + QUERIES * across; }
-    int64_t floats() const { return lengths() + wide; }
+    int64_t turned() const { return lengths() + wide; }
+    int64_t floats() const { return turned() + up(QUERIES, LANES) * depth; }
 };
 
 // Some queries of a head.
@@ -159,13 +178,13 @@ static void attend(const Sizes &w, const Matrix (&m)[MATRICES], int64_t from, in
     float *times = scale.least > 0 ? memory + at.lengths() : nullptr;
     if (m[6].at) scale.all *= *(float *)m[6].at;
     for (float &one : each) one = scale.all;
-    pack((float *)k.at, k.column, k.row / Kind::NUMBERS, at.cells, w.keys, memory, at.wide);
+    Kind::pack_keys(k, at.cells, w.keys, memory, at.wide);
     if (times) make_one<Kind>(memory, at.cells, at.wide, scale.least, times);
     Kind::pack_values(v, w.keys, w.width, memory + at.values(), at.across);
     for (int64_t first = from; first < to; first += QUERIES) {
         const int count = (int)(to - first < QUERIES ? to - first : QUERIES);
-        pack((float *)((Number *)q.at + first * q.row), q.row / Kind::NUMBERS, q.column, count, at.cells, queries,
-             at.depth);
+        Kind::pack_queries({q.at + first * q.row * (int64_t)sizeof(Number), q.row, q.column}, count, at.cells, queries,
+                           at.depth, memory + at.turned());
         if (times)
             for (int r = 0; r < count; r++)
                 each[r] = scale.all * make_one<Kind>(queries + r * at.depth, at.depth, scale.least);

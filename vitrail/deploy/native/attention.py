@@ -41,7 +41,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, o
     Raises MemoryError where there is none for a head's scores.
     """
     if q.dtype == torch.bfloat16:
-        q, k, v = map(_paired, (q, k, v))
+        q, k, v = _paired(q), _paired(k), _values(v)
     outer = q.shape[:-2]
     joined, times = (None if x is None else x.expand(*outer, 1, 1).stride() for x in (share, factor))
     added = None if fixed is None else fixed.expand(*outer, q.shape[-2], k.shape[-2]).stride()
@@ -90,5 +90,11 @@ def _laid(q: torch.Size, v: torch.Size, q_stride: Steps, k_stride: Steps, v_stri
 
 
 def _paired(x: Tensor) -> Tensor:
-    """Laid out so that numbers of a row can be read by two."""
-    return x if x.stride(-1) == 1 and x.stride(-2) % 2 == 0 else x.contiguous()
+    """Laid out so that numbers of a row, or those of a column, lie side by side."""
+    return x if x.stride(-1) == 1 and x.stride(-2) % 2 == 0 or x.stride(-2) == 1 else x.contiguous()
+
+
+def _values(v: Tensor) -> Tensor:
+    """Laid out so that numbers of a row lie side by side, or pairs of them in a column."""
+    turned = v.stride(-2) == 1 and v.stride(-1) % 2 == 0 and v.shape[-2] % 2 == 0
+    return v if v.stride(-1) == 1 or turned else v.contiguous()

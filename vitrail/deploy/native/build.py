@@ -30,7 +30,7 @@ COMPILE = ("-O3", "-std=c++17", "-march=native", "-ffp-contract=fast", "-fno-mat
 LINK = ("-shared",)     # against no library of threads: the calls meet the one that torch has loaded
 KERNELS = {kernel: struct.Struct(fields) for kernel, fields in {
     "attention": "qqqqqqqqqqqdddq", "norm": "qqqqqqddq", "bytes": "qqqdq", "linear": "qqqqqqqqqqqqqqqqqdq",
-    "depthwise": "qqqqqqqqqqqqqqqq"}.items()}
+    "depthwise": "qqqqqqqqqqqqqqqqdq"}.items()}
 """The fields of each one's job: addresses and whole numbers, and floats."""
 SECONDS = 300           # that a compiler may take
 Numbers = ctypes.Array[ctypes.c_int64]

@@ -12,6 +12,8 @@ struct Depthwise {
     char *out;
     int64_t images, height, width, channels, rows, columns;     // of x, and rows and columns of the answer
     int64_t stride, padding, activation;
+    double step;                                        // > 0: the answer is rounded to bytes, and nothing is added
+    int64_t zero;
 };
 
 // What a tile sees: rows of x from its first column on, and their weights.
@@ -22,8 +24,8 @@ template <class Number> struct Seen {
 };
 
 // N places of the answer beside each other; where N is 1 some columns of the filter may lie outside.
-template <class Kind, Activation KIND, int STRIDE, int N>
-static INLINE void tile(const Depthwise &job, const Seen<typename Kind::Number> &seen, int64_t place) {
+template <class Kind, class To, Activation KIND, int STRIDE, int N>
+static INLINE void tile(const Depthwise &job, const Seen<typename Kind::Number> &seen, int64_t place, const To &put) {
     typedef typename Kind::Number Number;
     const int64_t C = job.channels;
     for (int64_t c = 0; c < C; c += LANES) {
@@ -58,14 +60,14 @@ static INLINE void tile(const Depthwise &job, const Seen<typename Kind::Number> 
             v = activated<KIND>(v);
             if (job.scale) v = v * load_part(job.scale + c, n) + load_part(job.shift + c, n);
             if (job.residual) v += Kind::read((const Number *)job.residual + at, n);
-            Kind().write((Number *)job.out + at, v, n);
+            put.write((typename To::Number *)job.out + at, v, n);
         }
     }
 }
 
 // A row of the answer.
-template <class Kind, Activation KIND, int STRIDE>
-static void row(const Depthwise &job, int64_t at) {
+template <class Kind, class To, Activation KIND, int STRIDE>
+static void row(const Depthwise &job, int64_t at, const To &put) {
     typedef typename Kind::Number Number;
     const int64_t C = job.channels, top = at % job.rows * STRIDE - job.padding;
     const Number *image = (const Number *)job.x + at / job.rows * job.height * job.width * C;
@@ -83,28 +85,34 @@ static void row(const Depthwise &job, int64_t at) {
         here.to = (int)std::min<int64_t>(SIDE, job.width - left);
         const bool within = left >= 0 && left + (TOGETHER - 1) * STRIDE + SIDE <= job.width;
         if (within && x + TOGETHER <= job.columns) {
-            tile<Kind, KIND, STRIDE, TOGETHER>(job, here, at * job.columns + x);
+            tile<Kind, To, KIND, STRIDE, TOGETHER>(job, here, at * job.columns + x, put);
             x += TOGETHER;
         } else {
-            tile<Kind, KIND, STRIDE, 1>(job, here, at * job.columns + x);
+            tile<Kind, To, KIND, STRIDE, 1>(job, here, at * job.columns + x, put);
             x++;
         }
     }
 }
 
-template <class Kind, Activation KIND> static int depthwise(const Depthwise &job, int64_t threads) {
+template <class Kind, class To, Activation KIND> static int depthwise(const Depthwise &job, const To &put,
+                                                                     int64_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t at = 0; at < job.images * job.rows; at++)
-        if (job.stride == 1) row<Kind, KIND, 1>(job, at);
-        else row<Kind, KIND, 2>(job, at);
+        if (job.stride == 1) row<Kind, To, KIND, 1>(job, at, put);
+        else row<Kind, To, KIND, 2>(job, at, put);
     return 0;
 }
 
+template <class Kind, class To> static int depthwise(const Depthwise &job, const To &put, int64_t threads) {
+    if (job.activation == NONE) return depthwise<Kind, To, NONE>(job, put, threads);
+    if (job.activation == RELU) return depthwise<Kind, To, RELU>(job, put, threads);
+    if (job.activation == GELU) return depthwise<Kind, To, GELU>(job, put, threads);
+    return depthwise<Kind, To, SILU>(job, put, threads);
+}
+
 template <class Kind> static int depthwise(const Depthwise &job, int64_t threads) {
-    if (job.activation == NONE) return depthwise<Kind, NONE>(job, threads);
-    if (job.activation == RELU) return depthwise<Kind, RELU>(job, threads);
-    if (job.activation == GELU) return depthwise<Kind, GELU>(job, threads);
-    return depthwise<Kind, SILU>(job, threads);
+    if (job.step > 0) return depthwise<Kind>(job, Byte((float)job.step, job.zero), threads);
+    return depthwise<Kind>(job, Kind(), threads);
 }
 
 extern "C" int depthwise_float32(const Depthwise *job, int64_t threads) { return depthwise<Float>(*job, threads); }

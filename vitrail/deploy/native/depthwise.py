@@ -7,6 +7,7 @@ from torch.nn.functional import conv2d
 
 from vitrail.deploy.native.build import call, has
 from vitrail.deploy.native.linear import ACTIVATIONS
+from vitrail.deploy.native.norm import Step
 
 SIDE = 3                                                # of the filters that it has
 STRIDES = (1, 2)
@@ -27,17 +28,18 @@ def available(dtype: torch.dtype) -> bool:
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none",
               affine: tuple[Tensor, Tensor] | None = None, residual: Tensor | None = None, stride: int = 1,
-              padding: int = 1) -> Tensor:
+              padding: int = 1, step: Step | None = None) -> Tensor:
     """act(x * w + bias) scale + shift + residual, (B, H', W', C), for x (B, H, W, C) of a type that is `available`.
 
     weight: (9, C), of filters of 3 x 3; with the bias and what is affine, scale and shift (C,), in float32.
+    step: rounds the answer to uint8; there is no residual then.
     """
     B, H, W, C = x.shape
     x = x.contiguous()
     rows, columns = ((side + 2 * padding - SIDE) // stride + 1 for side in (H, W))
-    out = torch.empty(B, rows, columns, C, dtype=x.dtype)
+    out = torch.empty(B, rows, columns, C, dtype=torch.uint8 if step else x.dtype)
     if residual is not None:
         residual = residual.contiguous()
     call("depthwise", x.dtype, x, weight, bias, *(affine or (None, None)), residual, out, B, H, W, C, rows, columns,
-         stride, padding, ACTIVATIONS.index(activation))
+         stride, padding, ACTIVATIONS.index(activation), *(step or (0.0, 0)))
     return out

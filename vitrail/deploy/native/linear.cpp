@@ -6,8 +6,8 @@
 
 constexpr int WIDEST = 4;                               // vectors of a tile; its rows are what registers are left for
 constexpr int rows_of(int tile) { return tile == 4 ? 6 : tile == 3 ? 8 : 12; }
-constexpr int64_t ROWS = 192, FEW_ROWS = 96;            // of a thread's task
-constexpr int64_t NEAR = 512 * 1024;                    // bytes of weights that stay in a core's own cache
+constexpr int64_t ROWS = 192, FEW_ROWS = 24;            // of a thread's task
+constexpr int64_t NEAR = 512 * 1024, PART = NEAR / 2;   // bytes of weights, and of rows, that stay in a core's own cache
 
 // What a product takes at once is a cell of 32 bits: one number in float32, two in bfloat16, four bytes.
 struct FloatCells : Float {
@@ -129,14 +129,19 @@ static void panel(int size, const Linear &job, int64_t first, int64_t end, int64
     else panel<Kind, To, KIND, 1>(job, first, end, column, weight, put);
 }
 
-// Panels are as even as can be. Where all weights stay near, a task is all columns of some rows, which are read once;
-// else it is some rows of one panel.
+// Panels are as even as can be. Where all weights stay near, a task is all columns of as many rows as do, which are
+// read once; else it is some rows of one panel. A thread has tasks that follow each other, and so the rows that it had
+// in the layer before: they need not come from another core.
 template <class Kind, class To> static int linear(const Linear &job, const To &put, int64_t threads) {
     const int64_t vectors = (job.columns + LANES - 1) / LANES, panels = (vectors + WIDEST - 1) / WIDEST;
-    const int64_t depth = job.cells * job.taps;
-    const bool together = 4 * depth * job.columns <= NEAR && job.rows >= 4 * threads * FEW_ROWS;
-    const int64_t enough = up((job.rows * (together ? 1 : panels) + 4 * threads - 1) / (4 * threads), 24);
-    const int64_t each = std::min(together ? FEW_ROWS : ROWS, enough), parts = (job.rows + each - 1) / each;
+    const int64_t depth = job.cells * job.taps, mine = (job.rows + threads - 1) / threads;
+    const bool together = 4 * depth * job.columns <= NEAR && mine >= 2 * FEW_ROWS;
+    int64_t each = std::min(ROWS, up((job.rows * panels + 4 * threads - 1) / (4 * threads), FEW_ROWS));
+    if (together) {
+        const int64_t most = std::max(FEW_ROWS, PART / (4 * job.cells)), chunks = (mine + most - 1) / most;
+        each = up((mine + chunks - 1) / chunks, FEW_ROWS / 2);
+    }
+    const int64_t parts = (job.rows + each - 1) / each;
     const auto how = job.activation == NONE ? panel<Kind, To, NONE> : job.activation == RELU ? panel<Kind, To, RELU> :
                      job.activation == GELU ? panel<Kind, To, GELU> : panel<Kind, To, SILU>;
 #pragma omp parallel for schedule(static) num_threads(threads)

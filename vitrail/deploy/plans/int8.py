@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from vitrail.deploy.native import attention, norm
+from vitrail.deploy.native import attention, depthwise, norm
 from vitrail.deploy.native import linear as native
 from vitrail.deploy.plans import equalise, fuse
-from vitrail.deploy.plans.graph import VIEWS, Constants, aten, args_of, batch, calls, insert, only_user, shape, tidy
+from vitrail.deploy.plans.graph import (VIEWS, Constants, aten, args_of, batch, calls, insert, only_user, shape, sweep,
+                                        tidy)
 from vitrail.deploy.plans.moves import passes
 from vitrail.deploy.plans.ranges import Calibration, Range, keys, many, observed, rounded
 
@@ -23,7 +24,7 @@ FRESH = {"aten.linear.default", "aten.layer_norm.default", "aten.add.Tensor", "a
          "mkldnn._linear_pointwise.default", "mkldnn._linear_pointwise.binary", "mkldnn._convolution_pointwise.default",
          "onednn.qlinear_pointwise.default", "onednn.qlinear_pointwise.binary"}
 """Calls whose answer is memory that nobody else has."""
-NATIVE = {norm.norm, attention.attend}
+NATIVE = {norm.norm, attention.attend, depthwise.depthwise}
 """As these, which can round it as well."""
 ACTIVATIONS = fuse.ACTIVATIONS - {"sigmoid"}
 
@@ -152,6 +153,7 @@ def pack(graph: fx.Graph, constants: Constants, chosen: Mapping[fx.Node, Layer])
         told["linear in int8"] += 1
         told["int8 with activation"] += act
         told["int8 with residual"] += residual
+    sweep(graph)
     _round_within(graph)
     tidy(graph, constants)
     return told
@@ -213,11 +215,22 @@ def _fresh(node: fx.Node) -> bool:
 
 
 def _round_within(graph: fx.Graph) -> None:
-    """A native kernel rounds what it answers, where that is all that is read of it."""
+    """A native kernel rounds what it answers, where that is all that is read of it; views between them are moved."""
     for node in list(calls(graph, quantise)):
-        given, *step = node.args
-        if isinstance(given, fx.Node) and given.target in NATIVE and only_user(given) is node:
-            given.kwargs = {**given.kwargs, "step": tuple(step)}
-            given.meta["val"] = node.meta["val"]
-            node.replace_all_uses_with(given)
-            graph.erase_node(node)
+        given, *step = args_of(node)
+        views = []
+        while given.target in {*VIEWS, aten.permute.default} and only_user(given) is not None:
+            views.append(given)
+            given = args_of(given)[0]
+        if given.target not in NATIVE or only_user(given) is None or _adds(given):
+            continue
+        given.kwargs = {**given.kwargs, "step": tuple(step)}
+        for made in (given, *views):
+            made.meta["val"] = made.meta["val"].to(torch.uint8)
+        node.replace_all_uses_with(args_of(node)[0])
+        graph.erase_node(node)
+
+
+def _adds(node: fx.Node) -> bool:
+    """Whether a depthwise convolution adds something to its answer, which it cannot round then."""
+    return node.target is depthwise.depthwise and len(node.args) > 5 and node.args[5] is not None

@@ -14,7 +14,8 @@ from tests.deploy.test_native import needed
 from tests.deploy.test_optimize import noise
 from vitrail.core.errors import ExportError
 from vitrail.deploy.native import linear, norm
-from vitrail.deploy.plans.record import Base, Program, settle
+from vitrail.deploy.plans.program import Program, settle
+from vitrail.deploy.plans.record import Base
 
 WEIGHT = linear.packed(noise(24, 24, seed=9))
 
