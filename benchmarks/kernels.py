@@ -17,8 +17,8 @@ from rich.table import Table
 from torch import Tensor
 
 from vitrail.deploy.native import attention, depthwise, linear, norm
-from vitrail.measure.timing import interleaved
 from vitrail.deploy.plans import int8
+from vitrail.measure.timing import interleaved
 
 FILL = 64 * 2**20           # bytes of weights
 MOST = 48                   # layers
@@ -67,8 +67,9 @@ def of_bytes(x: Tensor, weight: Tensor, bias: Tensor, how: tuple[str, list[objec
     kept = quantised.qlinear_prepack(whole.to(torch.int8), list(x.shape))
     mine, zeros = linear.packed(whole.to(torch.int8)), torch.zeros(N, dtype=torch.int64)
     below, times = bias - step * zero * scale * whole.sum(1), scale * step
-    return (lambda: quantised.qlinear_pointwise(low, step, zero, kept, scale, zeros, bias, 1.0, 0, torch.bfloat16, *how),
-            lambda: linear.linear(low, mine, N, below, how[0], scale=times, dtype=torch.bfloat16))
+    to = torch.bfloat16
+    return (lambda: quantised.qlinear_pointwise(low, step, zero, kept, scale, zeros, bias, 1.0, 0, to, *how),
+            lambda: linear.linear(low, mine, N, below, how[0], scale=times, dtype=to))
 
 
 def others(precision: str) -> Iterator[tuple[str, list[Call], list[Call]]]:

@@ -9,9 +9,11 @@ from torch import Tensor
 import vitrail
 from tests.contracts.small import build as small
 from tests.deploy.test_native import NEAR, TYPES, needed, skip_without
-from tests.deploy.test_optimize import apart, noise
+from tests.deploy.test_optimize import apart, noise, plan_of
 from vitrail.deploy.native import depthwise, linear
+from vitrail.deploy.plans import int8
 from vitrail.deploy.plans.convolutions import places
+from vitrail.deploy.plans.graph import calls
 
 ACTS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "relu": F.relu, "gelu": F.gelu, "swish": F.silu}
 
@@ -134,6 +136,33 @@ def test_the_count_of_threads_changes_nothing() -> None:
 
 
 @needed
+@pytest.mark.parametrize("name", ["deit_ti16", "pvt_v2_b2_li", "swin_t", "pvt_v2_b0"])
+def test_what_is_moved_is_read_where_it_was(name: str) -> None:
+    """Patches of an image by pieces of their lines, windows by tokens, what is reduced by rows of neighbours."""
+    model = small(name)
+    made = vitrail.optimize(model, noise(3, 3, 64, 96))
+    plan = plan_of(made)
+    read = {node.kwargs["index"]: node for node in plan.graph.nodes
+            if node.target is linear.linear and "index" in node.kwargs}
+    sizes = {tuple(index.meta["val"].shape) for index in read}
+    if name == "deit_ti16":
+        assert sizes == {(24, 48)}, "24 patches of 3 x 16 lines"
+        (node,) = read.values()
+        assert node.kwargs["image"] == 3 * 64 * 96 // 16
+    else:
+        assert sizes
+    assert not any(node.target is torch.ops.aten.index_select.default for node in plan.graph.nodes)
+    assert apart(model, made, noise(3, 3, 64, 96, seed=1)) <= 1e-5
+
+
+@needed
+def test_tiles_of_the_processor_are_left_to_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "tiles", lambda: True)
+    fresh = linear.available.__wrapped__
+    assert fresh(torch.float32) and not fresh(torch.bfloat16) and not fresh(torch.uint8)
+
+
+@needed
 def test_what_stands_behind_a_convolution_is_taken_in() -> None:
     for name, told in (("xcit_nano_12_p16", {"depthwise with batch norm": 2, "depthwise with residual": 2}),
                        ("pvt_v2_b0", {"depthwise in a native kernel": 8}),
@@ -143,3 +172,15 @@ def test_what_stands_behind_a_convolution_is_taken_in() -> None:
         made = vitrail.optimize(model, image)
         assert not made.report.left and {key: made.report.rewritten[key] for key in told} == told, name
         assert apart(model, made, noise(2, 3, 64, 96, seed=1)) <= 1e-5
+
+
+@needed
+@pytest.mark.parametrize("name", ["deit_ti16", "pvt_v2_b0"])
+def test_native_kernels_round_what_they_answer(name: str) -> None:
+    """What is read as bytes alone is written as bytes: only the image is rounded by itself."""
+    if not linear.available(torch.uint8):
+        pytest.skip("no kernel for bytes here")
+    plan = plan_of(vitrail.optimize(small(name), noise(2, 3, 64, 64), precision="int8"))
+    assert sum(node.kwargs.get("step") is not None for node in plan.graph.nodes) >= 4
+    for node in calls(plan.graph, int8.quantise):
+        assert node.args[0].target not in int8.NATIVE or len(node.args[0].users) > 1

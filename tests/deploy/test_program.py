@@ -13,6 +13,7 @@ from tests.contracts.small import build as small
 from tests.deploy.test_native import needed
 from tests.deploy.test_optimize import noise
 from vitrail.core.errors import ExportError
+from vitrail.deploy import optimize as optimizer
 from vitrail.deploy.native import linear, norm
 from vitrail.deploy.plans.program import Program, settle
 from vitrail.deploy.plans.record import Base
@@ -81,6 +82,30 @@ def test_what_depends_on_numbers_or_changes_weights_is_not_recorded() -> None:
     for plan in (counts, depends):
         with pytest.raises(ExportError):
             Program(plan, noise(1, 3, 4, 24))
+
+
+@needed
+def test_other_images_are_refused_and_autocast_changes_nothing() -> None:
+    image = noise(2, 24, 3, 5)
+    program = Program(between, image)
+    for other in (image[:1], image.double(), image[..., 1:], image.to("meta")):
+        with pytest.raises(ExportError, match="this plan is for images"):
+            program(other)
+    expected = between(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(program(image), expected) and torch.equal(Program(between, image)(image), expected)
+
+
+@needed
+def test_a_profile_tells_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, image = vitrail.optimize(small("swin_t"), noise(2, 3, 64, 64)), noise(2, 3, 64, 64)
+    assert {"linear_float32", "attention_float32", "norm_float32"} <= set(model.profile(image, 2))
+    monkeypatch.setattr(optimizer, "recorded", lambda plan, *_: plan)
+    with pytest.raises(ExportError, match="native kernels are"):
+        model.profile(noise(1, 3, 64, 64))
+    monkeypatch.setattr(optimizer, "at_once", lambda *_: 2)
+    with pytest.raises(ExportError, match="are taken in parts: give 2"):
+        model.profile(noise(4, 3, 64, 64))
 
 
 @needed

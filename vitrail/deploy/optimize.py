@@ -88,10 +88,11 @@ class Optimised(Classifier):
         Raises ExportError where the plan for such images is none that runs without Python."""
         self(image)
         plan = self._plans[tuple(image.shape)]
+        if isinstance(plan, partial):
+            raise ExportError(f"these {len(image)} images are taken in parts: give {self.report.at_once}")
         if not isinstance(plan, Program):
-            raise ExportError("only what native kernels do can be timed part by part, and there are none in this plan: "
-                              f"{self.report.left or build.found()[1]}" if self.report.at_once >= len(image) else
-                              f"these {len(image)} images are taken in parts: give {self.report.at_once}")
+            raise ExportError("only a plan that runs without Python tells what its parts take, and native kernels are "
+                              f"{self.report.left or build.found()[1]}")
         found: list[dict[str, float]] = [{} for _ in range(rounds)]
         for times in found:
             plan(image, times)

@@ -167,10 +167,12 @@ extern "C" int linear_bfloat16(const Linear *job, int64_t threads) {
 }
 #endif
 
-#if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__)
 extern "C" int linear_uint8(const Linear *job, int64_t threads) {
     if (job->answer == FLOAT32) return linear<ByteCells>(*job, Float(), threads);
+#if defined(__AVX512BF16__)
     if (job->answer == BFLOAT16) return linear<ByteCells>(*job, BFloat16(), threads);
+#endif
     return linear<ByteCells>(*job, Byte((float)job->step, job->zero), threads);
 }
 #endif

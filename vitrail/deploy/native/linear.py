@@ -1,7 +1,6 @@
 """Linear layers and convolutions by the native kernel."""
 import functools
 
-
 import torch
 from torch import Tensor
 from torch.nn.functional import linear as plain
@@ -19,8 +18,8 @@ BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.uint8: 1e-5}     # of
 @functools.cache
 def available(dtype: torch.dtype) -> bool:
     """Whether there is a kernel for rows of such numbers here, and it answers like torch's: for uint8 with weights in
-    int8."""
-    if not has("linear", dtype):
+    int8. Where the processor multiplies short numbers in tiles (AMX), oneDNN, which uses them, is left to do it."""
+    if not has("linear", dtype) or dtype != torch.float32 and tiles():
         return False
     drawn = torch.Generator().manual_seed(0)
     x, weight = (torch.randint(-9, 10, (rows, 40), generator=drawn) / 8 for rows in (37, 90))
@@ -32,6 +31,11 @@ def available(dtype: torch.dtype) -> bool:
     found = linear(x.to(dtype), packed(weight.to(low)), 90, scale=scale,
                    dtype=torch.float32 if dtype == torch.uint8 else dtype)
     return float(((found - expected) / expected.abs().max()).abs().max()) <= BOUNDS[dtype]      # nan is not
+
+
+def tiles() -> bool:
+    """Whether this processor has AMX."""
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 
 
 def fits(width: int, dtype: torch.dtype) -> bool:

@@ -84,8 +84,9 @@ def pack_convolutions(graph: fx.Graph, constants: Constants) -> dict[str, int]:
                 B, N, H, W = val.shape
                 more = {"index": constants.keep(graph, places(shape(x)[2:], filters, stride, padding, dilation)),
                         "shape": (B, H, W, N), "image": math.prod(shape(x)[2:])}
-                made = native_linear(graph, constants, turned, filters.permute(0, 2, 3, 1).flatten(1, 2),
-                                     None if bias is None else constants.value(bias), act, None, val.permute(0, 2, 3, 1), **more)
+                known = None if bias is None else constants.value(bias)
+                made = native_linear(graph, constants, turned, filters.permute(0, 2, 3, 1).flatten(1, 2), known, act,
+                                     None, val.permute(0, 2, 3, 1), **more)
                 made = insert(graph, aten.permute.default, (made, [0, 3, 1, 2]))
                 told["convolution in a native kernel"] += 1
             else:

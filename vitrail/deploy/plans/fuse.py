@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from vitrail.deploy.native import linear as native
 from vitrail.deploy.plans.graph import VIEWS, Constants, aten, args_of, calls, insert, only_user, shape, tidy
+from vitrail.deploy.plans.moves import parts_of
 
 packed = torch.ops.mkldnn
 Activation = tuple[str, list[Any], str]         # name, arguments and algorithm, as oneDNN's calls take them
@@ -15,6 +16,7 @@ NOTHING: Activation = ("none", [], "")
 NAMES: dict[Any, str] = {aten.relu.default: "relu", aten.silu.default: "swish", aten.sigmoid.default: "sigmoid",
                          aten.tanh.default: "tanh", aten.hardswish.default: "hardswish"}
 ACTIVATIONS = {"gelu", *NAMES.values()}
+FEW = 8                 # cells of the native kernel that a part of a row has at least: it looks each part up
 
 
 def available() -> bool:
@@ -83,26 +85,16 @@ def constant(node: fx.Node | None) -> bool:
 
 def native_linear(graph: fx.Graph, constants: Constants, x: fx.Node, weight: Tensor, bias: Tensor | None,
                   act: Activation, residual: fx.Node | None, val: Tensor, **more: Any) -> fx.Node:
-    """A call of the native kernel, that answers what `val` looks like. What it reads through an index is read by it."""
+    """A call of the native kernel, that answers what `val` looks like; it reads what is moved where it was."""
     index = {}
-    if (picked := _gathered(x)) is not None:
-        x, rows = picked
-        index = {"index": constants.keep(graph, constants.value(rows).int()[:, None]), "shape": tuple(val.shape)}
+    parts = None if "index" in more else parts_of(x, constants, FEW * native.CELL[x.meta["val"].dtype])
+    if parts is not None:
+        x, weight = insert(graph, aten.reshape.default, (parts.source, [-1, parts.width])), \
+            weight.unflatten(1, (-1, parts.width))
+        index = {"index": constants.keep(graph, parts.index), "image": parts.image, "shape": tuple(val.shape)}
     given = [constants.keep(graph, native.packed(weight)), len(weight),
              None if bias is None else constants.keep(graph, bias.float()), act[0], residual]
     return insert(graph, native.linear, (x, *given), {**more, **index}, val=val)
-
-
-def _gathered(x: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """What rows are read from, and the index by which they are."""
-    width = shape(x)[-1]
-    while x.target in VIEWS:
-        x = args_of(x)[0]
-    if x.target is not aten.index_select.default:
-        return None
-    table, axis, index = args_of(x)
-    whole = len(shape(table)) == 2 and axis == 0 and shape(table)[1] == width and index.op == "get_attr"
-    return (table, index) if whole else None
 
 
 def take_in(graph: fx.Graph, node: fx.Node, product: Callable[[fx.Node, fx.Node | None, Activation], fx.Node],

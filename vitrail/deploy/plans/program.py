@@ -8,6 +8,7 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from vitrail.core.errors import ExportError
 from vitrail.deploy.native import build
 from vitrail.deploy.plans.record import WORD, Base, Native, Part, Recording, Torch
 
@@ -31,10 +33,12 @@ class Program:
 
     def __init__(self, plan: Callable[[Tensor], Tensor], image: Tensor):
         """Raises ExportError for a plan that cannot be recorded."""
-        self.plan, self._image = plan, torch.zeros(image.shape, dtype=image.dtype)
-        recording = Recording(self._image)
-        with torch.no_grad(), build.told(recording), recording:
-            answer = plan(self._image)
+        self.plan = plan
+        like = torch.zeros(image.shape, dtype=image.dtype)
+        self._shape, self._stride, self._dtype = like.shape, like.stride(), like.dtype
+        recording = Recording(like)
+        with _as_it_is(), torch.no_grad(), build.told(recording), recording:
+            answer = plan(like)
         recording.count += 1
         found, self._bases, self._constants = recording.part(answer), recording.bases, recording.constants
         self._block = torch.empty(settle(self._bases), dtype=torch.uint8)
@@ -51,10 +55,13 @@ class Program:
 
     def __call__(self, image: Tensor, times: Times | None = None) -> Tensor:
         """The plan's answer. `times` gets what each kernel and each operation of torch's took, which then are called
-        one by one."""
-        if image.stride() != self._image.stride():
+        one by one. Raises ExportError for other images than the example's."""
+        if image.shape != self._shape or image.dtype != self._dtype or image.device.type != "cpu":
+            raise ExportError(f"this plan is for images {tuple(self._shape)} in {self._dtype} on the processor, and "
+                              f"was given {tuple(image.shape)} in {image.dtype} on {image.device}")
+        if image.stride() != self._stride:
             image = image.contiguous()
-        with self._lock, torch.inference_mode():
+        with self._lock, torch.inference_mode(), _as_it_is():
             values: Values = [None] * len(self._bases)
             values[0] = image
             for step in self._steps:
@@ -64,7 +71,7 @@ class Program:
             return _there(self._answer, values) if isinstance(self._answer, Part) else self._answer.clone()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
-        return Program(copy.deepcopy(self.plan, memo), self._image)
+        return Program(copy.deepcopy(self.plan, memo), torch.zeros(self._shape, dtype=self._dtype))
 
     def _fixed(self, x: Any) -> Any:
         """A tensor, where it lies inside the block and stays the same."""
@@ -73,6 +80,12 @@ class Program:
         base = self._bases[x.base]
         whole = self._block[base.at:base.at + base.bytes].view(x.dtype)
         return whole.as_strided(x.size, x.stride, whole.storage_offset() + x.offset)
+
+
+def _as_it_is() -> AbstractContextManager[object]:
+    """No number becomes another type than the plan says."""
+    on = torch.is_autocast_enabled("cpu")
+    return torch.autocast("cpu", enabled=False) if on else nullcontext()
 
 
 def _there(x: Any, values: Values) -> Any:

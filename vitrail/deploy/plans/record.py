@@ -96,7 +96,8 @@ class Recording(TorchDispatchMode):
         constant."""
         base = self._known.get(_memory(x)) if isinstance(x, Tensor) else None
         if base is None:
-            self.constants.append(x)
+            if not isinstance(x, int | float | None):
+                self.constants.append(x)                # whose address is told
             return None
         self.bases[base].last = self.count
         return base, x.data_ptr() - self.bases[base].start if x.numel() else 0
