@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import vitrail
-from vitrail import catalogue
+from vitrail.core import catalogue
 from vitrail.measure.product import MULTIPLY_ADDS, packed_product
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}

@@ -11,10 +11,12 @@ from torch import Tensor
 import vitrail
 from tests.contracts.small import build as small
 from tests.deploy.test_native import needed
-from tests.deploy.test_optimize import noise
+from tests.deploy.test_optimize import noise, plan_of
 from vitrail.core.errors import ExportError
 from vitrail.deploy import optimize as optimizer
 from vitrail.deploy.native import linear, norm
+from vitrail.deploy.plans import int8
+from vitrail.deploy.plans.graph import calls
 from vitrail.deploy.plans.program import Program, settle
 from vitrail.deploy.plans.record import Base
 
@@ -106,6 +108,20 @@ def test_a_profile_tells_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizer, "at_once", lambda *_: 2)
     with pytest.raises(ExportError, match="are taken in parts: give 2"):
         model.profile(noise(4, 3, 64, 64))
+
+
+@needed
+def test_sums_that_onednn_writes_where_a_summand_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not int8.available():
+        pytest.skip("this machine has no products in int8")
+    monkeypatch.setattr(linear, "fits", lambda *_: False)
+    model = vitrail.optimize(small("pvt_v2_b0"), noise(2, 3, 64, 64), precision="int8")
+    program = next(iter(model._plans.values()))
+    assert isinstance(program, Program) and "sum" in [node.args[13] for node in calls(
+        plan_of(model).graph, torch.ops.onednn.qlinear_pointwise.binary)]
+    for seed in range(3):
+        image = noise(2, 3, 64, 64, seed=seed)
+        assert torch.equal(program(image), program.plan(image))
 
 
 @needed

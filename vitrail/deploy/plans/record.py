@@ -122,14 +122,17 @@ class Recording(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        found, changes, empty = func(*args, **kwargs), func._schema.is_mutable, func in EMPTY
+        found, empty = func(*args, **kwargs), func in EMPTY
         answers = tree_leaves(found)
         if not all(isinstance(x, Tensor) and x.layout is torch.strided for x in answers):
             raise ExportError(f"{func} does not answer with tensors")
         if any(x.device.type != "cpu" for x in answers):            # it has a shape alone
             return found
         given = {_memory(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-        if not changes and not empty and given.issuperset(map(_memory, answers)):
+        answered = set(map(_memory, answers))
+        same = not empty and answered <= given
+        changes = func._schema.is_mutable or same and func.namespace != "aten"      # oneDNN's do not say so
+        if same and not changes:
             return found                                            # a view
         made: list[int] = []
         if not empty:
@@ -137,7 +140,7 @@ class Recording(TorchDispatchMode):
             given_args, given_kwargs = tree_map_only(Tensor, self.part, (args, kwargs))
             self.steps.append(Torch(self.count, func, given_args, given_kwargs, made))
         if changes:
-            if not given <= set(self._known):
+            if not (answered or given) <= set(self._known):
                 raise ExportError(f"{func} may change a constant")
             return found
 
