@@ -90,29 +90,35 @@ def settled(program: ExportedProgram) -> ExportedProgram:
     named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
              **signature.inputs_to_lifted_tensor_constants}
     tensors = {**program.state_dict, **program.constants}
-    known: dict[fx.Node, Any] = {}
+    known: dict[fx.Node, Any] = {node: tensors[named[node.name]] for node in graph.find_nodes(op="placeholder")
+                                 if node.name in named}
+    first = next(iter(graph.nodes))
+    for node, found in follows(graph, known).items():
+        with graph.inserting_before(first):
+            given = graph.placeholder(f"folded_{node.name}")
+        given.meta["val"] = node.meta["val"]
+        node.replace_all_uses_with(given)
+        at = list(graph.find_nodes(op="placeholder")).index(given)
+        signature.input_specs.insert(at, InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(given.name), given.name,
+                                                   None))
+        program.constants[given.name] = found.detach().contiguous()
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
+
+
+@torch.no_grad()
+def follows(graph: fx.Graph, known: dict[fx.Node, Any]) -> dict[fx.Node, Tensor]:
+    """Computes what follows from nodes that are `known`, which gets it all. Answers with the tensors of those calls
+    that something else reads."""
     for node in graph.nodes:
-        if node.op == "placeholder" and node.name in named:
-            known[node] = tensors[named[node.name]]
-        elif node.op == "call_function" and all(n in known for n in node.all_input_nodes) and certain(node):
+        if node.op == "call_function" and all(n in known for n in node.all_input_nodes) and certain(node):
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: known[n])
             found = node.target(*args, **kwargs)
             if not isinstance(found, Tensor) or found.nbytes <= LARGEST:
                 known[node] = found
-    first = next(iter(graph.nodes))
-    for node, found in known.items():
-        if node.op == "call_function" and isinstance(found, Tensor) and any(user not in known for user in node.users):
-            with graph.inserting_before(first):
-                given = graph.placeholder(f"folded_{node.name}")
-            given.meta["val"] = node.meta["val"]
-            node.replace_all_uses_with(given)
-            at = list(graph.find_nodes(op="placeholder")).index(given)
-            signature.input_specs.insert(at, InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(given.name),
-                                                       given.name, None))
-            program.constants[given.name] = found.detach().contiguous()
-    graph.eliminate_dead_code()
-    program.graph_module.recompile()
-    return program
+    return {node: found for node, found in known.items() if node.op == "call_function" and isinstance(found, Tensor)
+            and any(user not in known for user in node.users)}
 
 
 def forget() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vitrail.deploy.trace import LARGEST, certain, forget, quiet, trace
+from vitrail.deploy.trace import follows, forget, quiet, trace
 
 aten = torch.ops.aten
 VIEWS = {aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.dim,
@@ -145,27 +145,19 @@ def sweep(graph: fx.Graph) -> None:
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
 
 
-@torch.no_grad()
 def fold_constants(graph: fx.Graph, constants: Constants) -> int:
     """Computes beforehand what depends on no image: tables at this size, masks, attention to places. How many were."""
-    known: dict[fx.Node, Any] = {}
-    names: dict[fx.Node, str] = {}
+    known: dict[fx.Node, Any] = {node: constants.value(node) for node in graph.nodes if node.op == "get_attr"}
+    found, names = follows(graph, known), dict[fx.Node, str]()
     for node in graph.nodes:
-        if node.op == "get_attr":
-            known[node], names[node] = constants.value(node), constants.name(node)
-        elif node.op == "call_function" and all(n in known for n in node.all_input_nodes) and certain(node):
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: known[n])
-            found = node.target(*args, **kwargs)
-            if not isinstance(found, Tensor) or found.nbytes <= LARGEST:
-                known[node], names[node] = found, next(filter(None, map(names.get, node.all_input_nodes)), "")
-    folded = 0
-    for node, found in list(known.items()):
-        if node.op == "call_function" and isinstance(found, Tensor) and any(user not in known for user in node.users):
-            with graph.inserting_before(node):
-                node.replace_all_uses_with(constants.keep(graph, found, names[node]))
-            folded += 1
+        if node in known:
+            names[node] = constants.name(node) if node.op == "get_attr" else \
+                next(filter(None, map(names.get, node.all_input_nodes)), "")
+    for node, tensor in found.items():
+        with graph.inserting_before(node):
+            node.replace_all_uses_with(constants.keep(graph, tensor, names[node]))
     tidy(graph, constants)
-    return folded
+    return len(found)
 
 
 def simplify(graph: fx.Graph, constants: Constants) -> None:
