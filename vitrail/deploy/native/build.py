@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -148,10 +149,10 @@ def _loaded(compiler: str) -> ctypes.CDLL:
 
 def built(compiler: str, folder: Path) -> Path:
     """The library, compiled into a folder. Raises OSError, SubprocessError."""
-    objects = []
-    for source in sorted(SOURCES.glob("*.cpp")):
-        objects.append(str(folder / f"{source.stem}.o"))
-        _run(compiler, *COMPILE, str(source), "-o", objects[-1])
+    sources = sorted(SOURCES.glob("*.cpp"))
+    objects = [str(folder / f"{source.stem}.o") for source in sources]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda source, to: _run(compiler, *COMPILE, str(source), "-o", to), sources, objects))
     _run(compiler, *LINK, *objects, "-o", str(folder / "kernels.so"))
     return folder / "kernels.so"
 
