@@ -1,4 +1,4 @@
-"""Where the time of an optimised model goes: `python benchmarks/profile.py --models vit_s16,swin_t --precision fp32`.
+"""Where the time of an optimised model goes: `python benchmarks/parts.py --models vit_s16,swin_t --precision fp32`.
 
 Every native kernel and every operation of torch's is called by itself, some rounds, in this process. A row tells the
 median time of all calls of a kind, and its share; those of products (linear layers and convolutions) tell the share of
