@@ -1,9 +1,10 @@
 """Where the time of an optimised model goes: `python benchmarks/parts.py --models vit_s16,swin_t --precision fp32`.
 
 Every native kernel and every operation of torch's is called by itself, some rounds, in this process. A row tells the
-median time of all calls of a kind, and its share; those of products (linear layers and convolutions) tell the share of
-this machine's best rate of products that the model's multiply-adds make of their time. A round's product of 3072 x 1536
-x 1920 stands before the model's calls, and the fastest of all rounds counts.
+median time of all calls of a kind, and its share. The title tells the model's multiply-adds by the time of what does
+them (linear layers, convolutions, attention), as a share of this machine's best rate of products: of 3072 x 1536 x
+1920, before the model's calls, the fastest of all rounds. What a plan leaves out, such as the last block's tokens that
+nobody reads, counts as done.
 """
 import argparse
 import json
@@ -19,7 +20,7 @@ from vitrail.core import catalogue
 from vitrail.measure.product import MULTIPLY_ADDS, packed_product
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
-PRODUCTS = ("linear", "mkldnn", "onednn")
+PRODUCTS = ("linear", "attention", "depthwise", "mkldnn", "onednn")
 
 
 def rate(precision: str, rounds: int) -> float:
