@@ -121,7 +121,7 @@ def test_a_mistake_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         vitrail.optimize(build("deit_ti16"), noise(1, 3, 32, 32))
 
 
-@pytest.mark.parametrize("error", [ExportError, RuntimeError])
+@pytest.mark.parametrize("error", [ExportError, RuntimeError, AttributeError])
 def test_what_cannot_be_rewritten_runs_as_it_is(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
     def never(model: Any, example: Tensor) -> Any:
         raise error("torch.export cannot trace this model: it asks the weather")

@@ -116,7 +116,7 @@ class Optimised(Classifier):
             if self.report.at_once < len(image):
                 made = partial(in_parts, made, self.report.at_once)
             self.report.calibrated = self.calibration.count if self.calibration else 0
-        except (ExportError, RuntimeError, TypeError, ValueError, IndexError) as e:     # it runs as it is, and says so
+        except (ExportError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as e:  # it runs as it is
             self.report.rewritten, self.report.stayed, self.report.left = {}, {}, str(e) or type(e).__name__
         if len(self._plans) >= PLANS:
             self._plans.pop(next(iter(self._plans)))
