@@ -13,6 +13,7 @@ extra `fast`.
 import argparse
 import io
 from collections.abc import Callable
+from typing import Any
 
 import skimage.data
 import torch
@@ -98,9 +99,15 @@ def parts(files: list[bytes], rounds: int, *, optional: bool) -> Table:
     normalise, made = Normalise(EYES), [decode(data) for data in files]
     sizes = [resized(tuple(image.shape[1:]), EYES) for image in made]
     cut = [middle(image, size, (SIDE, SIDE), "bicubic") for image, size in zip(made, sizes, strict=True)]
-    steps = {"decode": lambda: [decode(data) for data in files],
-             "resize": lambda: [middle(i, s, (SIDE, SIDE), "bicubic") for i, s in zip(made, sizes, strict=True)],
-             "normalise": lambda: [normalise(image) for image in cut]}
+
+    def each(step: Callable[..., object], *what: list[Any]) -> Callable[[], None]:
+        def run() -> None:
+            for given in zip(*what, strict=True):
+                step(*given)                                # what it gives is let go at once, as in a pipeline
+        return run
+    steps = {"decode": each(decode, files),
+             "resize": each(lambda image, size: middle(image, size, (SIDE, SIDE), "bicubic"), made, sizes),
+             "normalise": each(normalise, cut)}
     times = interleaved(steps, rounds=rounds, device=torch.device("cpu"))
     table = Table("part", "ms an image", title="vitrail, simplejpeg" if optional else "vitrail")
     for name, found in times.items():
@@ -110,8 +117,8 @@ def parts(files: list[bytes], rounds: int, *, optional: bool) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--images", type=int, default=100)
     args = parser.parse_args()
     torch.set_num_threads(1)
     import_torchvision()

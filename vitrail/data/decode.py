@@ -25,6 +25,8 @@ SUFFIXES = frozenset([
     ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".rgb", ".sgi", ".tga",
     ".tif", ".tiff", ".webp"])
 
+DEFAULT = Decoding()
+
 # What undoes each EXIF orientation (tag 0x0112, values 2 to 8).
 UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
            5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -38,7 +40,7 @@ def decode(source: Path | bytes, *, name: str = "", how: Decoding | None = None)
     reads it (Adobe's inverted form included). Raises DataError naming `name` (the path unless given) where the
     file cannot be read as an image, has no pixels, more than `how.max_pixels`, or values without a known range.
     """
-    how, name = how or Decoding(), name or (str(source) if isinstance(source, Path) else "image")
+    how, name = how or DEFAULT, name or (str(source) if isinstance(source, Path) else "image")
     try:
         plain = plain_jpeg(source, how)
         if plain is not None:

@@ -41,7 +41,9 @@ def plain_jpeg(source: Path | bytes, how: Decoding) -> Tensor | None:
         pixels = decode(data, "RGBX", min_height=height, min_width=width)
     except Exception:                                       # a mere warning of the library among them
         return None
-    return torch.from_numpy(pixels).permute(2, 0, 1)[:3] if pixels.shape == (height, width, 4) else None
+    if pixels.shape != (height, width, 4):
+        return None
+    return torch.from_numpy(pixels).as_strided((3, height, width), (1, 4 * width, 4))
 
 
 @cache

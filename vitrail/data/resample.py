@@ -32,33 +32,35 @@ def packed(image: Tensor) -> bool:
 
 def resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     """uint8 (3, H, W) to (3, *size), antialiased."""
-    return _part(image, size, size, interpolation)
+    return _part(image, size, (0, 0), size, interpolation)
 
 
 def middle(image: Tensor, size: tuple[int, int], crop: tuple[int, int], interpolation: str) -> Tensor:
     """The centre, (3, *crop), of the image resized to `size`. What lies right of it and below is not worked out;
     what lies left and above is, since leaving it out would move the grid by a part of a pixel."""
     top, left = (round((whole - part) / 2) for whole, part in zip(size, crop, strict=True))
-    return _part(image, size, (top + crop[0], left + crop[1]), interpolation)[:, top:, left:]
+    return _part(image, size, (top, left), (top + crop[0], left + crop[1]), interpolation)
 
 
-def _part(image: Tensor, size: tuple[int, int], part: tuple[int, int], interpolation: str) -> Tensor:
-    """The top left (3, *part) of the image resized to `size`."""
+def _part(image: Tensor, size: tuple[int, int], start: tuple[int, int], end: tuple[int, int],
+          interpolation: str) -> Tensor:
+    """The image resized to `size`, from row and column `start` until `end`."""
     if interpolation not in RESIZE or not packed(image):
         import_torchvision()
         from torchvision.transforms.v2 import InterpolationMode, functional
         image = functional.resize(image, list(size), interpolation=InterpolationMode(interpolation), antialias=True)
-        return image[:, :part[0], :part[1]]
+        return image[:, start[0]:end[0], start[1]:end[1]]
     height, width = image.shape[-2:]
     # torch leaves a side alone whose length stays the same, and must not where that is the part's length only.
-    rows, columns = (p + (p == old != new) for p, old, new in zip(part, (height, width), size, strict=True))
+    rows, columns = (e + (e == old != new) for e, old, new in zip(end, (height, width), size, strict=True))
     read = height                                           # rows that the part depends on
     if size[0] < height:
         read = min(height, math.ceil((rows + REACH[interpolation]) * height / size[0]) + 1)
     row = image.stride(1)
     whole = image.as_strided((1, 4, read, width), (height * row, 1, row, 4))        # channels last, and so the result
     found = RESIZE[interpolation](whole, [rows, columns], False, size[0] / height, size[1] / width)
-    return found[0, :3, :part[0], :part[1]]
+    return found.as_strided((3, end[0] - start[0], end[1] - start[1]), (1, 4 * columns, 4),
+                            4 * (start[0] * columns + start[1]))
 
 
 def _words(image: Tensor) -> Tensor:
@@ -77,7 +79,8 @@ class Normalise:
 
     def __call__(self, image: Tensor) -> Tensor:
         if packed(image):
-            values, scale = (_words(image) & self.mask).to(torch.float32), self.scale_of_masked
+            masked = _words(image) & self.mask
+            values, scale = masked.view(torch.float32).copy_(masked), self.scale_of_masked      # in its own memory
         else:
             values, scale = torch.empty(image.shape, dtype=torch.float32).copy_(image), self.scale
         return values.mul_(scale).add_(self.shift)
