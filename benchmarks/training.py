@@ -1,7 +1,8 @@
 """Training steps of ours and timm's, in one process: `python benchmarks/training.py`.
 
 A step is a forward pass, cross-entropy, the backward pass and fused AdamW, without augmentation or data; bf16 is
-autocast. Both networks start from the same seeded noise, and their losses and gradients are compared first. Each round
+autocast. In float32 our linear layers are widened, and the process keeps what it frees, for both: so does `vitrail
+train`. Both networks start from the same seeded noise, and their losses and gradients are compared first. Each round
 makes a step with every side, in an order drawn anew; a ratio is the median of the rounds' own ratios to timm's in
 float32, with its quartiles. MB: the most that a step allocates, weights and moments that stand there before left out.
 """
@@ -20,19 +21,23 @@ from torch import Tensor, nn
 
 from vitrail.core import catalogue
 from vitrail.evidence.forward import CPU, images, pair
+from vitrail.measure.allocator import kept_memory
 from vitrail.measure.machine import machine
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.timing import interleaved
 from vitrail.train.optim import optimizer
+from vitrail.train.products import Widened
 
 Step = Callable[[], Tensor]
 
 
-def step(model: nn.Module, adam: torch.optim.Optimizer, image: Tensor, label: Tensor, *, low: bool) -> Tensor:
+def step(model: nn.Module, adam: torch.optim.Optimizer, image: Tensor, label: Tensor, *, low: bool,
+         widened: bool) -> Tensor:
     adam.zero_grad(set_to_none=True)
-    with torch.autocast("cpu", torch.bfloat16, enabled=low):
-        loss = F.cross_entropy(model(image).float(), label)
-    loss.backward()
+    with Widened(model, wanted=widened and not low):
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss = F.cross_entropy(model(image).float(), label)
+        loss.backward()
     adam.step()
     return loss.detach()
 
@@ -40,10 +45,11 @@ def step(model: nn.Module, adam: torch.optim.Optimizer, image: Tensor, label: Te
 def compared(sides: dict[str, nn.Module], image: Tensor, label: Tensor) -> None:
     """Losses alike, and the gradients' norms; the images are few, for both are long."""
     found = []
-    for model in sides.values():
+    for who, model in sides.items():
         model.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(model(image), label)
-        loss.backward()
+        with Widened(model, wanted=who == "vitrail"):
+            loss = F.cross_entropy(model(image), label)
+            loss.backward()
         found.append((loss.item(), torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()))
     (ours, norm), (theirs, other) = found
     assert abs(ours - theirs) < 1e-4 * theirs and abs(norm - other) < 1e-2 * other, f"the two disagree: {found}"
@@ -73,10 +79,12 @@ def main() -> None:
         calls: dict[str, Step] = {}
         for who, model in sides.items():
             adam = optimizer(model, lr=1e-6, weight_decay=0.05, betas=(0.9, 0.999))
-            calls |= {f"{who} {'bf16' if low else 'fp32'}": partial(step, model, adam, image, label, low=low)
+            calls |= {f"{who} {'bf16' if low else 'fp32'}": partial(step, model, adam, image, label, low=low,
+                                                                          widened=who == "vitrail")
                       for low in (False, True)}
         held = {what: peak_bytes(call) / 2**20 for what, call in calls.items()}
-        times = interleaved(calls, rounds=args.rounds, device=CPU, warm=1, gradients=True)
+        with kept_memory():
+            times = interleaved(calls, rounds=args.rounds, device=CPU, warm=1, gradients=True)
         for what in calls:
             middle, low, high = times["timm fp32"].over(times[what])
             table.add_row(name, what, f"{1e3 * times[what].median:.0f}", f"{middle:.2f} ({low:.2f} to {high:.2f})",

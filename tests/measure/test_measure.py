@@ -75,6 +75,13 @@ def test_memory_is_kept_within_and_given_back_after() -> None:
     assert torch.ones(1000, 1000).sum() == 1e6
 
 
+@pytest.mark.parametrize(("name", "value"), [("MALLOC_ARENA_MAX", "1"), ("GLIBC_TUNABLES", "glibc.malloc.perturb=1")])
+def test_what_the_environment_tells_malloc_stands(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with kept_memory() as kept:
+        assert not kept
+
+
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.int8, 2.5e-2)])
 def test_the_machines_measure_is_a_true_product(dtype: torch.dtype, apart: float) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -1,5 +1,6 @@
 """What freed memory costs: given back to the system, its pages are fetched and cleared anew at the next call."""
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ def kept_memory() -> Iterator[bool]:
 
     Left alone, glibc gives large blocks back at once, so that a call which needs them again pays for clearing their
     pages, often more than for computing: a step in the time at sizes that depend on what ran before. Only glibc has
-    this setting; elsewhere nothing changes. Afterwards its defaults are back, and the memory is given back.
+    this setting; elsewhere nothing changes, nor where the environment tells malloc what to do. Afterwards its defaults
+    are back, and the memory is given back.
     """
-    if platform.libc_ver()[0] != "glibc":
+    told = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if told or platform.libc_ver()[0] != "glibc":
         yield False
         return
     libc = ctypes.CDLL(None)

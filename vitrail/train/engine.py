@@ -18,6 +18,7 @@ from vitrail.train import optim, sharded
 from vitrail.train.distributed import Place, wrapped
 from vitrail.train.ema import Average
 from vitrail.train.health import diverged
+from vitrail.train.products import Widened
 from vitrail.train.settings import TrainSettings
 from vitrail.train.task import Step, Task, part
 from vitrail.train.tensors import live, moments, whole
@@ -58,6 +59,7 @@ class Engine:
         if settings.compile:
             self.step.compile(fullgraph=True, dynamic=False)    # a part that would fall back to eager is an error
         self.call = wrapped(self.step, place)
+        self.widened = Widened(self.step, wanted=not settings.compile and settings.precision == "fp32")
         parameters = {id(p) for p in self.model.parameters()}
         self._buffers = [b for b in live(self.model).values() if id(b) not in parameters and b.is_floating_point()]
 
@@ -98,7 +100,7 @@ class Engine:
         torch.manual_seed(mix(self.settings.seed, "evaluate", step))
         hook = self.model.register_forward_pre_hook(look) if self.place.world == 1 else None
         try:
-            with self.average.applied() if self.average is not None else contextlib.nullcontext():
+            with self.widened, self.average.applied() if self.average is not None else contextlib.nullcontext():
                 return self.step.evaluate(self.place.device, self.place.rank, self.place.world)
         except _Enough:
             return None
@@ -121,7 +123,7 @@ class Engine:
         if isinstance(self.step, FSDPModule):
             self.step.set_requires_gradient_sync(last)
         torch.manual_seed(mix(self.settings.seed, "step", step))
-        with alone, share(place.rank * count + k, place.world * count):
+        with alone, self.widened, share(place.rank * count + k, place.world * count):
             with torch.autocast(place.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
                 losses: dict[str, Tensor] = self.call(micro, step)
             (losses["loss"] / count).backward()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.core.errors import SettingsError, TrainingError, VitrailError
+from vitrail.measure.allocator import kept_memory
 from vitrail.train import facts, restore, sharded
 from vitrail.train.checkpoint import Checkpoints, state_of
 from vitrail.train.distributed import Place, joined
@@ -42,7 +43,7 @@ def fit(task: Task, settings: TrainSettings, run: Run) -> Result:
     run in the folder is another one. In each case the newest checkpoint is whole.
     """
     if (end := run.finished) is None:
-        with listening() as flag, joined(settings) as place, numerics(settings):
+        with listening() as flag, joined(settings) as place, numerics(settings), kept_memory():
             end = _Fit(task, settings, run, place, flag).to_the_end()
     return Result(folder=run.folder, model=run.model, **{k: end[k] for k in ("steps", "chosen", "score")})
 
