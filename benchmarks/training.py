@@ -2,9 +2,10 @@
 
 A step is a forward pass, cross-entropy, the backward pass and fused AdamW, without augmentation or data; bf16 is
 autocast. In float32 our linear layers are widened, and the process keeps what it frees, for both: so does `vitrail
-train`. Both networks start from the same seeded noise, and their losses and gradients are compared first. Each round
-makes a step with every side, in an order drawn anew; a ratio is the median of the rounds' own ratios to timm's in
-float32, with its quartiles. MB: the most that a step allocates, weights and moments that stand there before left out.
+train`, and "checkpointing" is its option. Both networks start from the same seeded noise, and their losses and
+gradients are compared first. Each round makes a step with every side, in an order drawn anew; a ratio is the median of
+the rounds' own ratios to timm's in float32, with its quartiles. MB: the most that a step allocates, weights and moments
+that stand there before left out.
 """
 import argparse
 import json
@@ -25,6 +26,7 @@ from vitrail.measure.allocator import kept_memory
 from vitrail.measure.machine import machine
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.timing import interleaved
+from vitrail.nn import Stack
 from vitrail.train.optim import optimizer
 from vitrail.train.products import Widened
 
@@ -32,7 +34,10 @@ Step = Callable[[], Tensor]
 
 
 def step(model: nn.Module, adam: torch.optim.Optimizer, image: Tensor, label: Tensor, *, low: bool,
-         widened: bool) -> Tensor:
+         widened: bool = False, checkpointing: bool = False) -> Tensor:
+    for part in model.modules():
+        if isinstance(part, Stack):
+            part.checkpointing = checkpointing
     adam.zero_grad(set_to_none=True)
     with Widened(model, wanted=widened and not low):
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
@@ -78,10 +83,12 @@ def main() -> None:
         compared(sides, image[:2], label[:2])
         calls: dict[str, Step] = {}
         for who, model in sides.items():
-            adam = optimizer(model, lr=1e-6, weight_decay=0.05, betas=(0.9, 0.999))
-            calls |= {f"{who} {'bf16' if low else 'fp32'}": partial(step, model, adam, image, label, low=low,
-                                                                          widened=who == "vitrail")
-                      for low in (False, True)}
+            adam, ours = optimizer(model, lr=1e-6, weight_decay=0.05, betas=(0.9, 0.999)), who == "vitrail"
+            for low in (False, True):
+                kind = f"{who} {'bf16' if low else 'fp32'}"
+                calls[kind] = partial(step, model, adam, image, label, low=low, widened=ours)
+                if ours:
+                    calls[f"{kind}, checkpointing"] = partial(calls[kind], checkpointing=True)
         held = {what: peak_bytes(call) / 2**20 for what, call in calls.items()}
         with kept_memory():
             times = interleaved(calls, rounds=args.rounds, device=CPU, warm=1, gradients=True)
