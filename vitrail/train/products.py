@@ -4,13 +4,14 @@ That library is MKL, which uses AVX-512 on its maker's processors only. oneDNN, 
 all; torch calls it for convolutions, and a linear layer is a convolution of one place. Numbers differ by rounding.
 """
 import platform
-import re
 from functools import cache
 from types import TracebackType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vitrail.measure.machine import processor
 
 WORTH = 1 << 24     # multiply-adds: of fewer, what surrounds a convolution takes longer than it gains
 
@@ -56,9 +57,4 @@ def wider() -> bool:
 
 def _maker() -> str:
     """The processor's maker, as it calls itself."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            found = re.search(r"^vendor_id\s*:\s*(\S+)", file.read(), re.MULTILINE)
-    except OSError:
-        found = re.search(r"\S+$", platform.processor())
-    return found[found.re.groups] if found else ""
+    return processor("vendor_id") or platform.processor().rpartition(" ")[2]

@@ -25,6 +25,7 @@ from torch import Tensor
 from vitrail.core.errors import VitrailError
 from vitrail.core.files import write_file
 from vitrail.core.hub import cache_folder
+from vitrail.measure.machine import processor
 
 SOURCES = Path(__file__).parent
 COMPILE = ("-O3", "-std=c++17", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-c")
@@ -164,18 +165,10 @@ def _run(*command: str) -> None:
 def _digest(compiler: str) -> str:
     """Of all that the library depends on: its sources, the compiler, and the processor, which may have changed under a
     folder that machines share."""
-    told = hashlib.sha256(repr((COMPILE, LINK, torch.__version__, platform.machine(), _processor())).encode())
+    looked_at = [processor(field) for field in ("model", "model name", "cpu family", "stepping", "flags")]
+    told = hashlib.sha256(repr((COMPILE, LINK, torch.__version__, platform.machine(), platform.processor(),
+                                looked_at)).encode())
     told.update(subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=SECONDS).stdout)
     for source in sorted(SOURCES.glob("*.[ch]*")):
         told.update(source.read_bytes())
     return told.hexdigest()[:32]
-
-
-def _processor() -> str:
-    """What -march=native looks at."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            lines = file.read().split("\n\n", 1)[0].splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(line for line in lines if line.startswith(("model", "cpu family", "flags", "stepping")))
