@@ -134,15 +134,21 @@ def test_layers_are_what_they_were_afterwards(always: bool) -> None:
 
 
 def test_elsewhere_nothing_is_widened(monkeypatch: pytest.MonkeyPatch) -> None:
-    def told(maker: str, capability: str) -> bool:
-        monkeypatch.setattr(products, "_maker", lambda: maker)
+    def told(capability: str, windows: str = "", **linux: str) -> bool:
+        monkeypatch.setattr(products, "processor", lambda field: linux.get(field.replace(" ", "_"), ""))
+        monkeypatch.setattr(products.platform, "processor", lambda: windows)
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
         wider.cache_clear()
         return wider()
     whole = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    amd, intel = "AuthenticAMD", "GenuineIntel"
     try:
-        assert told("AuthenticAMD", "AVX512") == whole
-        assert not told("AuthenticAMD", "AVX2") and not told("GenuineIntel", "AVX512") and not told("", "DEFAULT")
+        assert told("AVX512", vendor_id=amd, cpu_family="26") == whole
+        assert told("AVX512", "AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD") == whole
+        assert not told("AVX2", vendor_id=amd, cpu_family="26")
+        assert not told("AVX512", vendor_id=amd, cpu_family="25")
+        assert not told("AVX512", vendor_id=intel, cpu_family="26")
+        assert not told("AVX512", "Intel64 Family 26 Model 1 Stepping 0, GenuineIntel") and not told("DEFAULT", "arm")
     finally:
         wider.cache_clear()
 

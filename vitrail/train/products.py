@@ -4,6 +4,7 @@ That library is MKL, which uses AVX-512 on its maker's processors only. oneDNN, 
 all; torch calls it for convolutions, and a linear layer is a convolution of one place. Numbers differ by rounding.
 """
 import platform
+import re
 from functools import cache
 from types import TracebackType
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from vitrail.measure.machine import processor
 
+ZEN_5 = 26
 WORTH = 1 << 24     # multiply-adds: of fewer, what surrounds a convolution takes longer than it gains
 
 
@@ -50,11 +52,15 @@ class Widened:
 
 @cache
 def wider() -> bool:
-    """Whether oneDNN uses wider registers here than MKL: on AMD's processors that have AVX-512."""
+    """Whether oneDNN's registers are twice as wide as MKL's here: on AMD's processors since Zen 5, which compute 512
+    bits at once. Zen 4 has AVX-512 too, and takes twice as long for it."""
     return (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-            and torch.backends.cpu.get_cpu_capability() == "AVX512" and _maker() == "AuthenticAMD")
+            and torch.backends.cpu.get_cpu_capability() == "AVX512" and _family() >= ZEN_5)
 
 
-def _maker() -> str:
-    """The processor's maker, as it calls itself."""
-    return processor("vendor_id") or platform.processor().rpartition(" ")[2]
+def _family() -> int:
+    """AMD's number for a generation of its processors; 0 for other makers'."""
+    if processor("vendor_id") == "AuthenticAMD":
+        return int(processor("cpu family"))
+    found = re.search(r"Family (\d+) .*AuthenticAMD", platform.processor())         # as Windows tells it
+    return int(found[1]) if found else 0
