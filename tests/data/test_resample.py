@@ -51,6 +51,18 @@ def test_resizing_and_the_middle(image: tuple[int, int], size: tuple[int, int], 
         assert torch.equal(found, plain[:, top:top + size[0], left:left + size[1]])
 
 
+@pytest.mark.parametrize("size", [(30, 40), (30, 20), (15, 40), (30, 41), (31, 40)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_cuts_of_a_picture_also_where_a_side_stays_as_long(size: tuple[int, int], interpolation: str) -> None:
+    image = quads(40, 60)
+    for cut in (image[:, 3:33, 5:45], image[:, :30, :40], image[:, 10:, 20:]):
+        found = resize(cut, size, interpolation)
+        assert torch.equal(found, resize(planes(cut), size, interpolation))
+        assert found.untyped_storage().data_ptr() != image.untyped_storage().data_ptr()
+        assert torch.equal(middle(cut, size, (10, 11), interpolation),
+                           middle(planes(cut), size, (10, 11), interpolation))
+
+
 def test_sizes_at_random() -> None:
     """Among them parts as long as a side of the image, which torch would otherwise leave as it is."""
     rng = random.Random(0)
