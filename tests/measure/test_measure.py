@@ -1,11 +1,9 @@
 """Exponents, and peaks of memory."""
-import platform
 
 import numpy as np
 import pytest
 import torch
 
-from vitrail.measure.allocator import kept_memory
 from vitrail.measure.fit import growth
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds
@@ -66,20 +64,6 @@ def test_multiply_adds_are_those_of_products_convolutions_and_fused_attention() 
     assert multiply_adds(lambda: torch.nn.functional.conv2d(x, torch.randn(5, 3, 1, 1))) == 2 * 10 * 4 * 3 * 5
     at = torch.randint(0, 10, (7, 2))
     assert multiply_adds(lambda: torch.nn.functional.embedding_bag(at, x[0, 0], mode="sum")) == 7 * 2 * 4
-
-
-def test_memory_is_kept_within_and_given_back_after() -> None:
-    with kept_memory() as kept:
-        assert kept == (platform.libc_ver()[0] == "glibc")
-        assert torch.ones(1000, 1000).sum() == 1e6
-    assert torch.ones(1000, 1000).sum() == 1e6
-
-
-@pytest.mark.parametrize(("name", "value"), [("MALLOC_ARENA_MAX", "1"), ("GLIBC_TUNABLES", "glibc.malloc.perturb=1")])
-def test_what_the_environment_tells_malloc_stands(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(name, value)
-    with kept_memory() as kept:
-        assert not kept
 
 
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.int8, 2.5e-2)])

@@ -14,7 +14,7 @@ from vitrail.evidence import ledger
 from vitrail.evidence.claim import Outcome
 from vitrail.evidence.exactness import least, worst
 from vitrail.evidence.ledger_pages import COLOURS, plot
-from vitrail.measure.allocator import kept_memory
+from vitrail.core.allocator import kept_memory
 from vitrail.measure.fit import Growth, growth
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds

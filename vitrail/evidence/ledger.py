@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vitrail.core.catalogue import find, mechanism_of, names
 from vitrail.core.errors import ModelError, SettingsError
 from vitrail.core.mechanism import Mechanism, Takes
-from vitrail.measure.allocator import kept_memory
+from vitrail.core.allocator import kept_memory
 from vitrail.measure.fit import Growth, growth
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vitrail.core.errors import ExportError
 from vitrail.deploy.fold import folded
-from vitrail.measure.allocator import kept_memory
+from vitrail.core.allocator import kept_memory
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds
 from vitrail.measure.timing import Times, gflops, interleaved, yardstick

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.core.errors import SettingsError, TrainingError, VitrailError
-from vitrail.measure.allocator import kept_memory
+from vitrail.core.allocator import kept_memory
 from vitrail.train import facts, restore, sharded
 from vitrail.train.checkpoint import Checkpoints, state_of
 from vitrail.train.distributed import Place, joined

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.measure.machine import processor
+from vitrail.core.processor import processor
 
 ZEN_5 = 26
 WORTH = 1 << 24     # multiply-adds: of fewer, what surrounds a convolution takes longer than it gains

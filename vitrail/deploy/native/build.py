@@ -25,7 +25,7 @@ from torch import Tensor
 from vitrail.core.errors import VitrailError
 from vitrail.core.files import write_file
 from vitrail.core.hub import cache_folder
-from vitrail.measure.machine import processor
+from vitrail.core.processor import processor
 
 SOURCES = Path(__file__).parent
 COMPILE = ("-O3", "-std=c++17", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-c")
