@@ -2,10 +2,10 @@
 
 A step is a forward pass, cross-entropy, the backward pass and fused AdamW, without augmentation or data; bf16 is
 autocast. In float32 our linear layers are widened, and the process keeps what it frees, for both: so does `vitrail
-train`, and "checkpointing" is its option. Both networks start from the same seeded noise, and their losses and
-gradients are compared first. Each round makes a step with every side, in an order drawn anew; a ratio is the median of
-the rounds' own ratios to timm's in float32, with its quartiles. MB: the most that a step allocates, weights and moments
-that stand there before left out.
+train`, and "accumulate" and "checkpointing" are options of it. Both networks start from the same seeded noise, and
+their losses and gradients are compared first. Each round makes a step with every side, in an order drawn anew; a ratio
+is the median of the rounds' own ratios to timm's in float32, with its quartiles. MB: the most that a step allocates,
+weights and moments that stand there before left out.
 """
 import argparse
 import json
@@ -30,21 +30,22 @@ from vitrail.nn import Stack
 from vitrail.train.optim import optimizer
 from vitrail.train.products import Widened
 
-Step = Callable[[], Tensor]
+Step = Callable[[], None]
+PARTS = 4           # of a batch, one after the other
 
 
 def step(model: nn.Module, adam: torch.optim.Optimizer, image: Tensor, label: Tensor, *, low: bool,
-         widened: bool = False, checkpointing: bool = False) -> Tensor:
+         widened: bool = False, checkpointing: bool = False, accumulate: int = 1) -> None:
     for part in model.modules():
         if isinstance(part, Stack):
             part.checkpointing = checkpointing
     adam.zero_grad(set_to_none=True)
     with Widened(model, wanted=widened and not low):
-        with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            loss = F.cross_entropy(model(image).float(), label)
-        loss.backward()
+        for some, their in zip(image.chunk(accumulate), label.chunk(accumulate), strict=True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                loss = F.cross_entropy(model(some).float(), their) / accumulate
+            loss.backward()
     adam.step()
-    return loss.detach()
 
 
 def compared(sides: dict[str, nn.Module], image: Tensor, label: Tensor) -> None:
@@ -88,6 +89,7 @@ def main() -> None:
                 kind = f"{who} {'bf16' if low else 'fp32'}"
                 calls[kind] = partial(step, model, adam, image, label, low=low, widened=ours)
                 if ours:
+                    calls[f"{kind}, accumulate {PARTS}"] = partial(calls[kind], accumulate=PARTS)
                     calls[f"{kind}, checkpointing"] = partial(calls[kind], checkpointing=True)
         held = {what: peak_bytes(call) / 2**20 for what, call in calls.items()}
         with kept_memory():
