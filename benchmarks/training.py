@@ -21,8 +21,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from vitrail.core import catalogue
-from vitrail.evidence.forward import CPU, images, pair
 from vitrail.core.allocator import kept_memory
+from vitrail.evidence.forward import CPU, images, pair
 from vitrail.measure.machine import machine
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.timing import interleaved

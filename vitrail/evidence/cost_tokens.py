@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from vitrail.attention.deformable import DeformableMap
 from vitrail.attention.lambda_layer import LambdaGlobal, LambdaLocal
 from vitrail.backbones.swin import WindowAttention
+from vitrail.core.allocator import kept_memory
 from vitrail.core.mechanism import LINEAR, Mechanism, Takes
 from vitrail.evidence import ledger
 from vitrail.evidence.claim import Outcome
 from vitrail.evidence.exactness import least, worst
 from vitrail.evidence.ledger_pages import COLOURS, plot
-from vitrail.core.allocator import kept_memory
 from vitrail.measure.fit import Growth, growth
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitrail.core.allocator import kept_memory
 from vitrail.core.catalogue import find, mechanism_of, names
 from vitrail.core.errors import ModelError, SettingsError
 from vitrail.core.mechanism import Mechanism, Takes
-from vitrail.core.allocator import kept_memory
 from vitrail.measure.fit import Growth, growth
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds

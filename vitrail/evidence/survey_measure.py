@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitrail.core.allocator import kept_memory
 from vitrail.core.errors import ExportError
 from vitrail.deploy.fold import folded
-from vitrail.core.allocator import kept_memory
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds
 from vitrail.measure.timing import Times, gflops, interleaved, yardstick

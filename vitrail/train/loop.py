@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.core.errors import SettingsError, TrainingError, VitrailError
 from vitrail.core.allocator import kept_memory
+from vitrail.core.errors import SettingsError, TrainingError, VitrailError
 from vitrail.train import facts, restore, sharded
 from vitrail.train.checkpoint import Checkpoints, state_of
 from vitrail.train.distributed import Place, joined
