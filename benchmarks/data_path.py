@@ -23,7 +23,7 @@ from rich.table import Table
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from vitrail.core.identity import Preprocessing
+from vitrail.core.config import Preprocessing
 from vitrail.core.torchvision_guard import import_torchvision
 from vitrail.data import jpeg
 from vitrail.data.decode import decode

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vitrail.core import catalogue
 from vitrail.core.allocator import kept_memory
-from vitrail.evidence.forward import CPU, images, pair
+from vitrail.evidence.engines.forward import CPU, images, pair
 from vitrail.measure.machine import machine
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.timing import interleaved

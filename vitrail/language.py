@@ -39,8 +39,8 @@ def create_language_model(name: str, *, vocabulary: "Vocabulary", length: int = 
         network = found(**asked)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as e:
         raise ModelError(f"{name} cannot be built with {changes}: {e}") from e
-    identity = TextIdentity(model=name, task=task, vocabulary=vocabulary, length=length, changes=changes)
-    return LanguageModel(network, identity).eval()
+    config = TextIdentity(model=name, task=task, vocabulary=vocabulary, length=length, changes=changes)
+    return LanguageModel(network, config).eval()
 
 
 def save_language_model(model: "LanguageModel", folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -50,7 +50,7 @@ def save_language_model(model: "LanguageModel", folder: str | Path, *, overwrite
 
     with atomic_folder(Path(folder), overwrite=overwrite) as new:
         write_tensors(new / "model.safetensors", model.state_dict())
-        config = {"format": FORMAT, **model.identity.to_json(), "sha256": sha256(new / "model.safetensors")}
+        config = {"format": FORMAT, **model.config.to_json(), "sha256": sha256(new / "model.safetensors")}
         (new / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return Path(folder)
 
@@ -81,15 +81,15 @@ def load_language_model(folder: str | Path) -> "LanguageModel":
                               "of text")
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise CheckpointError(f"{config} does not describe a model of text (format {FORMAT!r})")
-    identity = TextIdentity.from_json(data)
+    config = TextIdentity.from_json(data)
     if sha256(tensors) != data.get("sha256"):
         raise CheckpointError(f"{tensors} is not the file that {config.name} describes: it is damaged or was replaced")
-    model = create_language_model(identity.model, vocabulary=identity.vocabulary, length=identity.length,
-                                  **identity.changes)
+    model = create_language_model(config.model, vocabulary=config.vocabulary, length=config.length,
+                                  **config.arguments)
     try:
         model.load_state_dict(read_tensors(tensors))
     except RuntimeError as e:
-        raise CheckpointError(f"{tensors} does not fit {identity.model}: {e}") from None
+        raise CheckpointError(f"{tensors} does not fit {config.model}: {e}") from None
     return model
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vitrail.core import catalogue
 from vitrail.core.errors import ModelError
 from vitrail.core.mechanism import Mechanism, Takes
-from vitrail.nn import Block, Features, PositionTable, Readout, Residual, SelfAttention, Stack, init, mean_map
+from vitrail.nn import Block, Features, PositionTable, Head, Residual, SelfAttention, Stack, init, mean_map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class Mixed(nn.Module):
         super().__init__()
         blocks, table = plain_blocks(name, plain), plain.position
         self.widths, self.strides = plain.widths, plain.strides
-        self.tokenize = plain.tokenize
+        self.patch_embed = plain.patch_embed
         self.position = PositionTable(table.grid, self.widths[-1])
         init.truncated(self.position)
         for block in blocks:
@@ -105,12 +105,12 @@ class Mixed(nn.Module):
         self.blocks, self.norm = plain.blocks, plain.norm
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                            # (B, h, w, C)
+        x = self.patch_embed(image)                                            # (B, h, w, C)
         x = self.position(x.flatten(1, 2), x.shape[1:3]).view_as(x)         # (B, h, w, C)
         return Features(maps=(self.norm(self.blocks(x)),))
 
-    def readout(self, classes: int) -> nn.Module:
-        head = Readout(self.widths[-1], classes, mean_map)
+    def make_head(self, classes: int) -> nn.Module:
+        head = Head(self.widths[-1], classes, mean_map)
         init.truncated_linears(head)
         return head
 
@@ -130,7 +130,7 @@ def plain_blocks(name: str, backbone: nn.Module) -> list[Any]:
             raise ModelError(f"{name} is no plain backbone: its block {at} holds a {type(fn).__name__} where "
                              f"self-attention over all tokens would be replaced. {advice}")
     parts = {n for n, part in backbone.named_children() if any(True for _ in part.parameters())}
-    if strange := parts - {"tokenize", "prefix", "position", "blocks", "norm"}:
+    if strange := parts - {"patch_embed", "prefix", "position", "blocks", "norm"}:
         raise ModelError(f"{name} is no plain backbone: besides its plain blocks it has {', '.join(sorted(strange))}, "
                          f"which would stay as it is. {advice}")
     if not isinstance(getattr(backbone, "position", None), PositionTable):

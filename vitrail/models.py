@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from vitrail.core import catalogue
 from vitrail.core.card import Figures, Paper, Variant, Weights
 from vitrail.core.catalogue import Entry
-from vitrail.core.errors import CheckpointError, ModelError, nearest
-from vitrail.core.identity import Identity, Preprocessing
+from vitrail.core.errors import CheckpointError, ModelError, did_you_mean
+from vitrail.core.config import ModelConfig, Preprocessing
 from vitrail.weights import load_weights
 
 if TYPE_CHECKING:
@@ -77,19 +77,19 @@ def create_model(name: str, *, classes: int | None = None, labels: Sequence[str]
     release = next((w for w in found.weights if w.name == weights), None) if weights is not None else None
     try:
         backbone, mixer = _mixed(name, found(**changes), mixer)
-        readout = backbone.readout(classes)
+        readout = backbone.make_head(classes)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as e:
         raise ModelError(f"{name} cannot be built with {changes}: {e}") from e
-    identity = Identity(model=name, changes=changes, labels=tuple(labels) or tuple(str(i) for i in range(classes)),
-                        preprocessing=_eyes(found, changes, release), mixer=mixer)
-    model = Classifier(backbone, readout, identity)
+    config = ModelConfig(model=name, changes=changes, labels=tuple(labels) or tuple(str(i) for i in range(classes)),
+                        preprocessing=_preprocessing(found, changes, release), mixer=mixer)
+    model = Classifier(backbone, readout, config)
     if weights is not None:
         if release is not None:
             weights, keys = release.source, release.keys
         elif "/" not in str(weights) and not Path(weights).exists():
             names = [w.name for w in found.weights]
             raise ModelError(f"{name} has no release {str(weights)!r}, and there is no such file."
-                             f"{nearest(str(weights), names)} Releases: {', '.join(names) or 'none'}.")
+                             f"{did_you_mean(str(weights), names)} Releases: {', '.join(names) or 'none'}.")
         load_weights(model, weights, keys=keys or "vitrail", inside=release.inside if release else inside,
                      resize=resize, sha256=release.sha256 if release else "",
                      head=head or ("fresh" if release and release.classes != classes else "load"))
@@ -110,7 +110,7 @@ def _figures(found: Variant[Any]) -> Figures:
     return found.figures
 
 
-def _eyes(found: Variant[Any], changes: Mapping[str, Any], release: Weights | None) -> Preprocessing:
+def _preprocessing(found: Variant[Any], changes: Mapping[str, Any], release: Weights | None) -> Preprocessing:
     """The release's preprocessing, or the default one, at the size this model is built for."""
     asked = changes.get("image", release.image if release else found.settings().get("image", _figures(found).image))
     size = (asked, asked) if isinstance(asked, int) else tuple(asked)
@@ -127,7 +127,7 @@ def save_model(model: "Classifier", folder: str | Path, *, overwrite: bool = Fal
 
     with atomic_folder(Path(folder), overwrite=overwrite) as new:
         write_tensors(new / "model.safetensors", model.state_dict())
-        config = {"format": "vitrail-1", **model.identity.to_json(), "sha256": sha256(new / "model.safetensors")}
+        config = {"format": "vitrail-1", **model.config.to_json(), "sha256": sha256(new / "model.safetensors")}
         (new / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return Path(folder)
 
@@ -159,16 +159,16 @@ def load_model(folder: str | Path, *, mixer: "type[nn.Module] | Mechanism | None
                               "images; `vitrail generate` asks it, vitrail.language.load_language_model loads it")
     if not isinstance(data, dict) or data.get("format") != "vitrail-1":
         raise CheckpointError(f"{config} does not describe a vitrail model (format 'vitrail-1')")
-    identity = Identity.from_json(data)
+    config = ModelConfig.from_json(data)
     if sha256(tensors) != data.get("sha256"):
         raise CheckpointError(f"{tensors} is not the file that {config.name} describes: it is damaged or was replaced")
-    if "." in identity.mixer and mixer is None:
-        raise CheckpointError(f"{folder} was built with {identity.mixer}, which is none of vitrail's mechanisms: "
+    if "." in config.mixer and mixer is None:
+        raise CheckpointError(f"{folder} was built with {config.mixer}, which is none of vitrail's mechanisms: "
                               "import that class and hand it to load_model(..., mixer=)")
-    model = create_model(identity.model, labels=identity.labels, mixer=mixer or identity.mixer, **identity.changes)
-    if model.identity.mixer != identity.mixer:
-        raise CheckpointError(f"{folder} was built with the mixer {identity.mixer or 'of its backbone'}, and "
-                              f"{model.identity.mixer} was handed to load_model")
-    model.identity = replace(identity)
+    model = create_model(config.model, labels=config.spec.labels, mixer=mixer or config.mixer, **config.arguments)
+    if model.config.mixer != config.mixer:
+        raise CheckpointError(f"{folder} was built with the mixer {config.mixer or 'of its backbone'}, and "
+                              f"{model.config.mixer} was handed to load_model")
+    model.config = replace(config)
     load_weights(model, tensors)
     return model

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitrail.core import catalogue
-from vitrail.core.errors import CheckpointError, nearest
+from vitrail.core.errors import CheckpointError, did_you_mean
 from vitrail.core.keys import Keys
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ def keys_of(model: "Classifier", layout: str) -> Keys | None:
     """The key table of a layout for this very model; None for our own. Raises CheckpointError on an unknown one."""
     if layout == "vitrail":
         return None
-    if model.identity.mixer:
-        raise CheckpointError(f"{model.identity.model} with {model.identity.mixer} as its mixer has no layout but our "
+    if model.config.mixer:
+        raise CheckpointError(f"{model.config.model} with {model.config.mixer} as its mixer has no layout but our "
                               f"own: leave out keys={layout!r}")
-    known = catalogue.module_of(model.identity.model).KEYS
+    known = catalogue.module_of(model.config.model).KEYS
     if layout not in known:
-        raise CheckpointError(f"{model.identity.model} has no layout {layout!r}.{nearest(layout, [*known, 'vitrail'])} "
+        raise CheckpointError(f"{model.config.model} has no layout {layout!r}.{did_you_mean(layout, [*known, 'vitrail'])} "
                               f"It reads: vitrail, {', '.join(known)}.")
-    settings = {**catalogue.variant_of(model.identity.model).settings(), **model.identity.changes}
+    settings = {**catalogue.variant_of(model.config.model).settings(), **model.config.arguments}
     table = known[layout](settings)
     assert isinstance(table, Keys)
     return table
@@ -85,7 +85,7 @@ def load_weights(model: "Classifier", source: "str | Path | Mapping[str, Tensor]
     found = sum(own[k].numel() for k in chosen) / max(1, sum(own[k].numel() for k in own if k not in fresh))
     if (strict and (missing or unexpected)) or found < 0.9:
         raise CheckpointError(
-            f"{where} does not fit {model.identity.model}: {len(missing)} tensors of the model are missing "
+            f"{where} does not fit {model.config.model}: {len(missing)} tensors of the model are missing "
             f"({', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}), {len(unexpected)} of the file are not "
             f"wanted ({', '.join(unexpected[:5])}{', ...' if len(unexpected) > 5 else ''}). Another size of the model, "
             f"or another layout (keys=)?")

@@ -147,7 +147,7 @@ def test_it_takes_its_place_in_a_plain_backbone(name: str) -> None:
     with torch.inference_mode():
         assert model(draw(2, 3, 64, 64)).shape == (2, 3)
         assert model(draw(2, 3, 80, 48)).shape == (2, 3)
-    assert model.identity.mixer == name
+    assert model.config.mixer == name
 
 
 @pytest.mark.parametrize("name", REFUSING)

@@ -50,7 +50,7 @@ def test_by_name_and_by_class_it_is_the_same_model() -> None:
     image = draw(2, 3, 32, 48)
     with torch.inference_mode():
         assert torch.equal(by_name(image), by_class(image)) and torch.equal(by_name(image), declared(image))
-    assert by_name.identity == by_class.identity and by_name.identity.mixer == "linear_attention"
+    assert by_name.config == by_class.config and by_name.config.mixer == "linear_attention"
     assert isinstance(by_name.backbone, Mixed)
 
 
@@ -71,7 +71,7 @@ def test_self_attention_in_is_what_was_there_but_for_the_class_token() -> None:
     table, image = plain.position.table.data, draw(2, 3, 32, 32)
     mixed.load_state_dict({k.replace("mix.fn.", "mix.fn.mixer."): v[:, 1:] if k == "position.table" else v
                            for k, v in plain.state_dict().items() if not k.startswith("prefix")})
-    x = plain.tokenize(image).flatten(1, 2) + table[:, 1:]
+    x = plain.patch_embed(image).flatten(1, 2) + table[:, 1:]
     with torch.inference_mode():
         torch.testing.assert_close(mixed(image).maps[0].flatten(1, 2), plain.norm(plain.blocks(x)))
 

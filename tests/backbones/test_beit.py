@@ -81,7 +81,7 @@ def test_places_are_told_apart_by_offsets_alone() -> None:
     image = noise(1, 3, 24, 24)
     patches = image.unfold(2, 8, 8).unfold(3, 8, 8).flatten(2, 3)[:, :, order]              # (1, 3, 9, 8, 8)
     mixed = patches.unflatten(2, (3, 3)).permute(0, 1, 2, 4, 3, 5).flatten(4, 5).flatten(2, 3)
-    head = seeded(model.readout(5))
+    head = seeded(model.make_head(5))
     torch.testing.assert_close(head(model(mixed)), head(model(image)))
     for block in model.blocks:
         block.mix.fn.bias.table.data[:-3] = noise(25, 2)
@@ -90,7 +90,7 @@ def test_places_are_told_apart_by_offsets_alone() -> None:
 
 def test_the_answer_is_read_off_the_normed_mean_of_the_patches() -> None:
     model = small()
-    head, features = seeded(model.readout(5)), model(noise(2, 3, 24, 24))
+    head, features = seeded(model.make_head(5)), model(noise(2, 3, 24, 24))
     norm = head.pool.norm               # type: ignore[union-attr]
     expected = head.linear(norm(features.maps[0].flatten(1, 2).mean(1)))        # type: ignore[operator]
     torch.testing.assert_close(head(features), expected)
@@ -108,7 +108,7 @@ def test_born_as_published(variant: Any, scale: float) -> None:
             assert linear.weight.std().item() == pytest.approx(0.02 / math.sqrt(2 * (i + 1)), rel=0.02)
         assert not block.mix.fn.bias.table.any() and not block.mix.fn.q_bias.any() and not block.mix.fn.v_bias.any()
         assert isinstance(block.mlp.fn, Mlp) and not block.mlp.fn.fc1.bias.any()
-    head = model.readout(1000)
+    head = model.make_head(1000)
     assert head.linear.weight.std().item() == pytest.approx(2e-5, rel=0.02) and not head.linear.bias.any()
 
 

@@ -86,7 +86,7 @@ def test_a_t_model_weighs_its_convolutional_blocks_alone_and_knows_no_relu_outsi
     model = small(squeeze=True)
     assert [isinstance(b.squeeze, SqueezeExcite) for b in blocks(model)] == [True, True, True, False, False]
     assert [b.squeeze.reduce.out_channels for b in blocks(model)[:3]] == [2, 4, 8]             # a sixteenth
-    assert isinstance(model.tokenize.act, nn.SiLU) and all(isinstance(b.act, nn.SiLU) for b in blocks(model))
+    assert isinstance(model.patch_embed.act, nn.SiLU) and all(isinstance(b.act, nn.SiLU) for b in blocks(model))
     assert not any(isinstance(m, SqueezeExcite | nn.SiLU) for m in small().modules())
 
 

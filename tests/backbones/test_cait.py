@@ -67,7 +67,7 @@ def test_a_gain_of_zero_is_no_layer() -> None:
             if isinstance(part, Scale):
                 part.gamma.zero_()
     f = model(image)
-    x = model.position(model.tokenize(image).flatten(1, 2), (4, 4))
+    x = model.position(model.patch_embed(image).flatten(1, 2), (4, 4))
     torch.testing.assert_close(f.maps[0].flatten(1, 2), model.norm(x))
     assert f.prefix is not None
     torch.testing.assert_close(f.prefix, model.norm(model.prefix.tokens))

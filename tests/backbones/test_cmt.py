@@ -117,7 +117,7 @@ def test_at_another_size_nothing_but_the_tables_differs() -> None:
 
 def test_the_readout_is_wide_at_every_place() -> None:
     model = small()
-    head, features = model.readout(3).eval(), model(noise(2, 3, 64, 64))
+    head, features = model.make_head(3).eval(), model(noise(2, 3, 64, 64))
     places = F.silu(head.norm(head.expand(features.maps[-1])))
     torch.testing.assert_close(head(features), head.linear(places.mean((1, 2))))
     assert head.dropout.p == 0.1 and vitrail.create_model("cmt_b", depths=(1, 1, 1, 1)).head.dropout.p == 0.3

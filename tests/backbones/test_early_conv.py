@@ -9,7 +9,7 @@ import vitrail
 from tests.backbones.made import noise, seeded
 from vitrail.backbones import early_conv
 from vitrail.core.errors import ModelError
-from vitrail.nn import Mlp, Patches, SelfAttention
+from vitrail.nn import Mlp, PatchEmbed, SelfAttention
 
 
 @pytest.mark.parametrize("widths, strides, sees", [((4, 8, 16, 32), [2, 2, 2, 2], 31),
@@ -29,7 +29,7 @@ def test_a_width_that_grows_halves_the_map(widths: tuple[int, ...], strides: lis
 
 
 def test_patches_see_their_own_pixels_alone() -> None:
-    tokenize = early_conv.vit_p_1gf(depth=1).tokenize
+    tokenize = early_conv.vit_p_1gf(depth=1).patch_embed
     image = noise(1, 3, 64, 64).requires_grad_()
     tokenize(image)[0, 2, 1].sum().backward()
     assert image.grad is not None
@@ -39,7 +39,7 @@ def test_patches_see_their_own_pixels_alone() -> None:
 
 
 def test_only_the_last_convolution_has_a_bias_and_no_norm() -> None:
-    names = {name.rpartition("tokenize.")[2] for name, _ in early_conv.vit_c_1gf(depth=1).tokenize.named_parameters()}
+    names = {name.rpartition("patch_embed.")[2] for name, _ in early_conv.vit_c_1gf(depth=1).patch_embed.named_parameters()}
     assert names == {*(f"convs.{i}.{part}" for i in range(4) for part in ("conv.weight", "norm.weight", "norm.bias")),
                      "last.weight", "last.bias"}
 
@@ -67,7 +67,7 @@ def test_born_as_published() -> None:
     def about(value: float, rel: float = 0.05) -> Any:
         return pytest.approx(value, rel=rel)
     model = early_conv.vit_c_4gf(depth=1)
-    stem: Any = model.tokenize
+    stem: Any = model.patch_embed
     for conv in (m for m in stem.convs.modules() if isinstance(m, nn.Conv2d)):
         assert conv.weight.std().item() == about((2 / conv.out_channels) ** 0.5)
     assert stem.last.weight.std().item() == about((1 / 384) ** 0.5) and not stem.last.bias.any()
@@ -79,8 +79,8 @@ def test_born_as_published() -> None:
         if isinstance(part, Mlp):
             assert part.fc1.weight.abs().max().item() == about((6 / (384 + 1152)) ** 0.5, 0.01)
             assert part.fc2.bias.std().item() == about(1e-6, 0.15)
-    patches = early_conv.vit_p_4gf(depth=1).tokenize
-    assert isinstance(patches, Patches)             # cut at two, far beyond the deviation
+    patches = early_conv.vit_p_4gf(depth=1).patch_embed
+    assert isinstance(patches, PatchEmbed)             # cut at two, far beyond the deviation
     assert patches.proj.weight.std().item() == about((3 * 16 * 16) ** -0.5)
-    head: Any = model.readout(10)
+    head: Any = model.make_head(10)
     assert not head.linear.weight.any() and not head.linear.bias.any()

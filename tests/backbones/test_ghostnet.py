@@ -72,7 +72,7 @@ def test_widths_are_multiples_of_four_that_lose_no_more_than_a_tenth() -> None:
 
 
 def test_the_head_widens_one_place() -> None:
-    head = ghostnet_100().readout(10)
+    head = ghostnet_100().make_head(10)
     assert isinstance(head, GhostHead) and head.dropout.p == 0.2
     assert head.widen.weight.shape == (1280, 960, 1, 1) and head.linear.weight.shape == (10, 1280)
 
@@ -81,7 +81,7 @@ def test_gradients_reach_every_parameter() -> None:
     torch.manual_seed(0)
     model = GhostNet(width=0.5).train()
     features = model(torch.randn(4, 3, 64, 64))
-    out = model.readout(5)(features)
+    out = model.make_head(5)(features)
     (out * torch.randn(out.shape)).sum().backward()
     for name, p in model.named_parameters():
         assert p.grad is not None and p.grad.abs().sum() > 0, name

@@ -61,7 +61,7 @@ def test_the_answer_is_the_mean_of_what_is_left() -> None:
 def test_the_map_is_that_of_the_first_block_and_the_answer_depends_on_it() -> None:
     model, image = small(), noise(1, 3, 96, 96)
     features = model(image)
-    x = model.position(model.tokenize(image).flatten(1, 2), (6, 6))
+    x = model.position(model.patch_embed(image).flatten(1, 2), (6, 6))
     assert torch.equal(features.maps[0].flatten(1, 2), model.first(x))
     (grad,) = torch.autograd.grad(features.prefix.square().sum(), features.maps[0])
     assert grad.any()

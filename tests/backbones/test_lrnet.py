@@ -46,7 +46,7 @@ def test_a_stride_keeps_the_first_of_every_two_places() -> None:
 
 def test_the_stem_sees_two_relations_reach() -> None:
     """A maximum over 3 x 3 of places two apart, each over 7 x 7: 5 pixels either way."""
-    stem = small(window=7).tokenize
+    stem = small(window=7).patch_embed
     image = torch.randn(1, 3, 32, 32, requires_grad=True)
     stem(image)[0, 4, 4].sum().backward()
     assert image.grad is not None

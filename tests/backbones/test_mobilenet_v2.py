@@ -81,7 +81,7 @@ def test_the_first_block_of_a_row_strides() -> None:
 def test_what_the_width_spares() -> None:
     """Narrow nets keep the last convolution (section 4); timm's deeper sizes keep the first one too."""
     def ends(model: MobileNetV2) -> tuple[int, int]:
-        first, last = model.tokenize.get_submodule("conv"), model.last.get_submodule("conv")
+        first, last = model.patch_embed.get_submodule("conv"), model.last.get_submodule("conv")
         assert isinstance(first, Conv) and isinstance(last, Conv)
         return first.out_channels, last.out_channels
     assert ends(mobilenetv2_035()) == (16, 1280) and ends(mobilenetv2_140()) == (48, 1792)
@@ -96,7 +96,7 @@ def test_it_is_born_with_convolutions_by_fan_out_within_a_group() -> None:
     assert isinstance(conv, Conv) and isinstance(depthwise, Conv)
     assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / 1280), rel=0.02)
     assert depthwise.weight.std().item() == pytest.approx(math.sqrt(2 / 9), rel=0.05)
-    linear = model.readout(100).get_submodule("linear")
+    linear = model.make_head(100).get_submodule("linear")
     assert isinstance(linear, nn.Linear)
     assert linear.weight.std().item() == pytest.approx(0.01, rel=0.02) and not linear.bias.any()
 
@@ -105,7 +105,7 @@ def test_stochastic_depth_grows_and_the_readout_drops() -> None:
     model = MobileNetV2(drop_path=0.32)
     drops = [m.p for m in model.modules() if isinstance(m, DropPath)]
     assert drops == pytest.approx([0.02 * i for i in range(17)])
-    dropout = model.readout(10).get_submodule("pool.dropout")
+    dropout = model.make_head(10).get_submodule("pool.dropout")
     assert isinstance(dropout, nn.Dropout) and dropout.p == 0.2
 
 

@@ -105,7 +105,7 @@ def test_it_is_born_as_the_authors_configure_it() -> None:
     assert isinstance(conv, Conv)
     assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / 640), rel=0.02)
     assert mixer.qkv.proj.weight.std().item() == pytest.approx(0.02, rel=0.02) and not mixer.qkv.proj.bias.any()
-    linear = model.readout(100).get_submodule("linear")
+    linear = model.make_head(100).get_submodule("linear")
     assert isinstance(linear, nn.Linear)
     assert linear.weight.std().item() == pytest.approx(0.02, rel=0.02) and not linear.bias.any()
     norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
@@ -118,7 +118,7 @@ def test_the_authors_tensors_read_blue_first() -> None:
     assert table is not None
     here = model.state_dict()
     there = table.restore(here)
-    assert torch.equal(there["conv_1.block.conv.weight"], here["backbone.tokenize.conv.weight"][:, [2, 1, 0]])
+    assert torch.equal(there["conv_1.block.conv.weight"], here["backbone.patch_embed.conv.weight"][:, [2, 1, 0]])
     back = table.translate(there)
     assert back.keys() == here.keys() and all(torch.equal(back[name], here[name]) for name in here)
 
@@ -129,7 +129,7 @@ def test_branches_and_readout_drop_as_published() -> None:
         assert {m.p for b in blocks for m in b.modules() if isinstance(m, nn.Dropout)} == {p}
         last = [m.p for m in blocks[-1].modules() if isinstance(m, DropPath)]
         assert last == pytest.approx([0.24, 0.24])
-        dropout = model.readout(10).get_submodule("pool.dropout")
+        dropout = model.make_head(10).get_submodule("pool.dropout")
         assert isinstance(dropout, nn.Dropout) and dropout.p == 0.1
 
 

@@ -30,7 +30,7 @@ def test_maps_are_as_told_and_no_pixel_is_cut(height: int, width: int) -> None:
 
 
 def test_neighbouring_patches_share_half_of_their_pixels() -> None:
-    tokenize, image = seeded(pit.PiT(patch=8, dim=8, heads=(1, 1, 1), image=40)).tokenize, noise(1, 40, 40, 3)
+    tokenize, image = seeded(pit.PiT(patch=8, dim=8, heads=(1, 1, 1), image=40)).patch_embed, noise(1, 40, 40, 3)
     image.requires_grad_()
     tokenize(image)[0, 2, 3].sum().backward()
     assert image.grad is not None
@@ -69,7 +69,7 @@ def test_positions_are_for_places_alone_and_enter_once() -> None:
 
 def test_the_answer_of_two_heads_is_their_mean() -> None:
     model = small(tokens=2)
-    head, features = seeded(model.readout(5)), model(noise(2, 3, 40, 40))
+    head, features = seeded(model.make_head(5)), model(noise(2, 3, 40, 40))
     a, b = head.separate(features)          # type: ignore[operator]
     torch.testing.assert_close(head(features), (a + b) / 2)
     assert not torch.allclose(a, b)

@@ -63,7 +63,7 @@ def test_one_attention_looks_twice_and_offsets_count_between_local_tokens_alone(
 
 def test_the_answer_is_the_mean_of_normed_regional_tokens() -> None:
     model, image = small(), noise(2, 3, 48, 64)
-    head = model.readout(5)
+    head = model.make_head(5)
     with torch.no_grad():
         features = model(image)
         assert features.prefix.shape == (2, 2 * 2, 16)      # 3 x 4 regions of 16 pixels, once halved

@@ -30,7 +30,7 @@ def test_odd_maps_are_halved_upwards(height: int, width: int) -> None:
 
 
 def test_the_stem_has_no_maximum_and_no_large_window() -> None:
-    stem = small().tokenize
+    stem = small().patch_embed
     convs = [m for m in stem.modules() if isinstance(m, Conv)]
     assert [(c.kernel_size, c.stride, c.out_channels) for c in convs] == [
         ((3, 3), (2, 2), 4), ((3, 3), (1, 1), 4), ((3, 3), (1, 1), 8), ((3, 3), (2, 2), 8)]

@@ -64,7 +64,7 @@ def test_every_matrix_has_norm_one_and_the_readout_is_free() -> None:
     for part in normed:
         assert isinstance(part.weight, Tensor)
         assert float(torch.linalg.matrix_norm(part.weight.detach().flatten(1), 2)) == pytest.approx(1, abs=0.02)
-    assert not is_parametrized(model.readout(3).get_submodule("linear"))
+    assert not is_parametrized(model.make_head(3).get_submodule("linear"))
 
 
 def test_the_image_is_not_rectified_and_later_maps_are() -> None:

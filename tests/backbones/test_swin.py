@@ -152,7 +152,7 @@ def test_maps_have_the_widths_and_strides_they_are_said_to_have(height: int, wid
 
 def test_the_logits_are_a_linear_function_of_the_mean_of_the_normed_last_map() -> None:
     model = small()
-    head, image = model.readout(5), torch.randn(2, 3, 40, 56)
+    head, image = model.make_head(5), torch.randn(2, 3, 40, 56)
     features = model(image)
     last = features.maps[-1]
     assert torch.allclose(last.mean(-1), torch.zeros(()), atol=1e-5)            # the last norm's work

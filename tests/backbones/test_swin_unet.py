@@ -85,7 +85,7 @@ def test_the_way_up_mirrors_depths_heads_and_stochastic_depth() -> None:
 
 def test_the_readout_reads_the_finest_map() -> None:
     model = small()
-    head, features = model.readout(5), model(noise(2, 3, 40, 56))
+    head, features = model.make_head(5), model(noise(2, 3, 40, 56))
     assert torch.allclose(head(features), head.linear(features.maps[0].flatten(1, 2).mean(1)), atol=1e-6)
 
 

@@ -36,10 +36,10 @@ def test_a_soft_split_is_a_neighbourhood_written_side_by_side(size: int, stride:
 def test_tokens_overlap_by_what_the_splits_reach() -> None:
     """Without attention between, a token sees 31 x 31 pixels: 14 before its patch of 16, and one behind it."""
     model = small()
-    for layer in (model.embed.tokenize.layer1, model.embed.tokenize.layer2):
+    for layer in (model.embed.patch_embed.layer1, model.embed.patch_embed.layer2):
         nn.init.zeros_(layer.mix.out.weight)
     image = noise(1, 3, 96, 96).requires_grad_()
-    model.embed.tokenize(image)[0, 3, 2].sum().backward()
+    model.embed.patch_embed(image)[0, 3, 2].sum().backward()
     assert image.grad is not None
     seen = image.grad[0].abs().sum(0) > 0
     rows, columns = (seen.any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))
@@ -66,8 +66,8 @@ def test_directions_are_orthogonal_and_no_parameters() -> None:
     torch.testing.assert_close(w @ w.T, 4 * torch.eye(4))
     model = small()
     held = {k for k in model.state_dict() if k not in dict(model.named_parameters())}
-    assert held == {"embed.position.table", "embed.tokenize.layer1.mix.directions",
-                    "embed.tokenize.layer2.mix.directions"}
+    assert held == {"embed.position.table", "embed.patch_embed.layer1.mix.directions",
+                    "embed.patch_embed.layer2.mix.directions"}
 
 
 def test_token_attention_scales_by_the_width_of_its_input() -> None:

@@ -61,7 +61,7 @@ def test_each_patch_is_cut_first_and_convolved_with_its_own_border() -> None:
 @pytest.mark.parametrize("patch, stride, n", [(16, 4, 16), (16, 5, 16), (8, 4, 4), (12, 8, 4)])
 def test_the_number_of_pixels_follows_from_patch_and_stride(patch: int, stride: int, n: int) -> None:
     model = small(patch=patch, inner_stride=stride)
-    assert model.tokenize(noise(1, 3, 48, 48)).shape[3] == n == model.pixel_position.table.shape[1]
+    assert model.patch_embed(noise(1, 3, 48, 48)).shape[3] == n == model.pixel_position.table.shape[1]
     assert model(noise(1, 3, 48, 48)).maps[0].shape == (1, 48 // patch, 48 // patch, 24)
 
 
@@ -82,8 +82,8 @@ def test_only_the_first_projection_to_patches_has_a_bias() -> None:
 
 def test_all_patches_share_the_positions_of_pixels() -> None:
     model = small()
-    nn.init.zeros_(model.tokenize.proj.weight)
-    nn.init.zeros_(model.tokenize.proj.bias)
+    nn.init.zeros_(model.patch_embed.proj.weight)
+    nn.init.zeros_(model.patch_embed.proj.bias)
     seen: list[Tensor] = []
     model.pixel_position.register_forward_hook(lambda module, args, out: seen.append(out))
     model(noise(2, 3, 48, 32))

@@ -12,7 +12,8 @@ from vitrail.cli import bench, doctor
 from vitrail.core import extras
 from vitrail.core.catalogue import variant_of
 from vitrail.core.errors import MissingExtra, ModelError
-from vitrail.evidence import forward, peers
+from vitrail.evidence.engines import forward
+from vitrail.evidence.engines import compare as peers
 from vitrail.measure import timing
 
 

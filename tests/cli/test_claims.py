@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Ask
-from vitrail.evidence.claims import CLAIMS
+from vitrail.evidence.claims.registry import CLAIMS
 
 
 def test_the_list_names_every_claim(ask: Ask) -> None:
@@ -35,8 +35,8 @@ def test_a_result_is_kept_and_the_page_written(ask: Ask, tmp_path: Path) -> None
 @pytest.mark.parametrize("word, ids", [("exact", [c.id for c in CLAIMS.values() if c.kind == "exact"]),
                                        ("all", list(CLAIMS))])
 def test_a_word_stands_for_many(ask: Ask, monkeypatch: pytest.MonkeyPatch, word: str, ids: list[str]) -> None:
-    from vitrail.evidence import run
-    from vitrail.evidence.claim import Claim, Outcome
+    from vitrail.evidence.claims import run
+    from vitrail.evidence.claims.claim import Claim, Outcome
 
     def imagined(claim: Claim, *, smoke: bool = False) -> Outcome:
         return Outcome(held=True, finding="As claimed.", numbers={})

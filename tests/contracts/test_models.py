@@ -76,7 +76,7 @@ def test_bfloat16_answers_like_float32(name: str) -> None:
 def test_saved_and_loaded_it_is_the_same(name: str, tmp_path: Path) -> None:
     model, image = build(name), noise(1, 3, 64, 64)
     again = vitrail.load_model(vitrail.save_model(model, tmp_path / "model"))
-    assert again.identity == model.identity
+    assert again.config == model.config
     with torch.inference_mode():
         assert torch.equal(model(image), again(image))
 
@@ -86,8 +86,8 @@ def test_weights_of_other_classes_need_a_new_head(name: str, tmp_path: Path) -> 
     model = build(name, classes=5)
     path = vitrail.save_weights(model, tmp_path / "five.safetensors")
     with pytest.raises(CheckpointError, match="head='fresh'"):
-        vitrail.create_model(name, classes=7, weights=path, **model.identity.changes)
-    other = vitrail.create_model(name, classes=7, weights=path, head="fresh", **model.identity.changes)
+        vitrail.create_model(name, classes=7, weights=path, **model.config.arguments)
+    other = vitrail.create_model(name, classes=7, weights=path, head="fresh", **model.config.arguments)
     ours, theirs = model.backbone.state_dict(), other.backbone.state_dict()
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
@@ -98,7 +98,7 @@ def test_every_layout_goes_out_to_a_file_and_comes_back(name: str, tmp_path: Pat
     model = build(name)
     for layout in module_of(name).KEYS:
         path = vitrail.save_weights(model, tmp_path / f"{layout}.safetensors", keys=layout)
-        other = vitrail.create_model(name, classes=7, **model.identity.changes)
+        other = vitrail.create_model(name, classes=7, **model.config.arguments)
         report = vitrail.load_weights(other, path, keys=layout)
         assert not report.missing and not report.unexpected
         ours, theirs = model.state_dict(), other.state_dict()

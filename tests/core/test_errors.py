@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitrail.core import errors
-from vitrail.core.errors import MissingExtra, VitrailError, nearest
+from vitrail.core.errors import MissingExtra, VitrailError, did_you_mean
 
 EVERY = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, VitrailError)]
 
@@ -44,8 +44,8 @@ def test_a_missing_extra_says_how_to_install_it():
 @pytest.mark.parametrize(("word", "hint"), [
     ("swin_tt", " Did you mean 'swin_t' or 'swin_s'?"), ("vit_s16", " Did you mean 'vit_s16'?"), ("zzz", ""), ("", "")])
 def test_nearest(word, hint):
-    assert nearest(word, ("swin_t", "swin_s", "vit_s16")) == hint
+    assert did_you_mean(word, ("swin_t", "swin_s", "vit_s16")) == hint
 
 
 def test_nearest_of_nothing():
-    assert nearest("a", ()) == ""
+    assert did_you_mean("a", ()) == ""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vitrail.core.errors import DataError, SettingsError, TrainingError, VitrailError
-from vitrail.core.identity import Preprocessing
+from vitrail.core.config import Preprocessing
 from vitrail.data.batches import Batch, Batches, _Samples, lost_worker
 from vitrail.data.open import open_source
 from vitrail.data.settings import Augmentation

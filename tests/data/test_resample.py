@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitrail.core.identity import Preprocessing
+from vitrail.core.config import Preprocessing
 from vitrail.data import resample
 from vitrail.data.resample import Normalise, middle, packed, resize
 from vitrail.data.settings import Augmentation

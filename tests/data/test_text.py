@@ -13,7 +13,7 @@ from vitrail.data.text.batches import TextBatches, TranslationBatch
 from vitrail.data.text.corpus import Pairs, Text, open_pairs, open_text, split_pairs, split_text
 from vitrail.data.text.samples import CausalSamples, MaskedSamples, PairSamples, without_long
 from vitrail.data.text.vocabulary import CLASS, END, MARKS, MASK, PAD, SEPARATOR, START, UNKNOWN, Vocabulary
-from vitrail.train.task import part
+from vitrail.train.objective import part
 
 PHRASES = toy.phrases()
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.core.errors import SettingsError
-from vitrail.core.identity import Preprocessing
+from vitrail.core.config import Preprocessing
 from vitrail.data.settings import Augmentation
 from vitrail.data.transforms import evaluation_transform, resized, training_transform
 
@@ -114,6 +114,6 @@ def test_settings_are_checked() -> None:
             Augmentation(**bad)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="Did you mean 'bilinear'"):
         evaluation_transform(Preprocessing(interpolation="bilinaer"))
-    for eyes in (Preprocessing(size=(0, 5)), Preprocessing(crop=0.0), Preprocessing(std=(0.0, 1.0, 1.0))):
+    for preprocessing in (Preprocessing(size=(0, 5)), Preprocessing(crop=0.0), Preprocessing(std=(0.0, 1.0, 1.0))):
         with pytest.raises(SettingsError):
-            training_transform(eyes, Augmentation())
+            training_transform(preprocessing, Augmentation())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import vitrail
 from tests.explanation.tiny import TINY, noise, pictures, tiny
 from vitrail.core.errors import DataError, ExportError, MissingExtra, VitrailError
-from vitrail.core.identity import Identity
+from vitrail.core.config import ModelConfig
 from vitrail.data.transforms import evaluation_transform
 from vitrail.deploy import formats
 from vitrail.deploy.export import export, others
@@ -34,8 +34,8 @@ def small(name: str) -> Classifier:
 
 
 def prepared(model: Classifier, size: tuple[int, int] | None = None) -> Tensor:
-    eyes = model.identity.preprocessing
-    transform = evaluation_transform(replace(eyes, size=size or eyes.size))
+    preprocessing = model.config.spec.preprocessing
+    transform = evaluation_transform(replace(preprocessing, size=size or preprocessing.size))
     return torch.stack([transform(torch.from_numpy(p).permute(2, 0, 1)) for p in pictures()])
 
 
@@ -56,7 +56,7 @@ def test_every_form_exports_for_every_batch(name: str, suffix: str, tmp_path: Pa
     model, path = small(name), tmp_path / f"m{suffix}"
     made = export(model, path, images=list(pictures()))
     assert made.path == path and made.images == 3 and made.agreement == 1 and made.difference <= 1e-5 * made.scale
-    assert made.batches == (1, 2, 5) and made.sizes == (model.identity.preprocessing.size,) == (made.size,)
+    assert made.batches == (1, 2, 5) and made.sizes == (model.config.spec.preprocessing.size,) == (made.size,)
     assert {p.name for p in tmp_path.iterdir()} == {path.name, path.name + ".json"} == set(made.files)
     image = prepared(model)
     with torch.no_grad():
@@ -110,8 +110,8 @@ def test_what_the_artefact_says_of_itself(tmp_path: Path) -> None:
         made = export(model, path, images=list(pictures()))
         inside, beside = json.loads(kind.note(path)), json.loads(Path(f"{path}.json").read_text("utf-8"))
         for note in (inside, beside):
-            identity = Identity.from_json(note)
-            assert identity.labels == model.identity.labels and identity.preprocessing == model.identity.preprocessing
+            config = ModelConfig.from_json(note)
+            assert config.spec.labels == model.config.spec.labels and config.spec.preprocessing == model.config.spec.preprocessing
             assert note["kind"] == made.format and note["batch"] == "dynamic" and note["size"] == [64, 64]
         assert beside["checked"]["difference"] == made.difference and beside["checked"]["images"] == 3
         assert set(beside["sha256"]) == {path.name}
@@ -164,7 +164,7 @@ class Forgetful(nn.Module):
 
 
 def test_a_program_that_holds_for_one_batch_only_is_refused(tmp_path: Path) -> None:
-    model = Classifier(Forgetful(), nn.Linear(3, 4), tiny("vit_ti16").identity).eval()
+    model = Classifier(Forgetful(), nn.Linear(3, 4), tiny("vit_ti16").config).eval()
     with pytest.raises(ExportError, match="does not answer like the model"):
         export(model, tmp_path / "m.pt2", images=list(pictures()))
     assert not list(tmp_path.iterdir())

@@ -6,10 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from vitrail.evidence import exact_order, exact_places, exact_reach, exact_sums, run
-from vitrail.evidence.claim import Outcome
-from vitrail.evidence.claims import CLAIMS
-from vitrail.evidence.exactness import EXACT, apart, draw, least, worst
+from vitrail.evidence.exact import order as exact_order
+from vitrail.evidence.exact import places as exact_places
+from vitrail.evidence.exact import reach as exact_reach
+from vitrail.evidence.exact import sums as exact_sums
+from vitrail.evidence.claims import run
+from vitrail.evidence.claims.claim import Outcome
+from vitrail.evidence.claims.registry import CLAIMS
+from vitrail.evidence.exact.exactness import EXACT, apart, draw, least, worst
 from vitrail.nn import SelfAttention
 from vitrail.positions.sinusoidal import sinusoids
 from vitrail.report.style import png

@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from vitrail.evidence import learn_depth, learn_distillation, learn_ease, learn_mixing, learn_vector
-from vitrail.evidence.lessons import Found, named
-from vitrail.evidence.pictures import digits
-from vitrail.evidence.small_nets import bottlenecks, resnet
+from vitrail.evidence.learning import depth as learn_depth
+from vitrail.evidence.learning import distillation as learn_distillation
+from vitrail.evidence.learning import ease as learn_ease
+from vitrail.evidence.learning import mixing as learn_mixing
+from vitrail.evidence.learning import vector as learn_vector
+from vitrail.evidence.learning.loop import Found, named
+from vitrail.evidence.learning.pictures import digits
+from vitrail.evidence.learning.small_nets import bottlenecks, resnet
 from vitrail.nn import Conv, PostResidual
 from vitrail.report.style import png
 

@@ -13,9 +13,12 @@ import pytest
 from tests.cli.conftest import Ask, ask       # noqa: F401
 from vitrail.core.catalogue import find, variant_of
 from vitrail.core.errors import DataError, ModelError, SettingsError
-from vitrail.evidence import survey, survey_measure, survey_pages, survey_plots
-from vitrail.evidence.survey import Line
-from vitrail.evidence.survey_settings import SurveySettings
+from vitrail.evidence.survey import run as survey
+from vitrail.evidence.survey import measure as survey_measure
+from vitrail.evidence.survey import pages as survey_pages
+from vitrail.evidence.survey import plots as survey_plots
+from vitrail.evidence.survey.run import Line
+from vitrail.evidence.survey.settings import SurveySettings
 from vitrail.report.style import png
 
 TWO = ("ghostnet_050", "resnet18")

@@ -10,7 +10,7 @@ from PIL import Image
 import vitrail
 from tests.explanation.tiny import SEEING, noise, pictures, tiny
 from vitrail.core.errors import DataError, ExplainError, VitrailError
-from vitrail.core.identity import Preprocessing
+from vitrail.core.config import Preprocessing
 from vitrail.data.transforms import evaluation_transform
 from vitrail.explanation import drawing
 from vitrail.explanation.api import METHODS, Explanation, attention_grid, explain
@@ -23,9 +23,9 @@ def test_every_method_explains_every_form(name: str) -> None:
     for method in METHODS:
         found = explain(model, image, method=method)
         assert found.map.dtype == np.float32 and found.map.ndim == 2 and np.isfinite(found.map).all()
-        assert found.label == model.identity.labels[found.target] and 0 < found.score <= 1
+        assert found.label == model.config.spec.labels[found.target] and 0 < found.score <= 1
         assert found.heat().shape == image.shape[:2]
-    seen = evaluation_transform(model.identity.preprocessing)(torch.from_numpy(image).permute(2, 0, 1))
+    seen = evaluation_transform(model.config.spec.preprocessing)(torch.from_numpy(image).permute(2, 0, 1))
     logits = model(seen[None]).detach()
     assert found.target == int(logits.argmax())
     assert found.score == pytest.approx(float(logits.softmax(-1).max()), rel=1e-4)
@@ -45,7 +45,7 @@ def test_an_image_of_every_kind_is_the_same_image(tmp_path: Path) -> None:
 
 def test_a_prepared_tensor_is_taken_as_it_is() -> None:
     model = tiny("vit_ti16")
-    image = evaluation_transform(model.identity.preprocessing)(torch.from_numpy(pictures()[0]).permute(2, 0, 1))
+    image = evaluation_transform(model.config.spec.preprocessing)(torch.from_numpy(pictures()[0]).permute(2, 0, 1))
     one, two, whole = (explain(model, x, target=0) for x in (image, image[None], pictures()[0]))
     assert np.array_equal(one.map, two.map) and np.array_equal(one.map, whole.map)
     assert one.box == (0, 0, 64, 64) and one.heat().shape == (64, 64)
@@ -65,13 +65,13 @@ def test_a_rotated_photograph_is_upright(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(300, 451), (451, 300), (40, 40), (31, 400), (1000, 90)])
 @pytest.mark.parametrize("eyes", [Preprocessing(size=(64, 64)), Preprocessing(size=(48, 96), crop=1.0)])
-def test_the_box_is_what_the_transform_keeps(size: tuple[int, int], eyes: Preprocessing) -> None:
+def test_the_box_is_what_the_transform_keeps(size: tuple[int, int], preprocessing: Preprocessing) -> None:
     """Two ramps, down and across, tell by their values at the input's ends where those lie in the picture."""
-    top, left, bottom, right = seen_box(size, eyes)
+    top, left, bottom, right = seen_box(size, preprocessing)
     ends = []
     for axis, n in enumerate(size):
         ramp = torch.linspace(0, 255, n).view((n, 1) if axis == 0 else (1, n)).expand(size)
-        plain = replace(eyes, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), interpolation="bilinear")
+        plain = replace(preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), interpolation="bilinear")
         seen = prepare(ramp.to(torch.uint8).expand(3, *size), plain).input[0, 0]
         line = (seen[:, seen.shape[1] // 2] if axis == 0 else seen[seen.shape[0] // 2]) * (n - 1) + 0.5
         step = float(line[-5] - line[4]) / (len(line) - 9)          # away from the ends, where the ramp is cut

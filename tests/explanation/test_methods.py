@@ -9,7 +9,7 @@ from tests.explanation.tiny import SEEING, noise, tiny
 from vitrail.backbones.swin import Swin
 from vitrail.backbones.vit import ViT
 from vitrail.core.errors import ExplainError
-from vitrail.core.identity import Identity
+from vitrail.core.config import ModelConfig
 from vitrail.explanation.methods import attention, gradcam, relevance, rollout, run
 from vitrail.explanation.tokens import read_by
 from vitrail.tasks.classification.model import Classifier
@@ -32,7 +32,7 @@ def planted(count: int, seed: int, cell: int = 8) -> tuple[Tensor, Tensor, Tenso
 
 
 def taught(backbone: nn.Module, steps: int) -> Classifier:
-    model = Classifier(backbone, backbone.readout(3), Identity(model="taught", labels=("r", "g", "b"))).train()
+    model = Classifier(backbone, backbone.make_head(3), ModelConfig(model="taught", labels=("r", "g", "b"))).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(steps):
         image, there, _ = planted(48, step)
@@ -105,7 +105,7 @@ def test_gradcam_at_another_layer() -> None:
     assert gradcam(model, image, 0, layer=-1).map.equal(gradcam(model, image, 0).map)
     with pytest.raises(ExplainError, match="backbone.blocks.2"):
         gradcam(model, image, layer="backbone.block.2")
-    for early in ("backbone.tokenize", "backbone.tokenize.proj"):
+    for early in ("backbone.patch_embed", "backbone.patch_embed.proj"):
         with pytest.raises(ExplainError, match="takes images"):
             gradcam(model, image, layer=early)
     with pytest.raises(ExplainError, match="too late to matter"):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tests.explanation.tiny import noise
 from vitrail.backbones.pvt import PVT
-from vitrail.core.identity import Identity
+from vitrail.core.config import ModelConfig
 from vitrail.explanation.methods import attention, head_of, relevance, rollout, run
 from vitrail.explanation.record import Layer, record
 from vitrail.explanation.tokens import normalised, plain, readout, residual, sites, walk
@@ -21,7 +21,7 @@ def pyramid() -> Classifier:
     """With noise in every weight."""
     torch.manual_seed(0)
     backbone = PVT(image=64, dims=(16, 16), depths=(2, 2), heads=(1, 2), mlp_ratios=(2, 2), reductions=(4, 1))
-    model = Classifier(backbone, backbone.readout(3), Identity(model="pyramid", labels=("a", "b", "c"))).eval()
+    model = Classifier(backbone, backbone.make_head(3), ModelConfig(model="pyramid", labels=("a", "b", "c"))).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.15 * torch.randn(parameter.shape)

@@ -11,7 +11,7 @@ from vitrail.core.errors import ExplainError
 from vitrail.explanation.methods import attention, evaluating, relevance, rollout
 from vitrail.explanation.record import Layer, record
 from vitrail.explanation.tokens import Share, normalised, read_by, readout, sites, spread, walk
-from vitrail.nn import Features, Readout, Windows, mean_finest
+from vitrail.nn import Features, Head, Windows, mean_finest
 from vitrail.tasks.classification.model import Classifier
 
 
@@ -178,7 +178,7 @@ def test_what_a_head_reads_is_found_out_by_trying(name: str, tokens: list[int], 
 
 def test_a_head_may_read_a_finer_map() -> None:
     maps = noise(1, 8, 8, 3), noise(1, 4, 4, 6)
-    head = Readout(3, 5, mean_finest)
+    head = Head(3, 5, mean_finest)
     found, read = read_by(head, Features(maps))
     assert found == [] and read is maps[0]
     share = readout(head, Features(maps))

@@ -12,7 +12,7 @@ import torch
 from tests.hostile import forge as f
 from tests.hostile.weights import RUN
 from vitrail.core.errors import CheckpointError
-from vitrail.core.seeds import mix
+from vitrail.core.seeds import derive_seed
 from vitrail.core.tensors import read_tensors, write_tensors
 
 SPICE = [*(bytes([c]) for c in b"Rb\x81Q(t}]suae0.\x93\x94\x85N{"), b"cos\nsystem\n", RUN, b"q\0", b"h\0", b"\x80\x04",
@@ -74,7 +74,7 @@ def test_mutations(tmp_path, monkeypatch, kind):
     path, outcomes = tmp_path / name, {"read": 0, "refused": 0}
     options = {"inside": "model"} if name.endswith(".pth") else {}
     for i in range(3000):
-        rng = random.Random(mix("mutations", kind, i))
+        rng = random.Random(derive_seed("mutations", kind, i))
         if kind.startswith("inside"):
             changed = rezip(data, rng)
         elif kind.startswith("header"):
@@ -104,7 +104,7 @@ def test_memory_of_all_mutations(tmp_path):
         for name, data in files.items():
             for i in range(200):
                 (tmp_path / name).unlink()
-                (tmp_path / name).write_bytes(mutate(data, random.Random(mix("memory", name, i))))
+                (tmp_path / name).write_bytes(mutate(data, random.Random(derive_seed("memory", name, i))))
                 try:
                     read_tensors(tmp_path / name)
                 except CheckpointError as e:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from vitrail.nn import (Attend, AvgPool, DropPath, Gelu, MaxPool, Mlp, PositionTable, RelativeBias, SelfAttention,
-                        Softmax, Stack, Windows, ramp, share)
+                        Softmax, Stack, Windows, drop_path_rates, share)
 from vitrail.ops.windows import by_size
 
 
@@ -83,7 +83,7 @@ def test_stochastic_depth_keeps_the_mean_and_rests_in_evaluation() -> None:
 
 
 def test_the_ramp_starts_at_nothing_and_ends_at_p() -> None:
-    assert ramp(0.3, 4) == pytest.approx([0, 0.1, 0.2, 0.3]) and ramp(0.3, 1) == [0.0]
+    assert drop_path_rates(0.3, 4) == pytest.approx([0, 0.1, 0.2, 0.3]) and drop_path_rates(0.3, 1) == [0.0]
 
 
 def test_positions_of_the_own_grid_are_added_as_they_are() -> None:

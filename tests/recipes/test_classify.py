@@ -12,7 +12,7 @@ import torch
 
 from tests.recipes.made import NAMES, TINY, draw, tiny
 from vitrail.core.errors import DataError, ModelError, SettingsError, VitrailError
-from vitrail.core.identity import Preprocessing
+from vitrail.core.config import Preprocessing
 from vitrail.models import create_model, load_model, save_model
 from vitrail.recipes import classify, demo
 from vitrail.recipes.settings import ClassifySettings
@@ -179,7 +179,7 @@ def test_the_run_is_judged_on_its_own_device(photos: Path, tmp_path: Path, monke
 def test_a_teacher_may_see_otherwise(photos: Path, tmp_path: Path, kind: str) -> None:
     torch.manual_seed(0)
     teacher = create_model("resnet18", labels=NAMES[::-1], dim=8, depths=(1, 1, 1, 1))
-    teacher.identity = replace(teacher.identity, preprocessing=Preprocessing(
+    teacher.config = replace(teacher.config, preprocessing=Preprocessing(
         size=(24, 40), mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3), crop=0.9, interpolation="nearest"))
     save_model(teacher, tmp_path / "teacher")
     before = (tmp_path / "teacher" / "model.safetensors").read_bytes()
@@ -189,7 +189,7 @@ def test_a_teacher_may_see_otherwise(photos: Path, tmp_path: Path, kind: str) ->
     assert lines and all(0 < line["distillation"] < 10 for line in lines)
     assert (tmp_path / "teacher" / "model.safetensors").read_bytes() == before
     assert json.loads((run / "run.json").read_text())["task"]["teacher"]["model"] == "resnet18"
-    assert load_model(run).identity.labels == NAMES
+    assert load_model(run).config.spec.labels == NAMES
 
 
 def test_a_teacher_of_other_classes_is_refused(photos: Path, tmp_path: Path) -> None:

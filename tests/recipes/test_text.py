@@ -53,7 +53,7 @@ def test_a_run_holds_what_it_promises(tmp_path: Path, name: str) -> None:
             assert last[score] == pytest.approx(value["value"], rel=1e-5)
     assert found["examples"] and found["samples"] == papers["task"]["samples"]["held_out"]
     model = load_language_model(run)
-    assert model.identity.model == name and is_saved_text(run) and is_saved_text(run / "model")
+    assert model.config.model == name and is_saved_text(run) and is_saved_text(run / "model")
     if found["task"] == "translation":
         for example in found["examples"]:
             assert translate(model, [example["source"]]) == [example["greedy"]]
@@ -151,7 +151,7 @@ def test_the_users_own_text_by_words(tmp_path: Path) -> None:
     file = tmp_path / "my.txt"
     file.write_text("It rains, and it rains again. " * 60)
     run = text.run(small(tmp_path / "run", "gpt_tiny", data=str(file), units="words", stride=4))
-    assert load_language_model(run).identity.vocabulary.units == (",", ".", "It", "again", "and", "it", "rains")
+    assert load_language_model(run).config.spec.vocabulary.units == (",", ".", "It", "again", "and", "it", "rains")
     file.write_text("It rains, and it rains no more. " * 60)
     with pytest.raises(SettingsError, match="other data"):
         text.run(small(tmp_path / "run", "gpt_tiny", data=str(file), units="words", stride=4))
@@ -197,10 +197,10 @@ WORDS = Vocabulary("words", ("a", "b", "c"))
 def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = create_language_model("gpt_tiny", vocabulary=WORDS, length=200, dim=16, heads=2)
-    assert model.identity.length == model.network.length == 200                     # it has places for all of them
-    assert create_language_model("gpt_tiny", vocabulary=WORDS).identity.length == 64
+    assert model.config.spec.length == model.network.length == 200                     # it has places for all of them
+    assert create_language_model("gpt_tiny", vocabulary=WORDS).config.spec.length == 64
     loaded = load_language_model(save_language_model(model, tmp_path / "saved"))
-    assert loaded.identity == model.identity and not loaded.training
+    assert loaded.config == model.config and not loaded.training
     tokens = torch.tensor([[7, 8, 9, 7]])
     assert torch.equal(loaded(tokens), model(tokens))
     with pytest.raises(VitrailError, match="exists already"):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.core.errors import DataError
-from vitrail.core.identity import Identity, Preprocessing
+from vitrail.core.config import ModelConfig, Preprocessing
 from vitrail.data.source import Skipped
 from vitrail.nn.features import Features
 from vitrail.tasks.classification.model import Classifier
@@ -71,7 +71,7 @@ class Nearest(nn.Module):
 def reader(labels: Sequence[str], *, sharp: float = 4.0, preprocessing: Preprocessing = PLAIN) -> Classifier:
     """A classifier that answers class k for an image of shade 20 k."""
     return Classifier(Shade(), Nearest(len(labels), sharp),
-                      Identity(model="shade", labels=tuple(labels), preprocessing=preprocessing)).eval()
+                      ModelConfig(model="shade", labels=tuple(labels), preprocessing=preprocessing)).eval()
 
 
 class Flat(nn.Module):
@@ -112,4 +112,4 @@ def linear(classes: int, *, two: bool = False, seed: int = 0, side: int = 8, lab
     torch.manual_seed(seed)
     head = (TwoLines if two else Line)(3 * side * side, classes)
     names = tuple(labels) or tuple(map(str, range(classes)))
-    return Classifier(Flat(), head, Identity(model="linear", labels=names, preprocessing=preprocessing))
+    return Classifier(Flat(), head, ModelConfig(model="linear", labels=names, preprocessing=preprocessing))

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from tests.tasks.made import PLAIN, linear
 from vitrail.core.errors import SettingsError
-from vitrail.core.identity import Preprocessing
+from vitrail.core.config import Preprocessing
 from vitrail.tasks.classification.distill import Teacher, hard, soft, two_logits
 from vitrail.tasks.classification.model import Classifier
 

@@ -23,7 +23,7 @@ from vitrail.tasks.language.masked import MaskedTask, commonest_accuracy
 from vitrail.tasks.language.model import LanguageModel
 from vitrail.tasks.language.task import LanguageTask
 from vitrail.tasks.language.translation import TranslationTask
-from vitrail.train.task import part
+from vitrail.train.objective import part
 
 PAIRS = open_pairs("toy", sentences=40)
 WORDS = Vocabulary.of((*PAIRS.sources, *PAIRS.targets), "words")

@@ -9,7 +9,7 @@ from vitrail.data.batches import Batch
 from vitrail.tasks.classification.losses import soft_targets
 from vitrail.tasks.classification.mixing import Planned, apply, check_pairs, draw, planned
 from vitrail.tasks.classification.settings import Mixing
-from vitrail.train.task import part
+from vitrail.train.objective import part
 
 BOTH = Mixing(mixup=0.8, cutmix=1.0, probability=0.8)
 KINDS = [Mixing(mixup=0.4), Mixing(cutmix=1.0), BOTH]

@@ -18,7 +18,7 @@ from vitrail.tasks.classification.losses import cross_entropy, soft_targets
 from vitrail.tasks.classification.mixing import planned
 from vitrail.tasks.classification.settings import Distillation, Mixing, Objective
 from vitrail.tasks.classification.task import ClassificationTask
-from vitrail.train.task import Step, Task, part
+from vitrail.train.objective import Step, Task, part
 
 NAMES = tuple("abcd")
 SHADES = [k % 4 for k in range(24)]

@@ -20,7 +20,7 @@ def residual() -> Residual:
 class Flat(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.tokenize, self.prefix, self.position = nn.Linear(3, 4), Prefix(1, 4), PositionTable((2, 2), 4, prefix=1)
+        self.patch_embed, self.prefix, self.position = nn.Linear(3, 4), Prefix(1, 4), PositionTable((2, 2), 4, prefix=1)
         self.bias = RelativeBias(2, 2)
         self.blocks = Stack(residual() for _ in range(3))
         self.norm, self.head = LayerNorm(4), nn.Linear(4, 2)
@@ -31,14 +31,14 @@ class Staged(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tokenize = nn.Linear(3, 4)
+        self.patch_embed = nn.Linear(3, 4)
         self.stages = Stack(Chain(merge=nn.Linear(4, 4), blocks=Stack(residual() for _ in range(n))) for n in (2, 1))
         self.head = nn.Linear(4, 2)
 
 
 def test_depths_of_a_flat_network() -> None:
     found = depths(Flat())
-    assert {d for n, d in found.items() if n.startswith(("tokenize", "prefix", "position", "bias"))} == {0}
+    assert {d for n, d in found.items() if n.startswith(("patch_embed", "prefix", "position", "bias"))} == {0}
     assert [{d for n, d in found.items() if n.startswith(f"blocks.{k}.")} for k in range(3)] == [{1}, {2}, {3}]
     assert {d for n, d in found.items() if n.startswith(("norm", "head"))} == {4}
 
@@ -58,16 +58,16 @@ def test_a_network_without_stacks_has_one_depth() -> None:
 
 def test_what_decays_and_how_fast_each_depth_learns() -> None:
     model = Flat()
-    model.tokenize.bias.requires_grad_(False)
+    model.patch_embed.bias.requires_grad_(False)
     adam = optimizer(model, lr=1.0, weight_decay=0.3, betas=(0.8, 0.9), layer_decay=0.5)
     names = {id(p): n for n, p in model.named_parameters()}
     seen = {names[id(p)]: (g["weight_decay"], g["lr"], g["betas"]) for g in adam.param_groups for p in g["params"]}
-    assert set(seen) == set(names.values()) - {"tokenize.bias"}
+    assert set(seen) == set(names.values()) - {"patch_embed.bias"}
     for name, p in model.named_parameters():
         if p.requires_grad:
             kept = p.ndim == 1 or name in ("prefix.tokens", "position.table", "bias.table")
             assert seen[name] == (0.0 if kept else 0.3, 0.5 ** (4 - depths(model)[name]), (0.8, 0.9)), name
-    assert seen["head.weight"][1] == 1.0 and seen["tokenize.weight"][1] == 1 / 16
+    assert seen["head.weight"][1] == 1.0 and seen["patch_embed.weight"][1] == 1 / 16
     set_rate(adam, 0.1)
     after = {names[id(p)]: g["lr"] for g in adam.param_groups for p in g["params"]}
     assert after["blocks.0.fn.fc1.weight"] == pytest.approx(0.0125)

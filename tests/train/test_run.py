@@ -18,7 +18,7 @@ from vitrail.core.errors import SettingsError, TrainingError
 from vitrail.nn import DropPath, Stack, share
 from vitrail.train.loop import fit
 from vitrail.train.run import Run
-from vitrail.train.task import part
+from vitrail.train.objective import part
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_recomputed_parts_draw_what_the_whole_batch_draws_in_autograds_threads_t
 
 
 def test_loss_and_batch_protocols_are_met_by_the_toy() -> None:
-    from vitrail.train.task import Step, Task
+    from vitrail.train.objective import Step, Task
     toy: Task = Toy()
     step = Step(toy.model(), toy)
     losses: dict[str, Tensor] = step(next(iter(toy.batches(0, 1).epoch(0))), 0)

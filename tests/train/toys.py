@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vitrail.core.seeds import mix
-from vitrail.nn import Patches, Prefix, SelfAttention, Stack, transformer_block
+from vitrail.core.seeds import derive_seed
+from vitrail.nn import PatchEmbed, Prefix, SelfAttention, Stack, transformer_block
 
 SAMPLES, CLASSES = 44, 3        # five batches of 8, and four samples left out of each epoch
 
@@ -39,13 +39,13 @@ class ToyNet(nn.Module):
 
     def __init__(self, *, drop: float, norm: bool):
         super().__init__()
-        self.tokenize, self.prefix = Patches(4, 8), Prefix(1, 8)
+        self.patch_embed, self.prefix = PatchEmbed(4, 8), Prefix(1, 8)
         self.blocks = Stack(transformer_block(SelfAttention(8, 2), 8, 2.0, drop) for _ in range(2))
         self.norm = nn.BatchNorm1d(8) if norm else nn.LayerNorm(8)
         self.head = nn.Linear(8, CLASSES)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.blocks(self.prefix(self.tokenize(image).flatten(1, 2)))
+        x = self.blocks(self.prefix(self.patch_embed(image).flatten(1, 2)))
         return self.head(self.norm(x[:, 0]))
 
 
@@ -124,7 +124,7 @@ class ToyBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[ToyBatch]:
         images, labels = stripes()
-        order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(mix(self.toy.seed, "order", epoch)))
+        order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(derive_seed(self.toy.seed, "order", epoch)))
         size = self.toy.batch // self.of
         for step in range(start, len(self)):
             at = step * self.toy.batch + self.rank * size

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitrail.core.card import Paper
 from vitrail.core.errors import ModelError
 from vitrail.core.mechanism import LINEAR, Mechanism, Takes
-from vitrail.core.seeds import mix
+from vitrail.core.seeds import derive_seed
 from vitrail.nn import Attend, Elsewhere, Merge, Split
 from vitrail.ops.windows import by_size
 
@@ -24,7 +24,7 @@ PAPER = Paper(title="Big Bird: Transformers for Longer Sequences", arxiv="2007.1
 def random_blocks(heads: int, blocks: int, picks: int, seed: int) -> list[list[list[int]]]:
     """Different blocks for each block but the first and the last, none of them global or a neighbour: heads x
     (blocks - 2) x picks numbers. For most lengths, the released code draws from the first 5 + 2 picks blocks alone."""
-    drawn = random.Random(mix(seed, "big_bird", blocks))
+    drawn = random.Random(derive_seed(seed, "big_bird", blocks))
 
     def row(i: int) -> list[int]:
         left, right = range(1, i - 1), range(i + 2, blocks - 1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitrail.core.card import Paper
 from vitrail.core.errors import ModelError
 from vitrail.core.mechanism import LINEAR, LOG_LINEAR, Mechanism, Takes
-from vitrail.core.seeds import mix
+from vitrail.core.seeds import derive_seed
 from vitrail.nn import Chain, Elsewhere, Mlp, Softmax, Split
 from vitrail.nn.reversible import Choice, Reversible, ReversibleStack
 from vitrail.ops.hashing import angular_hash
@@ -117,7 +117,7 @@ class Reformer(nn.Module):
         super().__init__()
         self.layers = ReversibleStack(Reversible(
             Chain(norm=nn.LayerNorm(dim),
-                  mix=HashedAttention(dim, heads, chunk=chunk, rounds=rounds, seed=mix(seed, i), sees=sees)),
+                  mix=HashedAttention(dim, heads, chunk=chunk, rounds=rounds, seed=derive_seed(seed, i), sees=sees)),
             Chain(norm=nn.LayerNorm(dim), mlp=Mlp(dim, int(dim * mlp_ratio), act=nn.ReLU))) for i in range(depth))
         self.norm = nn.LayerNorm(2 * dim)
 

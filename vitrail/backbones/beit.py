@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from vitrail.core.card import HALF_MEAN, HALF_STD, Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import CheckpointError
 from vitrail.core.keys import Keys
-from vitrail.nn import (Attend, Block, DropPath, Features, LayerNorm, Merge, Mlp, Patches, Prefix, Readout, Residual,
-                        Scale, Split, Stack, from_tokens, grid_of, init, mean_map, ramp)
+from vitrail.nn import (Attend, Block, DropPath, Features, LayerNorm, Merge, Mlp, PatchEmbed, Prefix, Head, Residual,
+                        Scale, Split, Stack, from_tokens, grid_of, init, mean_map, drop_path_rates)
 from vitrail.nn.names import block_names
 from vitrail.ops.positions import resample_positions
 from vitrail.ops.windows import by_size
@@ -101,7 +101,7 @@ class NormedMean(nn.Module):
 
 
 class BEiT(nn.Module):
-    """Patches, a class token, and `depth` pre-norm blocks with layer scale; no norm at the end, which is the readout's.
+    """PatchEmbed, a class token, and `depth` pre-norm blocks with layer scale; no norm at the end, which is the readout's.
 
     image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim) and the class token.
     """
@@ -110,7 +110,7 @@ class BEiT(nn.Module):
                  heads: int = 12, mlp_ratio: float = 4.0, scale: float = 0.1, drop_path: float = 0.0):
         super().__init__()
         self.widths, self.strides = (dim,), (patch,)
-        self.tokenize, self.prefix, grid = Patches(patch, dim), Prefix(1, dim), grid_of(image, patch)
+        self.patch_embed, self.prefix, grid = PatchEmbed(patch, dim), Prefix(1, dim), grid_of(image, patch)
 
         mixers = [BiasedAttention(dim, heads, grid) for _ in range(depth)]
         mlps = [Mlp(dim, int(dim * mlp_ratio)) for _ in range(depth)]
@@ -118,22 +118,22 @@ class BEiT(nn.Module):
         def residual(fn: nn.Module, p: float) -> Residual:
             return Residual(fn, LayerNorm(dim), scale=Scale(dim, scale), drop=DropPath(p))
         self.blocks = Stack(Block(mix=residual(mix, p), mlp=residual(mlp, p))
-                            for mix, mlp, p in zip(mixers, mlps, ramp(drop_path, depth), strict=True))
+                            for mix, mlp, p in zip(mixers, mlps, drop_path_rates(drop_path, depth), strict=True))
         init.truncated(self)
         for i, (mix, mlp) in enumerate(zip(mixers, mlps, strict=True)):
             for last in (mix.out.proj, mlp.fc2):            # the deeper a block, the less it adds at first
                 last.weight.data /= math.sqrt(2 * (i + 1))
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                                # (B, h, w, C)
+        x = self.patch_embed(image)                                                # (B, h, w, C)
         grid = x.shape[1:3]
         x = self.blocks(self.prefix(x.flatten(1, 2)), grid)                     # (B, N, C)
         return from_tokens(x, grid, prefix=1)
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer, born a thousandth of its usual size, on the norm of the mean."""
-        return Readout(self.widths[-1], classes, NormedMean(self.widths[-1]),
-                       born=partial(init.truncated_linears, std=0.02 * 0.001))
+        return Head(self.widths[-1], classes, NormedMean(self.widths[-1]),
+                       init_weights=partial(init.truncated_linears, std=0.02 * 0.001))
 
 
 def _size(params: int, gflops: float, file: str, image: int, *releases: tuple[str, float | None],
@@ -166,7 +166,7 @@ beit_l16_512 = _size(305_674_728, 361.986, "beit_large_patch16", 512, ("22kto1k"
 
 # timm keeps the authors' names
 LAYOUT = Keys({
-    "patch_embed.proj.*":                                   "backbone.tokenize.proj.*",
+    "patch_embed.proj.*":                                   "backbone.patch_embed.proj.*",
     "cls_token":                                            "backbone.prefix.tokens",
     "blocks.{}.gamma_1":                                    "backbone.blocks.{}.mix.scale.gamma",
     "blocks.{}.attn.q_bias":                                "backbone.blocks.{}.mix.fn.q_bias",

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from vitrail.attention.talking_heads import HeadMix, TalkingHeads
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Attend, Block, DropPath, Features, LayerNorm, Merge, Mlp, Patches, PositionTable, Prefix,
-                        Readout, Residual, Scale, Split, Stack, class_token, from_tokens, grid_of, init)
+from vitrail.nn import (Attend, Block, DropPath, Features, LayerNorm, Merge, Mlp, PatchEmbed, PositionTable, Prefix,
+                        Head, Residual, Scale, Split, Stack, class_token, from_tokens, grid_of, init)
 from vitrail.nn.names import block_names
 
 PAPER = Paper(title="Going deeper with Image Transformers", arxiv="2103.17239", authors="Touvron et al.", year=2021,
@@ -54,7 +54,7 @@ class CaiT(nn.Module):
                  drop_path: float = 0.0):
         super().__init__()
         self.widths, self.strides = (dim,), (patch,)
-        self.tokenize, self.prefix = Patches(patch, dim), Prefix(1, dim)
+        self.patch_embed, self.prefix = PatchEmbed(patch, dim), Prefix(1, dim)
         self.position = PositionTable(grid_of(image, patch), dim)
 
         def residual(fn: nn.Module, drop: float) -> Residual:
@@ -73,14 +73,14 @@ class CaiT(nn.Module):
                 nn.init.trunc_normal_(part.weight, std=0.02)
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                        # (B, h, w, C)
+        x = self.patch_embed(image)                                        # (B, h, w, C)
         grid = x.shape[1:3]
         x = self.blocks(self.position(x.flatten(1, 2), grid))           # (B, N, C)
         ask = self.class_blocks(self.prefix(x[:, :0]), x)               # (B, 1, C)
         return from_tokens(self.norm(torch.cat([ask, x], 1)), grid, prefix=1)
 
-    def readout(self, classes: int) -> nn.Module:
-        return Readout(self.widths[-1], classes, class_token, born=init.truncated_linears)
+    def make_head(self, classes: int) -> nn.Module:
+        return Head(self.widths[-1], classes, class_token, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, name: str, image: int, top1: float | None = None,
@@ -117,7 +117,7 @@ cait_m48_448 = _size(356_459_752, 330.033, "M48", 448, 86.5, (356, 329.6), depth
 
 _BLOCK, _CLASS = "backbone.blocks.{}.", "backbone.class_blocks.{}."
 _TABLE = {
-    "patch_embed.*":                        "backbone.tokenize.*",
+    "patch_embed.*":                        "backbone.patch_embed.*",
     "cls_token":                            "backbone.prefix.tokens",
     "pos_embed":                            "backbone.position.table",
     "blocks.{}.attn.proj_l.weight":         _BLOCK + "mix.fn.before.weight",

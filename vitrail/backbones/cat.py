@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from vitrail.backbones.swin import PatchMerging, WindowAttention, merging
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import (Attend, Chain, Features, Merge, Patches, PositionTable, Readout, Split, Stack, Strided, Windows,
-                        each_stage, grid_of, init, mean_map, pyramid, ramp, transformer_block)
+from vitrail.nn import (Attend, Chain, Features, Merge, PatchEmbed, PositionTable, Head, Split, Stack, Strided, Windows,
+                        each_stage, grid_of, init, mean_map, pyramid, drop_path_rates, transformer_block)
 
 PAPER = Paper(title="CAT: Cross Attention in Vision Transformer", arxiv="2106.05786", authors="Lin et al.", year=2022,
               venue="ICME", code="linhezheng19/CAT", license="MIT", builds_on=("backbones.swin",))
@@ -52,9 +52,9 @@ class CAT(nn.Module):
         each_stage(depths=depths, heads=heads)
         self.widths = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(patch << i for i in range(len(depths)))
-        self.tokenize = Patches(patch, dim, norm=nn.LayerNorm(dim))
+        self.patch_embed = PatchEmbed(patch, dim, norm=nn.LayerNorm(dim))
         self.position = PositionTable(grid_of(image, patch), dim)
-        drops = iter(ramp(drop_path, sum(depths)))
+        drops = iter(drop_path_rates(drop_path, sum(depths)))
 
         def triple(width: int, heads: int, drop: float) -> Chain:
             def block(mixer: nn.Module) -> nn.Module:
@@ -72,15 +72,15 @@ class CAT(nn.Module):
         init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                                # (B, H, W, C)
+        x = self.patch_embed(image)                                                # (B, H, W, C)
         grid = x.shape[1:3]
         x = self.position(x.flatten(1, 2), grid)                                # (B, N, C)
         *finer, x = pyramid(x.unflatten(1, grid), self.stages)                  # (B, h, w, D)
         return Features(maps=(*finer, self.norm(x)))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        return Readout(self.widths[-1], classes, mean_map, born=init.truncated_linears)
+        return Head(self.widths[-1], classes, mean_map, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, reported: float, top1: float, **args: Any) -> Variant[CAT]:
@@ -93,7 +93,7 @@ cat_s = _size(37_294_258, 6.063, 5.9, 81.8)
 cat_b = _size(51_531_922, 8.928, 8.9, 82.8, depths=(1, 1, 6, 1))
 
 _THERE, _HERE = "layers.{}.", "backbone.stages.{}.blocks.{}."
-_TABLE = {"ape": "backbone.position.table", "patch_embed.*": "backbone.tokenize.*", "norm.*": "backbone.norm.*",
+_TABLE = {"ape": "backbone.position.table", "patch_embed.*": "backbone.patch_embed.*", "norm.*": "backbone.norm.*",
           "head.*": "head.linear.*"}
 for _theirs, _ours in (("pre_ipsa", "pre."), ("cpsa", "cross."), ("post_ipsa", "post.")):
     _TABLE |= {

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import CheckpointError
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, Gelu, LayerNorm, MapPatches, ReducedAttention,
-                        Residual, Shrink, Stack, each_stage, grid_of, init, pyramid, ramp, squares)
+from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, Gelu, LayerNorm, MapPatchEmbed, ReducedAttention,
+                        Residual, Shrink, Stack, each_stage, grid_of, init, pyramid, drop_path_rates, squares)
 from vitrail.ops.positions import resample_positions
 
 PAPER = Paper(title="CMT: Convolutional Neural Networks Meet Vision Transformers", arxiv="2107.06263",
@@ -100,9 +100,9 @@ class CMTBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Patches of 2 x 2 places and blocks, which share one bias: (B, H, W, channels) -> (B, ⌈H/2⌉, ⌈W/2⌉, dim)."""
+    """PatchEmbed of 2 x 2 places and blocks, which share one bias: (B, H, W, channels) -> (B, ⌈H/2⌉, ⌈W/2⌉, dim)."""
 
-    def __init__(self, down: MapPatches, bias: PlaceBias, blocks: Stack):
+    def __init__(self, down: MapPatchEmbed, bias: PlaceBias, blocks: Stack):
         super().__init__()
         self.down, self.bias, self.blocks = down, bias, blocks
 
@@ -140,10 +140,10 @@ class CMT(nn.Module):
         each_stage(dims=dims, depths=depths, heads=heads, mlp_ratios=mlp_ratios, reductions=reductions)
         self.widths, self.strides = tuple(dims), tuple(4 << i for i in range(len(dims)))
         self.hidden, self.dropout = hidden, dropout
-        drops = iter(ramp(drop_path, sum(depths)))
-        self.tokenize = Chain(conv_act(3, stem, 2), conv_act(stem, stem), conv_act(stem, stem))
+        drops = iter(drop_path_rates(drop_path, sum(depths)))
+        self.patch_embed = Chain(conv_act(3, stem, 2), conv_act(stem, stem), conv_act(stem, stem))
         self.stages = nn.ModuleList(
-            Stage(MapPatches(2, dims[i - 1] if i else stem, dim, nn.LayerNorm(dim)),
+            Stage(MapPatchEmbed(2, dims[i - 1] if i else stem, dim, nn.LayerNorm(dim)),
                   PlaceBias(grid_of(image, self.strides[i]), reductions[i], heads[i]),
                   Stack(CMTBlock(dim, heads[i], reductions[i], mlp_ratios[i], next(drops)) for _ in range(depths[i])))
             for i, dim in enumerate(dims))
@@ -154,10 +154,10 @@ class CMT(nn.Module):
                 nn.init.normal_(part.table)             # of deviation 1, as released
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image.permute(0, 2, 3, 1))                        # (B, H, W, C)
+        x = self.patch_embed(image.permute(0, 2, 3, 1))                        # (B, H, W, C)
         return Features(maps=pyramid(x, self.stages))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         head = WideReadout(self.widths[-1], self.hidden, classes, self.dropout)
         init.truncated_linears(head)
         init.kaiming_convs(head)
@@ -185,8 +185,8 @@ def official(settings: Mapping[str, Any]) -> Keys:
     """The authors' names, which letter the stages; keys and values stand apart there."""
     table, rows = {"_fc.*": "head.expand.*", "_bn.*": "head.norm.*", "head.*": "head.linear.*"}, []
     for i in range(3):
-        table |= {f"stem_conv{i + 1}.*": f"backbone.tokenize.{i}.conv.*",
-                  f"stem_norm{i + 1}.*": f"backbone.tokenize.{i}.norm.*"}
+        table |= {f"stem_conv{i + 1}.*": f"backbone.patch_embed.{i}.conv.*",
+                  f"stem_norm{i + 1}.*": f"backbone.patch_embed.{i}.norm.*"}
     for i in range(len(settings["depths"])):
         letter = chr(ord("a") + i)
         there, stage = f"blocks_{letter}.{{}}.", f"backbone.stages.{i}."

@@ -14,7 +14,7 @@ from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import AS_CONV, Fold, Keys, Row
 from vitrail.nn import (Attend, BatchNorm, Block, Chain, Conv, DropPath, Features, LayerNorm, MaxPool, Merge, Mlp,
-                        OffsetBias, Residual, SqueezeExcite, Stack, conv_norm, grid_of, init, mean_map, pyramid, ramp,
+                        OffsetBias, Residual, SqueezeExcite, Stack, conv_norm, grid_of, init, mean_map, pyramid, drop_path_rates,
                         transformer_block)
 
 PAPER = Paper(title="CoAtNet: Marrying Convolution and Attention for All Data Sizes", arxiv="2106.04803",
@@ -98,7 +98,7 @@ class CoAtNet(nn.Module):
         reached = [2 * math.prod(stride[:i + 1]) for i in range(len(stride))]
         self.kept = tuple(i for i, step in enumerate((*stride[1:], 2)) if step > 1)
         self.widths, self.strides = tuple(dims[i] for i in self.kept), tuple(reached[i] for i in self.kept)
-        drops = iter(ramp(drop_path, sum(depths)))
+        drops = iter(drop_path_rates(drop_path, sum(depths)))
 
         def block(i: int, first: bool) -> nn.Module:
             width, step = ((dims[i - 1] if i else stem), stride[i]) if first else (dims[i], 1)
@@ -111,7 +111,7 @@ class CoAtNet(nn.Module):
             mlp = Residual(Mlp(dim, int(dim * mlp_ratio)), LayerNorm(dim), drop=DropPath(drop))
             return Block(mix=Entrance(mixer, width, dim, step, drop), mlp=mlp)
 
-        self.tokenize = Chain(conv1=conv_norm(3, stem, 3, 2, act=nn.GELU()),
+        self.patch_embed = Chain(conv1=conv_norm(3, stem, 3, 2, act=nn.GELU()),
                               conv2=Conv(stem, stem, 3, 1, 1, bias=False))
         self.stages = nn.ModuleList(Stack(block(i, j == 0) for j in range(depth)) for i, depth in enumerate(depths))
         init.xavier_linears(self)
@@ -124,10 +124,10 @@ class CoAtNet(nn.Module):
                 nn.init.trunc_normal_(part.table, std=0.02)
 
     def forward(self, image: Tensor) -> Features:
-        maps = pyramid(self.tokenize(image.permute(0, 2, 3, 1)), self.stages)
+        maps = pyramid(self.patch_embed(image.permute(0, 2, 3, 1)), self.stages)
         return Features(maps=tuple(maps[i] for i in self.kept))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         return Head(self.widths[-1], classes)
 
 
@@ -191,8 +191,8 @@ def _by_head(heads: int) -> Fold:
 
 def timm(settings: Mapping[str, Any]) -> Keys:
     """The names of timm's `coatnet_*_224`, which nobody has trained."""
-    table = {"stem.conv1.*": "backbone.tokenize.conv1.conv.*", "stem.norm1.*": "backbone.tokenize.conv1.norm.*",
-             "stem.conv2.*": "backbone.tokenize.conv2.*", "head.norm.*": "head.norm.*",
+    table = {"stem.conv1.*": "backbone.patch_embed.conv1.conv.*", "stem.norm1.*": "backbone.patch_embed.conv1.norm.*",
+             "stem.conv2.*": "backbone.patch_embed.conv2.*", "head.norm.*": "head.norm.*",
              "head.pre_logits.fc.*": "head.hidden.*", "head.fc.*": "head.linear.*"}
     rows: list[Row] = []
     for i, heads in enumerate(settings["heads"]):

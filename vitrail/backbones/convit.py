@@ -12,8 +12,8 @@ from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Features, LayerNorm, Patches, PositionTable, Prefix, Readout, SelfAttention, Stack, class_token,
-                        from_tokens, grid_of, init, ramp, transformer_block)
+from vitrail.nn import (Features, LayerNorm, PatchEmbed, PositionTable, Prefix, Head, SelfAttention, Stack, class_token,
+                        from_tokens, grid_of, init, drop_path_rates, transformer_block)
 from vitrail.positions.gated import GatedPositional, as_convolution
 
 PAPER = Paper(title="ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
@@ -37,9 +37,9 @@ class ConViT(nn.Module):
             raise ModelError(f"local={local} of depth={depth} layers cannot be local: the class token joins after "
                              f"them and needs at least one layer; say 0 to {depth - 1}")
         self.widths, self.strides = (dim,), (patch,)
-        self.tokenize, self.prefix = Patches(patch, dim), Prefix(1, dim)
+        self.patch_embed, self.prefix = PatchEmbed(patch, dim), Prefix(1, dim)
         self.position = PositionTable(grid_of(image, patch), dim)
-        drops, gated = ramp(drop_path, depth), [GatedPositional(dim, heads) for _ in range(local)]
+        drops, gated = drop_path_rates(drop_path, depth), [GatedPositional(dim, heads) for _ in range(local)]
         self.local = Stack(transformer_block(m, dim, mlp_ratio, p) for m, p in zip(gated, drops, strict=False))
         self.blocks = Stack(transformer_block(SelfAttention(dim, heads, qkv_bias=False), dim, mlp_ratio, p)
                             for p in drops[local:])
@@ -49,14 +49,14 @@ class ConViT(nn.Module):
             as_convolution(mixer, locality)
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                                # (B, h, w, C)
+        x = self.patch_embed(image)                                                # (B, h, w, C)
         grid = x.shape[1:3]
         x = self.local(self.position(x.flatten(1, 2), grid), grid)              # (B, N, C)
         x = self.norm(self.blocks(self.prefix(x)))                              # (B, 1 + N, C)
         return from_tokens(x, grid, prefix=1)
 
-    def readout(self, classes: int) -> nn.Module:
-        return Readout(self.widths[-1], classes, class_token, born=init.truncated_linears)
+    def make_head(self, classes: int) -> nn.Module:
+        return Head(self.widths[-1], classes, class_token, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, file: str, top1: float, where: str, **args: Any) -> Variant[ConViT]:
@@ -85,7 +85,7 @@ convit_b_plus = _plus(153_134_856, 30.721, 82.5, 152, 30, dim=1024, heads=16)
 
 def keys(settings: Mapping[str, Any]) -> Keys:
     """Both sources: one list of layers where we have two stacks, and queries and keys apart from values."""
-    table = {"patch_embed.proj.*": "backbone.tokenize.proj.*", "cls_token": "backbone.prefix.tokens",
+    table = {"patch_embed.proj.*": "backbone.patch_embed.proj.*", "cls_token": "backbone.prefix.tokens",
              "pos_embed": "backbone.position.table"}
     rows, joined = [], Fold(lambda qk, v: torch.cat([qk, v]), lambda qkv: qkv.tensor_split((len(qkv) * 2 // 3,)))
     for i in range(settings["depth"]):

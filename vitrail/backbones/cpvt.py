@@ -13,8 +13,8 @@ from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Keys
-from vitrail.nn import (Features, LayerNorm, Patches, Prefix, Readout, SelfAttention, Stack, class_token, from_tokens,
-                        init, mean_map, ramp, transformer_block)
+from vitrail.nn import (Features, LayerNorm, PatchEmbed, Prefix, Head, SelfAttention, Stack, class_token, from_tokens,
+                        init, mean_map, drop_path_rates, transformer_block)
 from vitrail.positions.conditional import PAPER as POSITIONS
 from vitrail.positions.conditional import ConditionalPosition
 
@@ -22,7 +22,7 @@ PAPER = replace(POSITIONS, builds_on=("backbones.vit", "positions.conditional"))
 
 
 class CPVT(nn.Module):
-    """Patches, a first block, positions by convolution, and the other blocks (section 3).
+    """PatchEmbed, a first block, positions by convolution, and the other blocks (section 3).
 
     image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim) and the class token. tokens: 1 for a class token, which the
     convolution leaves alone; 0 for none, and an answer read off the mean (GAP). Raises ModelError for other numbers.
@@ -35,9 +35,9 @@ class CPVT(nn.Module):
             raise ModelError(f"tokens={tokens} and depth={depth}: there is one class token or none, and a block that "
                              "positions stand behind")
         self.widths, self.strides, self.tokens = (dim,), (patch,), tokens
-        self.tokenize = Patches(patch, dim)
+        self.patch_embed = PatchEmbed(patch, dim)
         self.prefix = Prefix(1, dim) if tokens else nn.Identity()
-        first, *others = ramp(drop_path, depth)
+        first, *others = drop_path_rates(drop_path, depth)
 
         def blocks(*drops: float) -> Stack:
             return Stack(transformer_block(SelfAttention(dim, heads), dim, mlp_ratio, p) for p in drops)
@@ -48,14 +48,14 @@ class CPVT(nn.Module):
         init.fan_out_convs(self.position)
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                        # (B, h, w, C)
+        x = self.patch_embed(image)                                        # (B, h, w, C)
         grid = x.shape[1], x.shape[2]
         x = self.first(self.prefix(x.flatten(1, 2)))                    # (B, N, C)
         x = self.norm(self.blocks(self.position(x, grid)))              # (B, N, C)
         return from_tokens(x, grid, prefix=self.tokens)
 
-    def readout(self, classes: int) -> nn.Module:
-        return Readout(self.widths[-1], classes, class_token if self.tokens else mean_map, born=init.truncated_linears)
+    def make_head(self, classes: int) -> nn.Module:
+        return Head(self.widths[-1], classes, class_token if self.tokens else mean_map, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, **args: Any) -> Variant[CPVT]:
@@ -71,7 +71,7 @@ cpvt_s16_gap = _size(21_978_472, 4.575, dim=384, heads=6, tokens=0)
 
 def timm(settings: Mapping[str, Any]) -> Keys:
     """timm's names of a DeiT, with its name of Twins' positions."""
-    table = {"patch_embed.proj.*": "backbone.tokenize.proj.*", "cls_token": "backbone.prefix.tokens",
+    table = {"patch_embed.proj.*": "backbone.patch_embed.proj.*", "cls_token": "backbone.prefix.tokens",
              "pos_block.proj.0.*": "backbone.position.conv.*", "head.*": "head.linear.*", "norm.*": BLOCKS["norm.*"]}
     for i in range(settings["depth"]):
         here = f"blocks.{i - 1}." if i else "first.0."

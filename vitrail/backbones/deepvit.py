@@ -11,8 +11,8 @@ from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import AS_CONV, Keys, Row
-from vitrail.nn import (Block, Conv, DropPath, LayerNorm, Mlp, Patches, PositionTable, Prefix, Readout, Residual,
-                        SelfAttention, Stack, TokenBody, class_token, conv_norm, grid_of, init, pad_image, ramp)
+from vitrail.nn import (Block, Conv, DropPath, LayerNorm, Mlp, PatchEmbed, PositionTable, Prefix, Head, Residual,
+                        SelfAttention, Stack, TokenBody, class_token, conv_norm, grid_of, init, pad_image, drop_path_rates)
 
 PAPER = Paper(title="DeepViT: Towards Deeper Vision Transformer", arxiv="2103.11886", authors="Zhou et al.", year=2021,
               code="zhoudaquan/dvit_repo", license="MIT", builds_on=("attention.re_attention", "backbones.vit"))
@@ -21,7 +21,7 @@ PAPER = Paper(title="DeepViT: Towards Deeper Vision Transformer", arxiv="2103.11
 class ConvPatches(nn.Module):
     """Two convolutions of `inner` channels, the first one halving the image, then patches of what they see.
 
-    image (B, 3, H, W) -> (B, ⌈H/p⌉, ⌈W/p⌉, dim). Padded with zeros below and to the right, as `Patches`.
+    image (B, 3, H, W) -> (B, ⌈H/p⌉, ⌈W/p⌉, dim). Padded with zeros below and to the right, as `PatchEmbed`.
     """
 
     def __init__(self, patch: int, inner: int, dim: int):
@@ -67,7 +67,7 @@ class DeepViT(TokenBody):
             raise ModelError(f"plain={plain} of depth={depth} blocks, scale={scale}: say 0 to {depth} plain blocks, "
                              f"and a scale above 0")
         self.widths, self.strides = (dim,), (patch,)
-        self.tokenize = ConvPatches(patch, stem, dim) if stem else Patches(patch, dim)
+        self.patch_embed = ConvPatches(patch, stem, dim) if stem else PatchEmbed(patch, dim)
         self.prefix, self.position = Prefix(1, dim), PositionTable(grid_of(image, patch), dim, prefix=1)
 
         def residual(fn: nn.Module, p: float) -> Residual:      # a norm sees of r no more than its epsilon
@@ -78,12 +78,12 @@ class DeepViT(TokenBody):
             return SelfAttention(dim, heads) if at < plain else ReAttention(dim, heads, qkv_bias=True, gain=gain)
 
         self.blocks = Stack(Block(mix=residual(mixer(at), p), mlp=residual(Mlp(dim, int(dim * mlp_ratio)), p))
-                            for at, p in enumerate(ramp(drop_path, depth)))
+                            for at, p in enumerate(drop_path_rates(drop_path, depth)))
         self.norm = LayerNorm(dim)
         init.truncated(self)
 
-    def readout(self, classes: int) -> nn.Module:
-        return Readout(self.widths[-1], classes, class_token, born=init.truncated_linears)
+    def make_head(self, classes: int) -> nn.Module:
+        return Head(self.widths[-1], classes, class_token, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, top1: float, *, image: int = 224, **args: Any) -> Variant[DeepViT]:
@@ -105,9 +105,9 @@ deepvit_l = _size(58_883_564, 13.149, 83.1, **_L)
 deepvit_l_384 = _size(59_043_164, 44.792, 84.25, image=384, **_L)
 
 OFFICIAL = Keys({
-    "patch_embed.conv{}.weight":            "backbone.tokenize.conv{}.conv.weight",
-    "patch_embed.bn{}.*":                   "backbone.tokenize.conv{}.norm.*",
-    "patch_embed.proj.*":                   "backbone.tokenize.proj.*",
+    "patch_embed.conv{}.weight":            "backbone.patch_embed.conv{}.conv.weight",
+    "patch_embed.bn{}.*":                   "backbone.patch_embed.conv{}.norm.*",
+    "patch_embed.proj.*":                   "backbone.patch_embed.proj.*",
     "cls_token":                            "backbone.prefix.tokens",
     "pos_embed":                            "backbone.position.table",
     "blocks.{}.attn.reatten_matrix.bias":   "backbone.blocks.{}.mix.fn.offset",

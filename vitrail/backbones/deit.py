@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Features, LayerNorm, Patches, PositionTable, Prefix, Readout, SelfAttention, Stack, TokenBody,
-                        class_token, grid_of, init, ramp, transformer_block)
+from vitrail.nn import (Features, LayerNorm, PatchEmbed, PositionTable, Prefix, Head, SelfAttention, Stack, TokenBody,
+                        class_token, grid_of, init, drop_path_rates, transformer_block)
 
 PAPER = Paper(title="Training data-efficient image transformers & distillation through attention", arxiv="2012.12877",
               authors="Touvron et al.", year=2021, venue="ICML", code="facebookresearch/deit", license="Apache-2.0",
@@ -49,16 +49,16 @@ class DeiT(TokenBody):
                  heads: int = 6, mlp_ratio: float = 4.0, tokens: int = 1, drop_path: float = 0.0):
         super().__init__()
         self.widths, self.strides, self.tokens = (dim,), (patch,), tokens
-        self.tokenize, self.prefix = Patches(patch, dim), Prefix(tokens, dim)
+        self.patch_embed, self.prefix = PatchEmbed(patch, dim), Prefix(tokens, dim)
         self.position = PositionTable(grid_of(image, patch), dim, prefix=tokens)
         self.blocks = Stack(transformer_block(SelfAttention(dim, heads), dim, mlp_ratio, p)
-                            for p in ramp(drop_path, depth))
+                            for p in drop_path_rates(drop_path, depth))
         self.norm = LayerNorm(dim)
         init.truncated(self)
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         dim = self.widths[-1]
-        head = Readout(dim, classes, class_token) if self.tokens == 1 else DistilledReadout(dim, classes)
+        head = Head(dim, classes, class_token) if self.tokens == 1 else DistilledReadout(dim, classes)
         init.truncated_linears(head)
         return head
 
@@ -91,7 +91,7 @@ deit_b16_384_distilled = _size(87_630_032, 55.591, "deit_base_distilled_patch16_
 
 # the authors' code is built on timm's and keeps its names
 _TABLE = {
-    "patch_embed.proj.*": "backbone.tokenize.proj.*",
+    "patch_embed.proj.*": "backbone.patch_embed.proj.*",
     "pos_embed":          "backbone.position.table",
     **BLOCKS,
     "head.*":             "head.linear.*",

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Chain, Conv, LayerNorm, Mlp, Patches, PositionTable, Prefix, Readout, SelfAttention, Stack,
-                        TokenBody, class_token, conv_norm, grid_of, init, ramp, transformer_block)
+from vitrail.nn import (Chain, Conv, LayerNorm, Mlp, PatchEmbed, PositionTable, Prefix, Head, SelfAttention, Stack,
+                        TokenBody, class_token, conv_norm, grid_of, init, drop_path_rates, transformer_block)
 from vitrail.nn.names import conv_norm_names
 
 PAPER = Paper(title="Early Convolutions Help Transformers See Better", arxiv="2106.14881", authors="Xiao et al.",
@@ -36,7 +36,7 @@ class ConvStem(nn.Module):
 
 
 class EarlyConv(TokenBody):
-    """Patches or, with `stem`, a ConvStem of these widths; a class token, learned positions, pre-norm blocks.
+    """PatchEmbed or, with `stem`, a ConvStem of these widths; a class token, learned positions, pre-norm blocks.
 
     image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim) and the class token.
     Raises ModelError for a stem that does not reduce the image as much as patches of `patch` pixels do.
@@ -46,13 +46,13 @@ class EarlyConv(TokenBody):
                  dim: int = 384, depth: int = 12, heads: int = 6, mlp_ratio: float = 3.0, drop_path: float = 0.0):
         super().__init__()
         self.widths, self.strides = (dim,), (patch,)
-        self.tokenize = ConvStem(stem, dim) if stem else Patches(patch, dim)
-        if isinstance(self.tokenize, ConvStem) and self.tokenize.stride != patch:
-            raise ModelError(f"stem={stem} makes one token of {self.tokenize.stride} x {self.tokenize.stride} pixels, "
+        self.patch_embed = ConvStem(stem, dim) if stem else PatchEmbed(patch, dim)
+        if isinstance(self.patch_embed, ConvStem) and self.patch_embed.stride != patch:
+            raise ModelError(f"stem={stem} makes one token of {self.patch_embed.stride} x {self.patch_embed.stride} pixels, "
                              f"patch={patch}: a width that grows halves the map, and {patch} is needed")
         self.prefix, self.position = Prefix(1, dim), PositionTable(grid_of(image, patch), dim, prefix=1)
         self.blocks = Stack(transformer_block(SelfAttention(dim, heads), dim, mlp_ratio, p)
-                            for p in ramp(drop_path, depth))
+                            for p in drop_path_rates(drop_path, depth))
         self.norm = LayerNorm(dim)
         for part in self.modules():                         # the published code leaves the class token at zero
             if isinstance(part, SelfAttention):             # torch's own MultiheadAttention
@@ -63,7 +63,7 @@ class EarlyConv(TokenBody):
                 for linear in (part.fc1, part.fc2):
                     nn.init.xavier_uniform_(linear.weight)
                     nn.init.normal_(linear.bias, std=1e-6)
-            elif isinstance(part, Patches):
+            elif isinstance(part, PatchEmbed):
                 nn.init.trunc_normal_(part.proj.weight, std=part.proj.weight[0].numel() ** -0.5)
                 nn.init.zeros_(part.proj.bias)              # type: ignore[arg-type]
             elif isinstance(part, Conv):
@@ -73,9 +73,9 @@ class EarlyConv(TokenBody):
                     nn.init.zeros_(part.bias)
         nn.init.normal_(self.position.table, std=0.02)
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer, born zero, on the class token."""
-        return Readout(self.widths[-1], classes, class_token, born=init.zero_linears)
+        return Head(self.widths[-1], classes, class_token, init_weights=init.zero_linears)
 
 
 def _size(params: int, gflops: float, reported: float = 0.0, **args: Any) -> Variant[EarlyConv]:
@@ -104,8 +104,8 @@ def official(settings: Mapping[str, Any]) -> Keys:
     """The names of the authors' code, in which a sequence comes before the batch."""
     block, here = "encoder.block_{}.", "backbone.blocks.{}."
     table = {
-        **conv_norm_names("stem.", "backbone.tokenize.", ("cstem{}_conv", "cstem{}_bn", "convs.{}")),
-        "stem.patchify.*": "backbone.tokenize.proj.*", "stem.cstem_last_conv.*": "backbone.tokenize.last.*",
+        **conv_norm_names("stem.", "backbone.patch_embed.", ("cstem{}_conv", "cstem{}_bn", "convs.{}")),
+        "stem.patchify.*": "backbone.patch_embed.proj.*", "stem.cstem_last_conv.*": "backbone.patch_embed.last.*",
         "class_token": "backbone.prefix.tokens", "encoder.ln.*": "backbone.norm.*", "head.head_fc.*": "head.linear.*",
         block + "ln_1.*":                           here + "mix.norm.*",
         block + "ln_2.*":                           here + "mlp.norm.*",

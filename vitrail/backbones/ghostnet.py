@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import (Chain, Conv, DropPath, Features, SqueezeExcite, Stack, conv_norm, mean_map, pyramid, ramp,
+from vitrail.nn import (Chain, Conv, DropPath, Features, SqueezeExcite, Stack, conv_norm, mean_map, pyramid, drop_path_rates,
                         round_width)
 from vitrail.nn.names import conv_norm_names
 
@@ -42,7 +42,7 @@ def squeeze_excite(dim: int) -> SqueezeExcite:
 
 
 def shortcut(dim: int, out: int, window: int, stride: int) -> nn.Module:
-    """The way past a bottleneck: the identity, or where the shape changes a depthwise and a 1 x 1 convolution."""
+    """The way past a bottleneck: the config, or where the shape changes a depthwise and a 1 x 1 convolution."""
     if stride == 1 and dim == out:
         return nn.Identity()
     return Chain(depthwise=conv_norm(dim, dim, window, stride, groups=dim), pointwise=conv_norm(dim, out))
@@ -90,8 +90,8 @@ class GhostNet(nn.Module):
         super().__init__()
         self.dropout = dropout
         before = round_width(16 * width, 4)
-        self.tokenize = conv_norm(3, before, 3, 2, act=nn.ReLU())
-        self.stages, drops = nn.ModuleList(), iter(ramp(drop_path, sum(len(stage) for stage in STAGES)))
+        self.patch_embed = conv_norm(3, before, 3, 2, act=nn.ReLU())
+        self.stages, drops = nn.ModuleList(), iter(drop_path_rates(drop_path, sum(len(stage) for stage in STAGES)))
         ends = []
         for i, stage in enumerate(STAGES):
             blocks = []
@@ -107,11 +107,11 @@ class GhostNet(nn.Module):
         self.widths, self.strides = (*ends[:-1], last), (2, 4, 8, 16, 32)
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image.permute(0, 2, 3, 1))                                    # (B, h, w, D)
+        x = self.patch_embed(image.permute(0, 2, 3, 1))                                    # (B, h, w, D)
         *finer, x = pyramid(x, self.stages)                                             # (B, H, W, C)
         return Features(maps=(*finer, self.last(x)))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """1,280 channels of the mean of the last map, dropped out, and a linear layer."""
         return GhostHead(self.widths[-1], classes, dropout=self.dropout)
 
@@ -148,7 +148,7 @@ ghostnet_130 = _size(1.3, 7_358_820, 0.227, {"params_m": 7.3, "gflops": 0.226})
 
 def _layouts() -> dict[str, str]:
     """Where each tensor stands: the published code counts ten groups of blocks, this file five stages."""
-    table = {"conv_stem.*": "backbone.tokenize.conv.*", "bn1.*": "backbone.tokenize.norm.*",
+    table = {"conv_stem.*": "backbone.patch_embed.conv.*", "bn1.*": "backbone.patch_embed.norm.*",
              "conv_head.*": "head.widen.*", "classifier.*": "head.linear.*"}
     group = 0
     for i, stage in enumerate(STAGES):

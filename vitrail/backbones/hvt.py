@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import CheckpointError, ModelError
 from vitrail.core.keys import Keys
-from vitrail.nn import (Block, Chain, Features, LayerNorm, Patches, PositionTable, Readout, SelfAttention, Stack,
-                        grid_of, init, ramp, transformer_block)
+from vitrail.nn import (Block, Chain, Features, LayerNorm, PatchEmbed, PositionTable, Head, SelfAttention, Stack,
+                        grid_of, init, drop_path_rates, transformer_block)
 from vitrail.nn.names import block_names
 
 PAPER = Paper(title="Scalable Vision Transformers with Hierarchical Pooling", arxiv="2103.10619", authors="Pan et al.",
@@ -83,11 +83,11 @@ class HVT(nn.Module):
             raise ModelError(f"depth={depth} and pool={pool}: there is at least one block, and one before a pooling")
         self.widths, self.strides = (dim,), (patch,)
         grid = grid_of(image, patch)
-        self.tokenize, self.position = Patches(patch, dim), PositionTable(grid, dim)
+        self.patch_embed, self.position = PatchEmbed(patch, dim), PositionTable(grid, dim)
 
         def block(p: float) -> Block:
             return transformer_block(SelfAttention(dim, heads), dim, mlp_ratio, p)
-        drops, length = ramp(drop_path, depth), grid[0] * grid[1]
+        drops, length = drop_path_rates(drop_path, depth), grid[0] * grid[1]
         self.first, self.stages = Stack([block(drops[0])]), nn.ModuleList()
         for start in range(0, depth, pool):         # a stage is a pooling and the blocks up to the next one
             length = pooled(length)
@@ -97,7 +97,7 @@ class HVT(nn.Module):
         init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                                # (B, h, w, C)
+        x = self.patch_embed(image)                                                # (B, h, w, C)
         grid = x.shape[1:3]
         x = self.first(self.position(x.flatten(1, 2), grid)).unflatten(1, grid)     # (B, h, w, C)
         row = x.flatten(1, 2)                                                   # (B, N, C)
@@ -105,8 +105,8 @@ class HVT(nn.Module):
             row = stage(row)                                                    # (B, L, C)
         return Features(maps=(x,), prefix=self.norm(row))
 
-    def readout(self, classes: int) -> nn.Module:
-        return Readout(self.widths[-1], classes, mean_prefix, born=init.truncated_linears)
+    def make_head(self, classes: int) -> nn.Module:
+        return Head(self.widths[-1], classes, mean_prefix, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, said: tuple[float, float], release: str, top1: float,
@@ -128,7 +128,7 @@ scale_hvt_ti_4 = _size(22_118_632, 1.394, (22.12, 1.39), "v1.0/scale_hvt_ti_4", 
 
 def official(settings: Mapping[str, Any]) -> Keys:
     """The authors count blocks through, and keep a pooling's positions in the block before it."""
-    table = {"patch_embed.proj.*": "backbone.tokenize.proj.*", "pos_embed": "backbone.position.table",
+    table = {"patch_embed.proj.*": "backbone.patch_embed.proj.*", "pos_embed": "backbone.position.table",
              "norm.*": "backbone.norm.*", "head.*": "head.linear.*"}
     pool = settings["pool"]
     for i in range(settings["depth"]):

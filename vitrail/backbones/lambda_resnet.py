@@ -19,7 +19,7 @@ from vitrail.nn.names import conv_norm_names
 PAPER = Paper(title="LambdaNetworks: Modeling Long-Range Interactions Without Attention", arxiv="2102.08602",
               authors="Bello", year=2021, venue="ICLR",
               builds_on=("attention.lambda_layer", "backbones.resnet", "backbones.resnet_rs"))
-BORN = partial(init.kaiming_convs, kind=Conv)       # the ResNet's own convolutions; the lambda layers stay as they are
+INIT = partial(init.kaiming_convs, kind=Conv)       # the ResNet's own convolutions; the lambda layers stay as they are
 
 
 class LambdaResNet(ResNetBody):
@@ -34,7 +34,7 @@ class LambdaResNet(ResNetBody):
         def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
             mixer = LambdaLocal(dim, heads, window=window, keys=keys, intra=intra)
             return Bottleneck(width, dim, stride, drop, middle=pooled(mixer, 3, stride))
-        super().__init__(Stem(dim), dim, depths, drop_path, block, born=BORN)
+        super().__init__(Stem(dim), dim, depths, drop_path, block, init_weights=INIT)
 
 
 class LambdaResNetT(ResNetBody):
@@ -60,7 +60,7 @@ class LambdaResNetT(ResNetBody):
                                 LambdaGlobal(dim, heads, grid=grid, keys=keys), 2, stride)
             return Bottleneck(width, dim, stride, drop, middle=middle, act=act())
         stem = DeepStem((3 * dim // 8, dim // 2, dim), MaxPool(3, 2), act=act())
-        super().__init__(stem, dim, depths, drop_path, block, born=BORN)
+        super().__init__(stem, dim, depths, drop_path, block, init_weights=INIT)
 
 
 def _paper(params: int, gflops: float, depths: tuple[int, ...], **reported: float) -> Variant[LambdaResNet]:
@@ -101,7 +101,7 @@ def _timms(settings: Mapping[str, Any]) -> Keys:
     there, here = "stages.{}.{}.", "backbone.stages.{}.{}."
     table, rows = _layer(there + "self_attn.", here + "conv2.mixer.")
     for i in range(3):
-        table |= conv_norm_names(f"stem.conv{i + 1}.", "backbone.tokenize.", ("conv", "bn", f"convs.{i}"))
+        table |= conv_norm_names(f"stem.conv{i + 1}.", "backbone.patch_embed.", ("conv", "bn", f"convs.{i}"))
     for theirs, conv, norm in (("shortcut", "shortcut.conv", "shortcut.norm"), ("conv1_1x1", "conv1", "norm1"),
                                ("conv3_1x1", "conv3", "norm3")):
         table |= {f"{there}{theirs}.conv.*": f"{here}{conv}.*", f"{there}{theirs}.bn.*": f"{here}{norm}.*"}

@@ -99,9 +99,9 @@ def _mixer(there: str, here: str) -> Names:
 def _keys(settings: Mapping[str, Any]) -> Keys:
     """Nobody released tensors: the names that torchvision's ResNet has with the layer in the place of conv2, and with
     the matrix and the layer in that of conv1."""
-    stem, rows = _mixer("conv1.1.", "backbone.tokenize.relation.mixer.")
+    stem, rows = _mixer("conv1.1.", "backbone.patch_embed.relation.mixer.")
     return torchvision(settings, lambda there, here: _mixer(there, here + "mixer."),
-                       ({"conv1.0.*": "backbone.tokenize.conv.*", **stem}, rows))
+                       ({"conv1.0.*": "backbone.patch_embed.conv.*", **stem}, rows))
 
 
 KEYS = {"torchvision": _keys}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Keys
-from vitrail.nn import DropPath, DroppedMean, Features, Readout, Stack, conv_norm, init, pyramid, ramp, round_width
+from vitrail.nn import DropPath, DroppedMean, Features, Head, Stack, conv_norm, init, pyramid, drop_path_rates, round_width
 from vitrail.nn.names import conv_norm_names
 
 PAPER = Paper(title="MobileNetV2: Inverted Residuals and Linear Bottlenecks", arxiv="1801.04381",
@@ -59,9 +59,9 @@ class MobileNetV2(nn.Module):
         super().__init__()
         if len(depths) != len(ROWS) or min(depths) < 1:
             raise ModelError(f"depths of {depths}: each of the {len(ROWS)} rows of table 2 needs at least one block")
-        act, drops = nn.ReLU6(), iter(ramp(drop_path, sum(depths)))
+        act, drops = nn.ReLU6(), iter(drop_path_rates(drop_path, sum(depths)))
         before = 32 if fixed_ends else round_width(32 * width, 8)
-        self.tokenize = conv_norm(3, before, 3, 2, act=act)
+        self.patch_embed = conv_norm(3, before, 3, 2, act=act)
         self.rows, ends = nn.ModuleList(), []
         for depth, (expansion, channels, stride) in zip(depths, ROWS, strict=True):
             blocks, out = [], round_width(channels * width, 8)
@@ -77,13 +77,13 @@ class MobileNetV2(nn.Module):
         init.fan_out_convs(self)
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image.permute(0, 2, 3, 1))                                    # (B, h, w, C)
+        x = self.patch_embed(image.permute(0, 2, 3, 1))                                    # (B, h, w, C)
         maps = pyramid(x, self.rows)
         return Features(maps=(*(maps[i] for i in LAST), self.last(maps[-1])))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map, of whose channels some are dropped."""
-        return Readout(self.widths[-1], classes, DroppedMean(self.dropout), born=init.normal_linears)
+        return Head(self.widths[-1], classes, DroppedMean(self.dropout), init_weights=init.normal_linears)
 
 
 def _timm(name: str, top1: float | None = None) -> Weights:
@@ -133,12 +133,12 @@ def _torchvision_names(depths: Sequence[int]) -> dict[str, str]:
             table |= conv_norm_names(f"features.{at}.conv.", f"backbone.rows.{i}.{j}.", *widen,
                                      (f"{n}.0", f"{n}.1", "depthwise"), (f"{n + 1}", f"{n + 2}", "narrow"))
             at += 1
-    ends = conv_norm_names("features.", "backbone.", ("0.0", "0.1", "tokenize"), (f"{at}.0", f"{at}.1", "last"))
+    ends = conv_norm_names("features.", "backbone.", ("0.0", "0.1", "patch_embed"), (f"{at}.0", f"{at}.1", "last"))
     return ends | table | {"classifier.1.*": "head.linear.*"}
 
 
 TIMM = Keys({
-    **conv_norm_names("", "backbone.", ("conv_stem", "bn1", "tokenize"), ("conv_head", "bn2", "last")),
+    **conv_norm_names("", "backbone.", ("conv_stem", "bn1", "patch_embed"), ("conv_head", "bn2", "last")),
     **conv_norm_names("blocks.0.{}.", "backbone.rows.0.{}.", ("conv_dw", "bn1", "depthwise"),
                       ("conv_pw", "bn2", "narrow")),
     **conv_norm_names("blocks.{}.{}.", "backbone.rows.{}.{}.", ("conv_pw", "bn1", "widen"),

@@ -14,8 +14,8 @@ from vitrail.backbones.mobilenet_v2 import InvertedResidual
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Block, Chain, Conv, DropPath, DroppedMean, Features, GroupedAttention, Mlp, Readout, Residual,
-                        Stack, Strided, conv_norm, each_stage, init, pyramid, ramp)
+from vitrail.nn import (Block, Chain, Conv, DropPath, DroppedMean, Features, GroupedAttention, Mlp, Head, Residual,
+                        Stack, Strided, conv_norm, each_stage, init, pyramid, drop_path_rates)
 from vitrail.nn.names import block_names
 
 PAPER = Paper(title="MobileViT: Light-weight, General-purpose, and Mobile-friendly Vision Transformer",
@@ -74,7 +74,7 @@ class MobileViT(nn.Module):
             raise ModelError(f"depths of {depths}: there are five stages, and each needs at least one block")
         if window < 1:
             raise ModelError(f"patches of {window} x {window} pixels hold nothing: a side is 1, 2, 3, ...")
-        act, drops = nn.SiLU(), iter(ramp(drop_path, sum(depths)))
+        act, drops = nn.SiLU(), iter(drop_path_rates(drop_path, sum(depths)))
 
         def residual(dim: int, out: int, stride: int, drop: float) -> InvertedResidual:
             return InvertedResidual(dim, dim * expansion, out, stride=stride, act=act, drop=drop)
@@ -96,7 +96,7 @@ class MobileViT(nn.Module):
             return Chain(down=residual(before, dim, 2, 0.0),
                          mix=MobileViTBlock(dim, Stack(block(width) for _ in range(depths[i])), width, window, act))
 
-        self.tokenize = conv_norm(3, 16, 3, 2, act=act)
+        self.patch_embed = conv_norm(3, 16, 3, 2, act=act)
         self.stages = nn.ModuleList(stage(i) for i in range(5))
         last = min(4 * dims[-1], 960)
         self.last = conv_norm(dims[-1], last, act=act)
@@ -105,13 +105,13 @@ class MobileViT(nn.Module):
         init.truncated_linears(self)
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image.permute(0, 2, 3, 1))                                    # (B, h, w, C)
+        x = self.patch_embed(image.permute(0, 2, 3, 1))                                    # (B, h, w, C)
         *finer, x = pyramid(x, self.stages)                                             # (B, H, W, D)
         return Features(maps=(*finer, self.last(x)))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map, of whose channels a tenth is dropped."""
-        return Readout(self.widths[-1], classes, DroppedMean(0.1), born=init.truncated_linears)
+        return Head(self.widths[-1], classes, DroppedMean(0.1), init_weights=init.truncated_linears)
 
 
 def _size(name: str, params: int, gflops: float, top1: float, reported: Mapping[str, float],
@@ -147,7 +147,7 @@ def _timm() -> dict[str, str]:
     residuals = {f"stages.{i}.{{}}": f"backbone.stages.{i}.{{}}" for i in (0, 1)} | {
         "stages.{}.0": "backbone.stages.{}.down"}
     return _pairs("conv", "bn", {
-        "stem": "backbone.tokenize", "final_conv": "backbone.last", f"{there}.conv_kxk": f"{here}.local",
+        "stem": "backbone.patch_embed", "final_conv": "backbone.last", f"{there}.conv_kxk": f"{here}.local",
         f"{there}.conv_proj": f"{here}.leave", f"{there}.conv_fusion": f"{here}.fuse",
         **{f"{theirs}.{name}": f"{at}.{part}" for theirs, at in residuals.items()
            for name, part in (("conv1_1x1", "widen"), ("conv2_kxk", "depthwise"), ("conv3_1x1", "narrow"))}}) | {
@@ -157,7 +157,7 @@ def _timm() -> dict[str, str]:
 
 def _official(depths: Sequence[int]) -> Keys:
     """The authors' names; the norm behind the transformer blocks counts as one of them."""
-    convs = {"conv_1": "backbone.tokenize", "conv_1x1_exp": "backbone.last"}
+    convs = {"conv_1": "backbone.patch_embed", "conv_1x1_exp": "backbone.last"}
     plain = {"classifier.fc.*": "head.linear.*"}
     for i, depth in enumerate(depths):
         there, here = f"layer_{i + 1}.{'{}' if i < 2 else 0}.block", f"backbone.stages.{i}.{'{}' if i < 2 else 'down'}"
@@ -178,7 +178,7 @@ def _official(depths: Sequence[int]) -> Keys:
                   f"{blocks}.pre_norm_ffn.1.*": f"{ours}.mlp.fn.fc1.*",
                   f"{blocks}.pre_norm_ffn.4.*": f"{ours}.mlp.fn.fc2.*"}
     # the authors read images as blue, green, red
-    turned = Row(("conv_1.block.conv.weight",), "backbone.tokenize.conv.weight",
+    turned = Row(("conv_1.block.conv.weight",), "backbone.patch_embed.conv.weight",
                  Fold(lambda weight: weight.flip(1), lambda weight: weight.flip(1)))
     return Keys(_pairs("block.conv", "block.norm", convs) | plain, rows=[turned])
 

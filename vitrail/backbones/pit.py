@@ -12,8 +12,8 @@ from vitrail.backbones.deit import DistilledReadout
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Conv, Features, LayerNorm, PositionTable, Prefix, Readout, SelfAttention, Stack, class_token,
-                        each_stage, grid_of, pad_image, ramp, transformer_block)
+from vitrail.nn import (Conv, Features, LayerNorm, PositionTable, Prefix, Head, SelfAttention, Stack, class_token,
+                        each_stage, grid_of, pad_image, drop_path_rates, transformer_block)
 from vitrail.nn.names import block_names
 
 PAPER = Paper(title="Rethinking Spatial Dimensions of Vision Transformers", arxiv="2103.16302", authors="Heo et al.",
@@ -39,7 +39,7 @@ class Pool(nn.Module):
 class PiT(nn.Module):
     """Overlapping patches, then stages of plain blocks with a Pool between them (table 1).
 
-    image (B, 3, H, W) -> a map a stage and the tokens, alone normed. Patches of `patch` pixels stand half a patch apart
+    image (B, 3, H, W) -> a map a stage and the tokens, alone normed. PatchEmbed of `patch` pixels stand half a patch apart
     and are not padded around the image, so a map is smaller than its stride tells: see `grids`. A size that half a
     patch does not divide is padded with zeros below and to the right.
     Raises ModelError for an odd patch, depths without heads, and an image smaller than a patch.
@@ -55,10 +55,10 @@ class PiT(nn.Module):
         self.patch, self.tokens = patch, tokens
         self.widths = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(patch // 2 << i for i in range(len(depths)))
-        self.tokenize, self.prefix = Conv(3, dim, patch, patch // 2), Prefix(tokens, dim)
+        self.patch_embed, self.prefix = Conv(3, dim, patch, patch // 2), Prefix(tokens, dim)
         self.position = PositionTable(patches(image, patch), dim)
         self.pools = nn.ModuleList(Pool(width) for width in self.widths[:-1])
-        drops = iter(ramp(drop_path, sum(depths) + 1))      # as released: the last block stays a step below drop_path
+        drops = iter(drop_path_rates(drop_path, sum(depths) + 1))      # as released: the last block stays a step below drop_path
         self.stages = nn.ModuleList(
             Stack(transformer_block(SelfAttention(width, n), width, mlp_ratio, next(drops)) for _ in range(depth))
             for width, n, depth in zip(self.widths, heads, depths, strict=True))
@@ -76,7 +76,7 @@ class PiT(nn.Module):
         if min(image.shape[2:]) <= self.patch // 2:
             raise ModelError(f"an image of {image.shape[2]} x {image.shape[3]} pixels holds no patch of {self.patch} x "
                              f"{self.patch}: PiT needs more than {self.patch // 2} each way")
-        x = self.tokenize(pad_image(image, self.patch // 2).permute(0, 2, 3, 1))        # (B, h, w, D)
+        x = self.patch_embed(pad_image(image, self.patch // 2).permute(0, 2, 3, 1))        # (B, h, w, D)
         grid = x.shape[1:3]
         x = self.position(x.flatten(1, 2), grid).unflatten(1, grid)                     # (B, h, w, D)
         tokens, maps = self.prefix.tokens.expand(x.shape[0], -1, -1), []
@@ -88,10 +88,10 @@ class PiT(nn.Module):
             maps.append(x)
         return Features(maps=tuple(maps), prefix=self.norm(tokens))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the class token; with two tokens DeiT's two."""
         dim = self.widths[-1]
-        return Readout(dim, classes, class_token) if self.tokens == 1 else DistilledReadout(dim, classes)
+        return Head(dim, classes, class_token) if self.tokens == 1 else DistilledReadout(dim, classes)
 
 
 def patches(image: int | tuple[int, int], patch: int) -> tuple[int, int]:
@@ -129,7 +129,7 @@ def _keys(settings: Mapping[str, Any], pool: str) -> Keys:
     for i in range(len(settings["depths"]) - 1):
         table |= {f"{pool.format(i, i + 1)}.conv.*": f"backbone.pools.{i}.conv.*",
                   f"{pool.format(i, i + 1)}.fc.*": f"backbone.pools.{i}.widen.*"}
-    return Keys({**table, "patch_embed.conv.*": "backbone.tokenize.*", "cls_token": "backbone.prefix.tokens",
+    return Keys({**table, "patch_embed.conv.*": "backbone.patch_embed.*", "cls_token": "backbone.prefix.tokens",
                  "norm.*": "backbone.norm.*", "head.*": "head.linear.*", "head_dist.*": "head.distilled.*"},
                 rows=[Row(("pos_embed",), "backbone.position.table",       # (1, C, h, w)
                           Fold(lambda t: t.flatten(2).mT, lambda t: t.mT.unflatten(2, grid)))])

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Features, LayerNorm, MapPatches, PositionTable, Prefix, Readout, ReducedAttention,
+from vitrail.nn import (Features, LayerNorm, MapPatchEmbed, PositionTable, Prefix, Head, ReducedAttention,
                         SelfAttention, Shrink, Stack, class_token, each_stage, from_tokens, grid_of, init, pyramid,
-                        ramp, squares, transformer_block)
+                        drop_path_rates, squares, transformer_block)
 
 PAPER = Paper(title="Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction without Convolutions",
               arxiv="2102.12122", authors="Wang et al.", year=2021, venue="ICCV", code="whai362/PVT",
@@ -28,9 +28,9 @@ def spatial_reduction(dim: int, heads: int, size: int) -> ReducedAttention:
 
 
 class Stage(nn.Module):
-    """Patches, learned positions, blocks: (B, H, W, channels) -> (B, ⌈H/p⌉, ⌈W/p⌉, dim)."""
+    """PatchEmbed, learned positions, blocks: (B, H, W, channels) -> (B, ⌈H/p⌉, ⌈W/p⌉, dim)."""
 
-    def __init__(self, down: MapPatches, position: PositionTable, blocks: Stack):
+    def __init__(self, down: MapPatchEmbed, position: PositionTable, blocks: Stack):
         super().__init__()
         self.down, self.position, self.blocks = down, position, blocks
 
@@ -43,7 +43,7 @@ class Stage(nn.Module):
 class ClassStage(nn.Module):
     """The last stage, where a class token joins: (B, H, W, channels) -> one map and the token, normed."""
 
-    def __init__(self, down: MapPatches, position: PositionTable, blocks: Stack, dim: int):
+    def __init__(self, down: MapPatchEmbed, position: PositionTable, blocks: Stack, dim: int):
         super().__init__()
         self.down, self.prefix, self.position, self.blocks = down, Prefix(1, dim), position, blocks
         self.norm = LayerNorm(dim)
@@ -75,14 +75,14 @@ class PVT(nn.Module):
             raise ModelError(f"reductions={reductions}: the last stage holds a class token, which no square of places "
                              "takes in, so its reduction is 1")
         self.widths, self.strides = tuple(dims), tuple(patch << i for i in range(len(dims)))
-        drops = iter(ramp(drop_path, sum(depths)))
+        drops = iter(drop_path_rates(drop_path, sum(depths)))
         last = len(dims) - 1
 
-        def parts(i: int) -> tuple[MapPatches, PositionTable, Stack]:
+        def parts(i: int) -> tuple[MapPatchEmbed, PositionTable, Stack]:
             def mixer() -> nn.Module:
                 return (SelfAttention(dims[i], heads[i]) if i == last
                         else spatial_reduction(dims[i], heads[i], reductions[i]))
-            return (MapPatches(2 if i else patch, dims[i - 1] if i else 3, dims[i], nn.LayerNorm(dims[i])),
+            return (MapPatchEmbed(2 if i else patch, dims[i - 1] if i else 3, dims[i], nn.LayerNorm(dims[i])),
                     PositionTable(grid_of(image, self.strides[i]), dims[i], prefix=int(i == last)),
                     Stack(transformer_block(mixer(), dims[i], mlp_ratios[i], next(drops)) for _ in range(depths[i])))
 
@@ -96,9 +96,9 @@ class PVT(nn.Module):
         coarsest = self.last(finer[-1] if finer else x)
         return Features(maps=(*finer, *coarsest.maps), prefix=coarsest.prefix)
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the class token."""
-        return Readout(self.widths[-1], classes, class_token, born=init.truncated_linears)
+        return Head(self.widths[-1], classes, class_token, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, file: str, params_m: float, top1: float, **args: Any) -> Variant[PVT]:

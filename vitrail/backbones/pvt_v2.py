@@ -11,8 +11,8 @@ from vitrail.backbones.pvt import spatial_reduction, sra_block
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Keys
-from vitrail.nn import (Block, Chain, Conv, DepthwiseMlp, DropPath, Features, LayerNorm, PoolCells, Readout, Reduced,
-                        ReducedAttention, Residual, Stack, each_stage, init, mean_map, pyramid, ramp)
+from vitrail.nn import (Block, Chain, Conv, DepthwiseMlp, DropPath, Features, LayerNorm, PoolCells, Head, Reduced,
+                        ReducedAttention, Residual, Stack, each_stage, init, mean_map, pyramid, drop_path_rates)
 
 PAPER = Paper(title="PVT v2: Improved Baselines with Pyramid Vision Transformer", arxiv="2106.13797",
               authors="Wang et al.", year=2022, venue="Computational Visual Media", code="whai362/PVT",
@@ -20,7 +20,7 @@ PAPER = Paper(title="PVT v2: Improved Baselines with Pyramid Vision Transformer"
 
 
 def overlapping_patches(patch: int, stride: int, channels: int, dim: int) -> Chain:
-    """Patches that reach into their neighbours, normed: (B, H, W, channels) -> (B, ⌈H/s⌉, ⌈W/s⌉, dim)."""
+    """PatchEmbed that reach into their neighbours, normed: (B, H, W, channels) -> (B, ⌈H/s⌉, ⌈W/s⌉, dim)."""
     return Chain(proj=Conv(channels, dim, patch, stride, patch // 2), norm=nn.LayerNorm(dim))
 
 
@@ -47,7 +47,7 @@ class PVTv2(nn.Module):
             raise ModelError(f"pool={pool} and reductions={reductions}: keys are means of the whole map or squares of "
                              "it, not both; with pool every reduction is 1")
         self.widths, self.strides = tuple(dims), tuple(4 << i for i in range(len(dims)))
-        drops = iter(ramp(drop_path, sum(depths)))
+        drops = iter(drop_path_rates(drop_path, sum(depths)))
 
         def block(i: int, drop: float) -> Block:
             mixer = linear_reduction(dims[i], heads[i], pool) if pool else spatial_reduction(dims[i], heads[i],
@@ -68,9 +68,9 @@ class PVTv2(nn.Module):
         x = image.permute(0, 2, 3, 1)                                   # (B, H, W, 3)
         return Features(maps=pyramid(x, self.stages))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        return Readout(self.widths[-1], classes, mean_map, born=init.truncated_linears)
+        return Head(self.widths[-1], classes, mean_map, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, file: str, params_m: float, top1: float, **args: Any) -> Variant[PVTv2]:

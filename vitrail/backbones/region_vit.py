@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Attend, Chain, Conv, DropPath, Elsewhere, Features, LayerNorm, Merge, Mlp, Readout,
-                        RelativeBias, Split, Stack, Windows, init, pad_image, ramp)
+from vitrail.nn import (Attend, Chain, Conv, DropPath, Elsewhere, Features, LayerNorm, Merge, Mlp, Head,
+                        RelativeBias, Split, Stack, Windows, init, pad_image, drop_path_rates)
 from vitrail.ops.windows import by_size
 
 PAPER = Paper(title="RegionViT: Regional-to-Local Attention for Vision Transformers", arxiv="2106.02689",
@@ -22,7 +22,7 @@ PATCH = 4       # pixels of a local token, down and across
 
 
 class LocalTokens(nn.Module):
-    """Patches of 4 x 4 pixels that overlap, by three small convolutions or a large one: (B, ⌈H/4⌉, ⌈W/4⌉, C)."""
+    """PatchEmbed of 4 x 4 pixels that overlap, by three small convolutions or a large one: (B, ⌈H/4⌉, ⌈W/4⌉, C)."""
 
     def __init__(self, dim: int, convs: int):
         super().__init__()
@@ -165,7 +165,7 @@ class RegionViT(nn.Module):
         self.widths = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(PATCH << i for i in range(len(depths)))
         self.local_tokens, self.regional_tokens = LocalTokens(dim, convs), RegionalTokens(PATCH * window, dim)
-        drops = iter(ramp(drop_path, sum(depths)))
+        drops = iter(drop_path_rates(drop_path, sum(depths)))
 
         def stage(i: int, width: int) -> Stage:
             half = width // 2
@@ -186,8 +186,8 @@ class RegionViT(nn.Module):
             maps.append(x)
         return Features(maps=tuple(maps), prefix=self.norm(regions.flatten(1, 2)))
 
-    def readout(self, classes: int) -> nn.Module:
-        return Readout(self.widths[-1], classes, mean_region, born=init.truncated_linears)
+    def make_head(self, classes: int) -> nn.Module:
+        return Head(self.widths[-1], classes, mean_region, init_weights=init.truncated_linears)
 
 
 def mean_region(f: Features) -> Tensor:

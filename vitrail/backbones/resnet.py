@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys, Row
-from vitrail.nn import (AvgPool, BatchNorm, Chain, Conv, DropPath, Features, MaxPool, Readout, Stack, conv_norm, init,
-                        mean_map, pyramid, ramp)
+from vitrail.nn import (AvgPool, BatchNorm, Chain, Conv, DropPath, Features, MaxPool, Head, Stack, conv_norm, init,
+                        mean_map, pyramid, drop_path_rates)
 
 PAPER = Paper(title="Deep Residual Learning for Image Recognition", arxiv="1512.03385", authors="He et al.", year=2016,
               venue="CVPR", code="KaimingHe/deep-residual-networks", license="MIT")
@@ -32,7 +32,7 @@ class Stem(nn.Module):
 
 
 def shortcut(width: int, out: int, stride: int) -> nn.Module:
-    """The way past a block: the identity, or a projection where the shape changes (option B of section 4.1)."""
+    """The way past a block: the config, or a projection where the shape changes (option B of section 4.1)."""
     if stride == 1 and width == out:
         return nn.Identity()
     return conv_norm(width, out, 1, stride)
@@ -98,7 +98,7 @@ def stages(dim: int, depths: Sequence[int], expansion: int, drop_path: float, bl
 
     block: makes one from (stage, width, dim, stride, drop): the channels that it is given, and those within.
     """
-    drops = iter(ramp(drop_path, sum(depths)))
+    drops = iter(drop_path_rates(drop_path, sum(depths)))
 
     def stage(i: int) -> Stack:
         before = (dim << i - 1) * expansion if i else dim
@@ -107,34 +107,34 @@ def stages(dim: int, depths: Sequence[int], expansion: int, drop_path: float, bl
     return nn.ModuleList(stage(i) for i in range(len(depths)))
 
 
-def linear_readout(dim: int, classes: int) -> Readout:
+def linear_head(dim: int, classes: int) -> Head:
     """A linear layer on the mean of the last map, of deviation 0.01 (Goyal et al., section 5.1)."""
-    return Readout(dim, classes, mean_map, born=init.normal_linears)
+    return Head(dim, classes, mean_map, init_weights=init.normal_linears)
 
 
 class ResNetBody(nn.Module):
     """What all ResNets are: a stem that leaves a quarter of an image's side, and stages, each after the first at half
     the size and twice the width. A paper says what a block is.
 
-    image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32. block: see `stages`. born: gives a
+    image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32. block: see `stages`. init_weights: gives a
     network its first weights.
     """
 
     strides: tuple[int, ...]
 
     def __init__(self, stem: nn.Module, dim: int, depths: Sequence[int], drop_path: float, block: Make, *,
-                 expansion: int = Bottleneck.expansion, born: Callable[[nn.Module], None] = init.kaiming_convs):
+                 expansion: int = Bottleneck.expansion, init_weights: Callable[[nn.Module], None] = init.kaiming_convs):
         super().__init__()
         self.widths = tuple((dim << i) * expansion for i in range(len(depths)))
         self.strides = tuple(4 << i for i in range(len(depths)))
-        self.tokenize, self.stages = stem, stages(dim, depths, expansion, drop_path, block)
-        born(self)
+        self.patch_embed, self.stages = stem, stages(dim, depths, expansion, drop_path, block)
+        init_weights(self)
 
     def forward(self, image: Tensor) -> Features:
-        return Features(maps=pyramid(self.tokenize(image), self.stages))
+        return Features(maps=pyramid(self.patch_embed(image), self.stages))
 
-    def readout(self, classes: int) -> nn.Module:
-        return linear_readout(self.widths[-1], classes)
+    def make_head(self, classes: int) -> nn.Module:
+        return linear_head(self.widths[-1], classes)
 
 
 class ResNet(ResNetBody):
@@ -187,14 +187,14 @@ def stage_keys(i: int) -> dict[str, str]:
 
 
 Names = tuple[dict[str, str], list[Row]]
-STEM = {"conv1.*": "backbone.tokenize.conv.*"}
+STEM = {"conv1.*": "backbone.patch_embed.conv.*"}
 
 
 def torchvision(settings: Mapping[str, Any], middle: Callable[[str, str], Names] = lambda there, here: ({}, []),
                 stem: Names = (STEM, [])) -> Keys:
     """torchvision's names, which timm keeps. middle: those of what stands in the place of conv2, below that name there
     and here; stem: of what stands in the place of conv1."""
-    table, rows = {**stem[0], "bn1.*": "backbone.tokenize.norm.*", "fc.*": "head.linear.*"}, stem[1]
+    table, rows = {**stem[0], "bn1.*": "backbone.patch_embed.norm.*", "fc.*": "head.linear.*"}, stem[1]
     for i in range(len(settings["depths"])):
         names, more = middle(f"layer{i + 1}.{{}}.conv2.", f"backbone.stages.{i}.{{}}.conv2.")
         table, rows = {**table, **names, **stage_keys(i)}, rows + more

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitrail.backbones.resnet import Bottleneck, ResNetBody, shortcut
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import AvgPool, Chain, Conv, DroppedMean, Readout, SqueezeExcite, conv_norm, init
+from vitrail.nn import AvgPool, Chain, Conv, DroppedMean, Head, SqueezeExcite, conv_norm, init
 from vitrail.nn.names import conv_norm_names
 
 PAPER = Paper(title="Revisiting ResNets: Improved Training and Scaling Strategies", arxiv="2103.07579",
@@ -47,7 +47,7 @@ def squeeze_excite(dim: int) -> SqueezeExcite:
     return SqueezeExcite(dim, dim // 4, act=nn.ReLU(), gate=nn.Sigmoid())
 
 
-def _born(model: nn.Module) -> None:
+def _init_weights(model: nn.Module) -> None:
     for part in model.modules():
         if isinstance(part, Conv):
             init.lecun_conv(part)
@@ -67,11 +67,11 @@ class ResNetRS(ResNetBody):
             return Bottleneck(width, dim, stride, drop_path * (stage + 2) / (len(depths) + 1),
                               squeeze=squeeze_excite(4 * dim), past=pooled_shortcut(width, 4 * dim, stride))
         stem = DeepStem((dim // 2, dim // 2, dim), conv_norm(dim, dim, 3, 2, act=nn.ReLU()))
-        super().__init__(stem, dim, depths, 0.0, block, born=_born)
+        super().__init__(stem, dim, depths, 0.0, block, init_weights=_init_weights)
         self.dropout = dropout
 
-    def readout(self, classes: int) -> nn.Module:
-        return Readout(self.widths[-1], classes, DroppedMean(self.dropout), born=init.normal_linears)
+    def make_head(self, classes: int) -> nn.Module:
+        return Head(self.widths[-1], classes, DroppedMean(self.dropout), init_weights=init.normal_linears)
 
 
 def _size(depth: int, params: int, gflops: float, image: int, top1: float, reported: dict[str, float],
@@ -107,7 +107,7 @@ def _stage(i: int) -> dict[str, str]:
 
 
 TIMM = Keys({
-    **conv_norm_names("", "backbone.tokenize.", ("conv1.0", "conv1.1", "convs.0"), ("conv1.3", "conv1.4", "convs.1"),
+    **conv_norm_names("", "backbone.patch_embed.", ("conv1.0", "conv1.1", "convs.0"), ("conv1.3", "conv1.4", "convs.1"),
                       ("conv1.6", "bn1", "convs.2"), ("maxpool.0", "maxpool.1", "pool")),
     **{theirs: ours for i in range(4) for theirs, ours in _stage(i).items()},
     "fc.*": "head.linear.*",

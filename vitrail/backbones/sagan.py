@@ -12,7 +12,7 @@ from vitrail.attention.sagan import Sagan, normed
 from vitrail.core.card import Figures, Paper, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Keys
-from vitrail.nn import AvgPool, Chain, Conv, Features, Readout, Residual, Stack, init, pyramid
+from vitrail.nn import AvgPool, Chain, Conv, Features, Head, Residual, Stack, init, pyramid
 
 PAPER = Paper(title="Self-Attention Generative Adversarial Networks", arxiv="1805.08318", authors="Zhang et al.",
               year=2019, venue="ICML", code="brain-research/self-attention-gan", license="Apache-2.0",
@@ -85,10 +85,10 @@ class Discriminator(nn.Module):
         x = image.permute(0, 2, 3, 1)                                                   # (B, H, W, C)
         return Features(maps=pyramid(x, self.stages))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the sum of the last map; the official one, under spectral normalisation, judges one label
         that it is given."""
-        return Readout(self.widths[-1], classes, sum_map, born=init.xavier_linears)
+        return Head(self.widths[-1], classes, sum_map, init_weights=init.xavier_linears)
 
 
 sagan_discriminator = variant(Discriminator, Figures(params=39_463_593, gflops=4.749, image=128))

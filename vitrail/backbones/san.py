@@ -11,8 +11,8 @@ from vitrail.attention.vector import VectorPairwise, VectorPatchwise
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import AS_CONV, Keys, Row
-from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, MaxPool, Readout, Residual, Stack, conv_norm,
-                        mean_map, pyramid, ramp)
+from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, MaxPool, Head, Residual, Stack, conv_norm,
+                        mean_map, pyramid, drop_path_rates)
 
 PAPER = Paper(title="Exploring Self-attention for Image Recognition", arxiv="2004.13621", authors="Zhao et al.",
               year=2020, venue="CVPR", code="hszhao/SAN", license="MIT", builds_on=("attention.vector",))
@@ -41,7 +41,7 @@ class SAN(nn.Module):
         self.widths = tuple(dim << i + 1 if i else dim for i in range(len(depths)))
         self.strides = tuple(2 << i for i in range(len(depths)))
         mixer = VectorPairwise if pairwise else VectorPatchwise
-        drops = iter(ramp(drop_path, sum(depths)))
+        drops = iter(drop_path_rates(drop_path, sum(depths)))
 
         def stage(i: int, before: int, width: int) -> Chain:
             return Chain(down=MaxPool(2, 2), conv=Conv(before, width, 1, bias=False), blocks=Stack(
@@ -49,17 +49,17 @@ class SAN(nn.Module):
                          Chain(norm=BatchNorm(width), act=nn.ReLU()), drop=DropPath(next(drops)))
                 for _ in range(depths[i])), norm=BatchNorm(width), act=nn.ReLU())
 
-        self.tokenize = conv_norm(3, dim, act=nn.ReLU())
+        self.patch_embed = conv_norm(3, dim, act=nn.ReLU())
         self.stages = nn.ModuleList(stage(i, *pair) for i, pair in enumerate(
             zip((dim, *self.widths), self.widths, strict=False)))
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image.permute(0, 2, 3, 1))                    # (B, H, W, C)
+        x = self.patch_embed(image.permute(0, 2, 3, 1))                    # (B, H, W, C)
         return Features(maps=pyramid(x, self.stages))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        return Readout(self.widths[-1], classes, mean_map)
+        return Head(self.widths[-1], classes, mean_map)
 
 
 def _size(params: int, gflops: float, reported: tuple[float, float, float], **args: Any) -> Variant[SAN]:
@@ -82,8 +82,8 @@ san19_patchwise = _size(20_518_470, 3.057, (20.5, 3.3, 78.2), pairwise=False, **
 
 _THERE, _HERE = "module.layer{}.{}.", "backbone.stages.{}.blocks.{}."
 _TABLE = {
-    "module.conv_in.*":             "backbone.tokenize.conv.*",
-    "module.bn_in.*":               "backbone.tokenize.norm.*",
+    "module.conv_in.*":             "backbone.patch_embed.conv.*",
+    "module.bn_in.*":               "backbone.patch_embed.norm.*",
     "module.conv{}.*":              "backbone.stages.{}.conv.*",
     _THERE + "bn1.*":              _HERE + "norm.norm.*",
     _THERE + "sam.conv1.*":        _HERE + "fn.phi.*",

@@ -99,7 +99,7 @@ def _layer(there: str, here: str) -> Names:
 def _keys(settings: Mapping[str, Any]) -> Keys:
     """Nobody released tensors: the names that torchvision's ResNet has with the layer and a mean in the place of conv2,
     and with the stem's attention in that of conv1."""
-    attention = {"conv1.*": "backbone.tokenize.attention.*"}
+    attention = {"conv1.*": "backbone.patch_embed.attention.*"}
     return torchvision(settings, _layer, (attention if settings["attention_stem"] else STEM, []))
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from vitrail.backbones.swin import WindowAttention, window_block
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.keys import AS_CONV, Keys, Row
-from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, Mlp, Readout, Residual, Split, Stack, Strided,
-                        Windows, each_stage, init, mean_map, pyramid, ramp)
+from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, Mlp, Head, Residual, Split, Stack, Strided,
+                        Windows, each_stage, init, mean_map, pyramid, drop_path_rates)
 from vitrail.ops.windows import pad_to
 
 PAPER = Paper(title="Shuffle Transformer: Rethinking Spatial Shuffle for Vision Transformer", arxiv="2106.03650",
@@ -70,7 +70,7 @@ class ShuffleTransformer(nn.Module):
                 for j in range(depths[i])))
 
         self.stages = nn.ModuleList(stage(i, width, drop) for i, (width, drop) in enumerate(
-            zip(self.widths, ramp(drop_path, len(depths)), strict=True)))
+            zip(self.widths, drop_path_rates(drop_path, len(depths)), strict=True)))
         init.truncated(self)
         for part in self.modules():
             if isinstance(part, Conv):
@@ -81,9 +81,9 @@ class ShuffleTransformer(nn.Module):
     def forward(self, image: Tensor) -> Features:
         return Features(maps=pyramid(image.permute(0, 2, 3, 1), self.stages))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        return Readout(self.widths[-1], classes, mean_map, born=init.truncated_linears)
+        return Head(self.widths[-1], classes, mean_map, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, reported: float, top1: float, **args: Any) -> Variant[ShuffleTransformer]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import (Attend, Chain, Features, Merge, Patches, Readout, RelativeBias, Split, Stack, Strided, Windows,
-                        each_stage, init, mean_map, pyramid, ramp, transformer_block)
+from vitrail.nn import (Attend, Chain, Features, Merge, PatchEmbed, Head, RelativeBias, Split, Stack, Strided, Windows,
+                        each_stage, init, mean_map, pyramid, drop_path_rates, transformer_block)
 from vitrail.nn.names import block_names
 
 PAPER = Paper(title="Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arxiv="2103.14030",
@@ -83,10 +83,10 @@ class Swin(nn.Module):
         each_stage(depths=depths, heads=heads)
         self.widths = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(patch << i for i in range(len(depths)))
-        drops = iter(ramp(drop_path, sum(depths)))
+        drops = iter(drop_path_rates(drop_path, sum(depths)))
 
         def stage(i: int, width: int) -> Chain:
-            down = PatchMerging(width // 2) if i else Patches(patch, dim, norm=nn.LayerNorm(dim))
+            down = PatchMerging(width // 2) if i else PatchEmbed(patch, dim, norm=nn.LayerNorm(dim))
             return Chain(down=down, blocks=swin_blocks(width, heads[i], window, mlp_ratio,
                                                        [next(drops) for _ in range(depths[i])]))
 
@@ -98,9 +98,9 @@ class Swin(nn.Module):
         *finer, x = pyramid(image, self.stages)                     # (B, H, W, C)
         return Features(maps=(*finer, self.norm(x)))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        return Readout(self.widths[-1], classes, mean_map, born=init.truncated_linears)
+        return Head(self.widths[-1], classes, mean_map, init_weights=init.truncated_linears)
 
 
 def _released(size: str, tag: str, *, image: int = 224, top1: float | None = None, release: str = "v1.0.0",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitrail.backbones.swin import PatchMerging, swin_blocks, window_block
 from vitrail.core.card import Figures, Paper, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import Features, Patches, Readout, each_stage, init, mean_finest, ramp
+from vitrail.nn import Features, PatchEmbed, Head, each_stage, init, mean_finest, drop_path_rates
 from vitrail.ops.windows import unfold_windows
 
 PAPER = Paper(title="Swin-Unet: Unet-like Pure Transformer for Medical Image Segmentation", arxiv="2105.05537",
@@ -63,12 +63,12 @@ class SwinUnet(nn.Module):
         each_stage(depths=depths, heads=heads)
         self.widths = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(patch << i for i in range(len(depths)))
-        drops = ramp(drop_path, sum(depths))
+        drops = drop_path_rates(drop_path, sum(depths))
 
         def blocks(i: int) -> nn.Module:
             return swin_blocks(self.widths[i], heads[i], window, mlp_ratio, drops[sum(depths[:i]):sum(depths[:i + 1])])
 
-        self.down = nn.ModuleList(PatchMerging(width // 2) if i else Patches(patch, dim, norm=nn.LayerNorm(dim))
+        self.down = nn.ModuleList(PatchMerging(width // 2) if i else PatchEmbed(patch, dim, norm=nn.LayerNorm(dim))
                                   for i, width in enumerate(self.widths))
         self.stages = nn.ModuleList(blocks(i) for i in range(len(depths)))
         self.up = nn.ModuleList(UpStage(width, blocks(i)) for i, width in enumerate(self.widths[:-1]))
@@ -87,9 +87,9 @@ class SwinUnet(nn.Module):
         maps[-1] = self.norm_up(x)
         return Features(maps=tuple(reversed(maps)))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the finest map. The paper segments, by a head that reads that map."""
-        return Readout(self.widths[0], classes, mean_finest, born=init.truncated_linears)
+        return Head(self.widths[0], classes, mean_finest, init_weights=init.truncated_linears)
 
 
 swin_unet = variant(SwinUnet, Figures(params=27_117_388, gflops=5.604))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from vitrail.backbones.swin import four_neighbours, merging
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import (Attend, Block, Chain, DropPath, Features, Merge, Mlp, Patches, Readout, Residual, Split, Stack,
-                        Windows, init, mean_map, pyramid, ramp)
+from vitrail.nn import (Attend, Block, Chain, DropPath, Features, Merge, Mlp, PatchEmbed, Head, Residual, Split, Stack,
+                        Windows, init, mean_map, pyramid, drop_path_rates)
 from vitrail.positions.log_cpb import LogBias
 
 PAPER = Paper(title="Swin Transformer V2: Scaling Up Capacity and Resolution", arxiv="2111.09883",
@@ -84,7 +84,7 @@ class SwinV2(nn.Module):
                              f"{len(first)} first windows: each stage needs one of all")
         self.widths = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(patch << i for i in range(len(depths)))
-        drops = iter(ramp(drop_path, sum(depths)))
+        drops = iter(drop_path_rates(drop_path, sum(depths)))
 
         def block(i: int, width: int, shift: int, drop: float) -> Block:
             mix = CosineAttention(width, heads[i], Windows(window[i], shift), first[i])
@@ -92,7 +92,7 @@ class SwinV2(nn.Module):
                          mlp=res_post_norm(Mlp(width, int(width * mlp_ratio)), width, drop))
 
         def stage(i: int, width: int) -> Chain:
-            down = NormedMerging(width // 2) if i else Patches(patch, dim, norm=nn.LayerNorm(dim))
+            down = NormedMerging(width // 2) if i else PatchEmbed(patch, dim, norm=nn.LayerNorm(dim))
             return Chain(down=down, blocks=Stack(block(i, width, window[i] // 2 * (j % 2), next(drops))
                                                  for j in range(depths[i])))
 
@@ -107,9 +107,9 @@ class SwinV2(nn.Module):
         *finer, x = pyramid(image, self.stages)                     # (B, H, W, C)
         return Features(maps=(*finer, self.norm(x)))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        return Readout(self.widths[-1], classes, mean_map, born=init.truncated_linears)
+        return Head(self.widths[-1], classes, mean_map, init_weights=init.truncated_linears)
 
 
 def _released(size: str, window: str, image: int, tag: str, top1: float | None, file: str) -> tuple[Weights, Weights]:

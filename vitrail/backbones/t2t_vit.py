@@ -14,8 +14,8 @@ from vitrail.attention.performer import attend_features, exponent
 from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import (Attend, Chain, Elsewhere, Features, Mlp, Prefix, Readout, Residual, SelfAttention, Stack,
-                        class_token, fit_table, from_tokens, grid_of, init, pad_image, ramp, transformer_block)
+from vitrail.nn import (Attend, Chain, Elsewhere, Features, Mlp, Prefix, Head, Residual, SelfAttention, Stack,
+                        class_token, fit_table, from_tokens, grid_of, init, pad_image, drop_path_rates, transformer_block)
 from vitrail.ops.positions import resample_positions
 from vitrail.positions.sinusoidal import sinusoids
 
@@ -140,19 +140,19 @@ class Embedding(nn.Module):
 
     def __init__(self, image: int | tuple[int, int], dim: int, inner: int, *, performer: bool = True):
         super().__init__()
-        self.tokenize, self.prefix = TokensToToken(dim, inner, performer), Prefix(1, dim)
+        self.patch_embed, self.prefix = TokensToToken(dim, inner, performer), Prefix(1, dim)
         self.position = FixedPositions(grid_of(image, STRIDE), dim)
         nn.init.trunc_normal_(self.prefix.tokens, std=0.02)
 
     def forward(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        x = self.tokenize(image)                                                # (B, h, w, C)
+        x = self.patch_embed(image)                                                # (B, h, w, C)
         grid = x.shape[1:3]
         return self.position(self.prefix(x.flatten(1, 2)), grid), grid
 
 
-def readout(dim: int, classes: int) -> Readout:
+def readout(dim: int, classes: int) -> Head:
     """A linear layer on the class token, born as all of them."""
-    return Readout(dim, classes, class_token, born=init.truncated_linears)
+    return Head(dim, classes, class_token, init_weights=init.truncated_linears)
 
 
 class T2TViT(nn.Module):
@@ -169,7 +169,7 @@ class T2TViT(nn.Module):
         # the authors' constructors scale by the whole width where they are told to fetch weights, which they cannot;
         # weights are trained and judged with the scale of a head
         self.blocks = Stack(transformer_block(SelfAttention(dim, heads, qkv_bias=False), dim, mlp_ratio, p,
-                                              norm=nn.LayerNorm) for p in ramp(drop_path, depth))
+                                              norm=nn.LayerNorm) for p in drop_path_rates(drop_path, depth))
         self.norm = nn.LayerNorm(dim)
         init.truncated_linears(self)
 
@@ -177,7 +177,7 @@ class T2TViT(nn.Module):
         x, grid = self.embed(image)                                             # (B, N, C)
         return from_tokens(self.norm(self.blocks(x)), grid, prefix=1)
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         return readout(self.widths[-1], classes)
 
 
@@ -219,14 +219,14 @@ t2t_vit_14_resnext = _size(21_465_806, 4.783, (), heads=32)
 def embedding(performer: bool) -> dict[str, str]:
     """The names that the authors give to the parts of `Embedding`."""
     table = {"cls_token": "backbone.embed.prefix.tokens", "pos_embed": "backbone.embed.position.table",
-             "tokens_to_token.project.*": "backbone.embed.tokenize.proj.*"}
+             "tokens_to_token.project.*": "backbone.embed.patch_embed.proj.*"}
     parts = {"norm1.*": "norm.*", "norm2.*": "mlp.norm.*"}
     if performer:
         parts |= {"w": "mix.directions", "kqv.*": "mix.kqv.*", "proj.*": "mix.out.*",
                   "mlp.0.*": "mlp.fn.fc1.*", "mlp.2.*": "mlp.fn.fc2.*"}
     else:
         parts |= {"attn.qkv.*": "mix.qkv.*", "attn.proj.*": "mix.out.*", "mlp.*": "mlp.fn.*"}
-    return table | {f"tokens_to_token.attention{i}.{theirs}": f"backbone.embed.tokenize.layer{i}.{ours}"
+    return table | {f"tokens_to_token.attention{i}.{theirs}": f"backbone.embed.patch_embed.layer{i}.{ours}"
                     for i in (1, 2) for theirs, ours in parts.items()}
 
 

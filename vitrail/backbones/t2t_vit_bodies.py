@@ -17,7 +17,7 @@ from vitrail.core.card import Figures, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Attend, Block, Chain, DropPath, Features, Gelu, Merge, Residual, Scale, SelfAttention, Stack,
-                        from_tokens, init, ramp, transformer_block)
+                        from_tokens, init, drop_path_rates, transformer_block)
 
 PAPER = replace(PLAIN, builds_on=("backbones.t2t_vit", "backbones.vit"))
 
@@ -49,7 +49,7 @@ class T2TViTSE(nn.Module):
             return Chain(attention=SelfAttention(dim, heads, qkv_bias=False),
                          squeeze=SqueezeExciteTokens(dim, dim // 16))
         self.blocks = Stack(transformer_block(mixer(), dim, mlp_ratio, p, norm=nn.LayerNorm)
-                            for p in ramp(drop_path, depth))
+                            for p in drop_path_rates(drop_path, depth))
         self.norm = nn.LayerNorm(dim)
         init.truncated_linears(self)
 
@@ -57,7 +57,7 @@ class T2TViTSE(nn.Module):
         x, grid = self.embed(image)                                             # (B, N, C)
         return from_tokens(self.norm(self.blocks(x)), grid, prefix=1)
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         return readout(self.widths[-1], classes)
 
 
@@ -115,7 +115,7 @@ class T2TViTGhost(nn.Module):
         self.embed = Embedding(image, dim, inner)
         self.blocks = Stack(Block(mix=Residual(GhostAttention(dim, heads), nn.LayerNorm(dim), drop=DropPath(p)),
                                   mlp=Residual(GhostMlp(dim), nn.LayerNorm(dim), drop=DropPath(p)))
-                            for p in ramp(drop_path, depth))
+                            for p in drop_path_rates(drop_path, depth))
         self.norm = nn.LayerNorm(dim)
         init.truncated_linears(self)
         for part in self.modules():
@@ -126,7 +126,7 @@ class T2TViTGhost(nn.Module):
         x, grid = self.embed(image)                                             # (B, N, C)
         return from_tokens(self.norm(self.blocks(x)), grid, prefix=1)
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         return readout(self.widths[-1], classes)
 
 
@@ -160,7 +160,7 @@ class T2TViTDense(nn.Module):
             raise ModelError(f"depths={depths}: one to {GROUPS} groups of at least one block")
         self.embed = Embedding(image, dim, inner)
         parts: list[nn.Module] = []
-        for i, (depth, drop) in enumerate(zip(depths, ramp(drop_path, GROUPS), strict=False)):
+        for i, (depth, drop) in enumerate(zip(depths, drop_path_rates(drop_path, GROUPS), strict=False)):
             if i:
                 parts.append(Chain(linear=nn.Linear(dim, dim // 2), act=Gelu()))
                 dim //= 2
@@ -175,7 +175,7 @@ class T2TViTDense(nn.Module):
         x, grid = self.embed(image)                                             # (B, N, C)
         return from_tokens(self.norm(self.blocks(x)), grid, prefix=1)
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         return readout(self.widths[-1], classes)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vitrail.core.card import HALF_MEAN, HALF_STD, Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Attend, Block, DropPath, Features, Merge, Mlp, PositionTable, Prefix, Readout, Residual,
-                        SelfAttention, Split, Stack, Within, class_token, from_tokens, grid_of, init, pad_image, ramp,
+from vitrail.nn import (Attend, Block, DropPath, Features, Merge, Mlp, PositionTable, Prefix, Head, Residual,
+                        SelfAttention, Split, Stack, Within, class_token, from_tokens, grid_of, init, pad_image, drop_path_rates,
                         transformer_block)
 
 PAPER = Paper(title="Transformer in Transformer", arxiv="2103.00112", authors="Han et al.", year=2021, venue="NeurIPS",
@@ -105,25 +105,25 @@ class TNT(nn.Module):
         super().__init__()
         self.widths, self.strides = (dim,), (patch,)
         side = -(-patch // inner_stride)
-        self.tokenize = Pixels(patch, inner, inner_stride)
+        self.patch_embed = Pixels(patch, inner, inner_stride)
         self.pixel_position = PositionTable((side, side), inner)
         self.to_patch, self.prefix = PixelsToPatch(side * side * inner, dim, bias=True), Prefix(1, dim)
         self.position = PositionTable(grid_of(image, patch), dim, prefix=1)
         self.blocks = Stack(TNTBlock(side * side, inner, inner_heads, dim, heads, mlp_ratio, p)
-                            for p in ramp(drop_path, depth))
+                            for p in drop_path_rates(drop_path, depth))
         self.norm = LayerNorm(dim)
         init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                                        # (B, h, w, n, c)
+        x = self.patch_embed(image)                                                        # (B, h, w, n, c)
         grid = x.shape[1:3]
         pixels = self.pixel_position(x.flatten(1, 2), self.pixel_position.grid)         # (B, N, n, c)
         patches = self.position(self.prefix(self.to_patch(pixels)), grid)               # (B, 1 + N, C)
         _, patches = self.blocks((pixels, patches))
         return from_tokens(self.norm(patches), grid, prefix=1)
 
-    def readout(self, classes: int) -> nn.Module:
-        return Readout(self.widths[-1], classes, class_token, born=init.truncated_linears)
+    def make_head(self, classes: int) -> nn.Module:
+        return Head(self.widths[-1], classes, class_token, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, size: str, top1: float, **args: Any) -> Variant[TNT]:
@@ -141,7 +141,7 @@ tnt_b = _size(65_428_680, 14.049, "b", 82.9, dim=640, heads=10, inner=40)
 
 _JOINED = Fold(lambda qk, v: torch.cat([qk, v]), lambda qkv: qkv.tensor_split((len(qkv) * 2 // 3,)))
 _OFFICIAL = {
-    "patch_embed.proj.*":               "backbone.tokenize.proj.*",
+    "patch_embed.proj.*":               "backbone.patch_embed.proj.*",
     "inner_pos":                        "backbone.pixel_position.table",
     "outer_pos":                        "backbone.position.table",
     "cls_token":                        "backbone.prefix.tokens",

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from vitrail.backbones.pvt import spatial_reduction, sra_block
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import (Chain, Features, GroupedAttention, LayerNorm, MapPatches, Readout, Stack, Windows, each_stage,
-                        init, mean_map, pyramid, ramp, transformer_block)
+from vitrail.nn import (Chain, Features, GroupedAttention, LayerNorm, MapPatchEmbed, Head, Stack, Windows, each_stage,
+                        init, mean_map, pyramid, drop_path_rates, transformer_block)
 from vitrail.positions.conditional import ConditionalPosition
 
 PAPER = Paper(title="Twins: Revisiting the Design of Spatial Attention in Vision Transformers", arxiv="2104.13840",
@@ -47,7 +47,7 @@ class Twins(nn.Module):
         super().__init__()
         each_stage(dims=dims, depths=depths, heads=heads, mlp_ratios=mlp_ratios, reductions=reductions)
         self.widths, self.strides = tuple(dims), tuple(patch << i for i in range(len(dims)))
-        drops = iter(ramp(drop_path, sum(depths)))
+        drops = iter(drop_path_rates(drop_path, sum(depths)))
 
         def block(i: int, j: int) -> nn.Module:
             mixer = (GroupedAttention(dims[i], heads[i], Windows(window)) if window and j % 2 == 0
@@ -56,7 +56,7 @@ class Twins(nn.Module):
             return made if j else Positioned(made, dims[i])
 
         self.stages = nn.ModuleList(
-            Chain(down=MapPatches(2 if i else patch, dims[i - 1] if i else 3, dim, nn.LayerNorm(dim)),
+            Chain(down=MapPatchEmbed(2 if i else patch, dims[i - 1] if i else 3, dim, nn.LayerNorm(dim)),
                   blocks=Stack(block(i, j) for j in range(depths[i]))) for i, dim in enumerate(dims))
         self.norm = LayerNorm(dims[-1])
         init.truncated_linears(self)
@@ -66,9 +66,9 @@ class Twins(nn.Module):
         *finer, x = pyramid(image.permute(0, 2, 3, 1), self.stages)     # (B, H, W, C)
         return Features(maps=(*finer, self.norm(x)))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        return Readout(self.widths[-1], classes, mean_map, born=init.truncated_linears)
+        return Head(self.widths[-1], classes, mean_map, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, file: str, reported: tuple[float, float], top1: float,

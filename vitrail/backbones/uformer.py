@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vitrail.backbones.swin import WindowAttention
 from vitrail.core.card import Figures, Paper, Variant, variant
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Block, Conv, DepthwiseMlp, DropPath, Features, Gelu, Readout, Residual, Stack, Windows,
-                        each_stage, init, mean_finest, ramp)
+from vitrail.nn import (Block, Conv, DepthwiseMlp, DropPath, Features, Gelu, Head, Residual, Stack, Windows,
+                        each_stage, init, mean_finest, drop_path_rates)
 from vitrail.ops.windows import pad_to
 
 PAPER = Paper(title="Uformer: A General U-Shaped Transformer for Image Restoration", arxiv="2106.03106",
@@ -73,7 +73,7 @@ class Uformer(nn.Module):
         last = len(depths) - 1
         self.widths = tuple(dim << min(i + 1, last) for i in range(len(depths)))
         self.strides = tuple(1 << i for i in range(len(depths)))
-        rates = ramp(drop_path, sum(depths[:-1])) + [drop_path] * depths[-1]
+        rates = drop_path_rates(drop_path, sum(depths[:-1])) + [drop_path] * depths[-1]
 
         def stage(mixer: type[WindowAttention], width: int, heads: int,
                   drops: Sequence[float]) -> Stack:
@@ -109,9 +109,9 @@ class Uformer(nn.Module):
             maps.append(up(maps[-1], skip))
         return Features(maps=tuple(reversed(maps)))
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the finest map. The paper restores images, by a head that reads that map."""
-        return Readout(self.widths[0], classes, mean_finest, born=init.truncated_linears)
+        return Head(self.widths[0], classes, mean_finest, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, **args: Any) -> Variant[Uformer]:

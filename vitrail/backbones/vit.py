@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from vitrail.core.card import HALF_MEAN, HALF_STD, Figures, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import (Block, Chain, DropPath, Features, Gelu, LayerNorm, Mlp, Patches, PositionTable, Prefix, Readout,
-                        Residual, SelfAttention, Stack, class_token, from_tokens, grid_of, init, ramp)
+from vitrail.nn import (Block, Chain, DropPath, Features, Gelu, LayerNorm, Mlp, PatchEmbed, PositionTable, Prefix, Head,
+                        Residual, SelfAttention, Stack, class_token, from_tokens, grid_of, init, drop_path_rates)
 from vitrail.nn.names import block_names, flax_rows
 
 PAPER = Paper(title="An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", arxiv="2010.11929",
@@ -19,7 +19,7 @@ PAPER = Paper(title="An Image is Worth 16x16 Words: Transformers for Image Recog
 
 
 class ViT(nn.Module):
-    """Patches, a class token, learned positions, and `depth` pre-norm blocks (equations 1 to 4).
+    """PatchEmbed, a class token, learned positions, and `depth` pre-norm blocks (equations 1 to 4).
 
     image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim) and the class token.
     """
@@ -28,7 +28,7 @@ class ViT(nn.Module):
                  heads: int = 12, mlp_ratio: float = 4.0, dropout: float = 0.0, drop_path: float = 0.0):
         super().__init__()
         self.widths, self.strides = (dim,), (patch,)
-        self.tokenize, self.prefix = Patches(patch, dim), Prefix(1, dim)
+        self.patch_embed, self.prefix = PatchEmbed(patch, dim), Prefix(1, dim)
         self.position, self.dropout = PositionTable(grid_of(image, patch), dim, prefix=1), nn.Dropout(dropout)
 
         def block(p: float) -> Block:
@@ -38,22 +38,22 @@ class ViT(nn.Module):
             mlp = Mlp(dim, int(dim * mlp_ratio), lambda: Chain(Gelu(), nn.Dropout(dropout)) if dropout else Gelu())
             return Block(mix=branch(SelfAttention(dim, heads)), mlp=branch(mlp))
 
-        self.blocks = Stack(block(p) for p in ramp(drop_path, depth))
+        self.blocks = Stack(block(p) for p in drop_path_rates(drop_path, depth))
         self.norm = LayerNorm(dim)
-        init.lecun_conv(self.tokenize.proj)
+        init.lecun_conv(self.patch_embed.proj)
         init.xavier_linears(self.blocks)
         nn.init.normal_(self.position.table, std=0.02)
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                        # (B, h, w, C)
+        x = self.patch_embed(image)                                        # (B, h, w, C)
         grid = x.shape[1:3]
         x = self.position(self.prefix(x.flatten(1, 2)), grid)           # (B, N, C)
         x = self.norm(self.blocks(self.dropout(x)))                     # (B, N, C)
         return from_tokens(x, grid, prefix=1)
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         """A linear layer, born zero, on the class token."""
-        return Readout(self.widths[-1], classes, class_token, born=init.zero_linears)
+        return Head(self.widths[-1], classes, class_token, init_weights=init.zero_linears)
 
 
 def released(file: str, name: str, *, image: int = 224, crop: float = 0.9, classes: int = 1000,
@@ -101,7 +101,7 @@ vit_h14 = _size(632_045_800, 167.295, released("vit_huge_patch14_224", "orig_in2
 
 BLOCKS = {**block_names("blocks.{}.", "backbone.blocks.{}."), "norm.*": "backbone.norm.*"}
 TIMM = Keys({
-    "patch_embed.proj.*":       "backbone.tokenize.proj.*",
+    "patch_embed.proj.*":       "backbone.patch_embed.proj.*",
     "cls_token":                "backbone.prefix.tokens",
     "pos_embed":                "backbone.position.table",
     **BLOCKS,

@@ -11,8 +11,8 @@ from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Paper, variant
 from vitrail.core.jax_keys import TRANSPOSE, attention_in, attention_out
 from vitrail.core.keys import Keys, Row
-from vitrail.nn import (AttentionPool, Features, LayerNorm, Patches, PositionTable, Readout, SelfAttention, Stack,
-                        from_tokens, grid_of, init, ramp, transformer_block)
+from vitrail.nn import (AttentionPool, Features, LayerNorm, PatchEmbed, PositionTable, Head, SelfAttention, Stack,
+                        from_tokens, grid_of, init, drop_path_rates, transformer_block)
 from vitrail.nn.names import flax_rows
 
 PAPER = Paper(title="Scaling Vision Transformers", arxiv="2106.04560", authors="Zhai et al.", year=2022, venue="CVPR",
@@ -20,7 +20,7 @@ PAPER = Paper(title="Scaling Vision Transformers", arxiv="2106.04560", authors="
 
 
 class ScaledViT(nn.Module):
-    """Patches, positions and pre-norm blocks alone; `hidden` is the Mlp's width, no longer four times the model's.
+    """PatchEmbed, positions and pre-norm blocks alone; `hidden` is the Mlp's width, no longer four times the model's.
 
     image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim).
     """
@@ -30,34 +30,34 @@ class ScaledViT(nn.Module):
         super().__init__()
         self.widths, self.strides = (dim,), (patch,)
         self.heads, self.hidden = heads, hidden
-        self.tokenize = Patches(patch, dim)
+        self.patch_embed = PatchEmbed(patch, dim)
         self.position = PositionTable(grid_of(image, patch), dim)
         self.blocks = Stack(transformer_block(SelfAttention(dim, heads), dim, hidden / dim, p)
-                            for p in ramp(drop_path, depth))
+                            for p in drop_path_rates(drop_path, depth))
         self.norm = LayerNorm(dim)
-        init.lecun_conv(self.tokenize.proj)
+        init.lecun_conv(self.patch_embed.proj)
         init.xavier_linears(self.blocks)
         nn.init.normal_(self.position.table, std=dim ** -0.5)
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                            # (B, h, w, C)
+        x = self.patch_embed(image)                                            # (B, h, w, C)
         grid = x.shape[1:3]
         x = self.norm(self.blocks(self.position(x.flatten(1, 2), grid)))    # (B, N, C)
         return from_tokens(x, grid, prefix=0)
 
-    def readout(self, classes: int) -> nn.Module:
+    def make_head(self, classes: int) -> nn.Module:
         dim = self.widths[-1]
         pool = AttentionPool(dim, self.heads, self.hidden, LayerNorm)
         init.xavier_linears(pool)
         nn.init.xavier_uniform_(pool.probe)
-        return Readout(dim, classes, pool, born=init.zero_linears)
+        return Head(dim, classes, pool, init_weights=init.zero_linears)
 
 
 vit_giant14 = variant(ScaledViT, Figures(params=1_037_857_384, gflops=267.001), dim=1408, depth=40, hidden=6144)
 vit_gigantic14 = variant(ScaledViT, Figures(params=1_882_797_416, gflops=483.277), dim=1664, depth=48, hidden=8192)
 
 TIMM = Keys({
-    "patch_embed.proj.*":     "backbone.tokenize.proj.*",
+    "patch_embed.proj.*":     "backbone.patch_embed.proj.*",
     "pos_embed":              "backbone.position.table",
     **BLOCKS,
     "attn_pool.latent":       "head.pool.probe",

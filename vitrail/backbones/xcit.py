@@ -13,7 +13,7 @@ from vitrail.backbones.cait import ClassAttention
 from vitrail.core.card import Figures, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, LayerNorm, Mlp, Prefix, Readout, Residual, Scale,
+from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, LayerNorm, Mlp, Prefix, Head, Residual, Scale,
                         Stack, class_token, from_tokens, init)
 from vitrail.ops.windows import by_size
 
@@ -107,9 +107,9 @@ class XCiT(nn.Module):
                  class_depth: int = 2, scale: float = 1.0, norm_tokens: bool = True, drop_path: float = 0.0):
         super().__init__()
         self.widths, self.strides = (dim,), (patch,)
-        self.tokenize, self.position, self.prefix = ConvPatches(patch, dim), FourierPosition(dim), Prefix(1, dim)
+        self.patch_embed, self.position, self.prefix = ConvPatches(patch, dim), FourierPosition(dim), Prefix(1, dim)
 
-        def residual(fn: nn.Module) -> Residual:        # one rate of stochastic depth for all layers, no ramp
+        def residual(fn: nn.Module) -> Residual:        # one rate of stochastic depth for all layers, no drop_path_rates
             return Residual(fn, LayerNorm(dim), scale=Scale(dim, scale), drop=DropPath(drop_path))
 
         self.blocks = Stack(Chain(xca=residual(CrossCovariance(dim, heads)), lpi=residual(local_patch_interaction(dim)),
@@ -119,13 +119,13 @@ class XCiT(nn.Module):
         init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
-        x = self.blocks(self.position(self.tokenize(image)))                    # (B, h, w, C)
+        x = self.blocks(self.position(self.patch_embed(image)))                    # (B, h, w, C)
         grid = x.shape[1:3]
         x = self.norm(self.class_blocks(self.prefix(x.flatten(1, 2))))          # (B, 1 + N, C)
         return from_tokens(x, grid, prefix=1)
 
-    def readout(self, classes: int) -> nn.Module:
-        return Readout(self.widths[-1], classes, class_token, born=init.truncated_linears)
+    def make_head(self, classes: int) -> nn.Module:
+        return Head(self.widths[-1], classes, class_token, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, file: str, top1: tuple[float, float, float], **args: Any) -> Variant[XCiT]:
@@ -169,7 +169,7 @@ xcit_medium_24_p8 = _size(84_323_624, 63.757, "xcit_medium_24_p8", (83.7, 85.1, 
 xcit_large_24_p8 = _size(188_932_648, 141.882, "xcit_large_24_p8", (84.4, 85.4, 86.0), patch=8, **_L24)
 
 _TABLE = {
-    "patch_embed.*":                    "backbone.tokenize.*",
+    "patch_embed.*":                    "backbone.patch_embed.*",
     "cls_token":                        "backbone.prefix.tokens",
     "blocks.{}.norm1.*":                "backbone.blocks.{}.xca.norm.*",
     "blocks.{}.gamma1":                 "backbone.blocks.{}.xca.scale.gamma",

@@ -47,7 +47,7 @@ def _bench(a: Namespace) -> int:
         raise SettingsError(f"engines in processes of their own are compared on the processor, and this is {device}: "
                             "leave out --device")
 
-    from vitrail.evidence import peers
+    from vitrail.evidence.engines import compare as peers
     from vitrail.measure.machine import machine
     peers.check_engines(a.against)                  # missing? then before any model is made
     packages = dict.fromkeys(p for e in a.against for p in VERSIONS.get(e, (e,)))
@@ -71,13 +71,13 @@ def _bench(a: Namespace) -> int:
 
 
 def _in_one_process(name: str, a: Namespace, device: "torch.device") -> list[dict[str, Any]]:
-    from vitrail.evidence.forward import measure
+    from vitrail.evidence.engines.forward import measure
     return measure(name, a.batch, against=a.against[0] if a.against else "", optimize=a.optimize, rounds=a.rounds,
                    size=a.size, device=device)
 
 
 def _apart(name: str, a: Namespace, device: "torch.device") -> list[dict[str, Any]]:
-    from vitrail.evidence import peers
+    from vitrail.evidence.engines import compare as peers
     with tempfile.TemporaryDirectory(prefix="vitrail-bench-") as folder:
         net = peers.Net(name, a.size, Path(folder))
         return [peers.beside(net, batch, peers.sides(a.against, a.optimize), rounds=a.rounds) for batch in a.batch]
@@ -87,7 +87,7 @@ def _write(a: Namespace, found: dict[str, Any]) -> None:
     if a.out:
         write_file(a.out, json.dumps(found, indent=1) + "\n", overwrite=a.overwrite)
     if a.plot:
-        from vitrail.evidence.peers_plot import plot
+        from vitrail.evidence.engines.plot import plot
         from vitrail.report.style import png
         write_file(a.plot, png(plot(found["rows"])), overwrite=a.overwrite)
 

@@ -23,7 +23,8 @@ def _run(a: Namespace) -> int:
     set_threads(a)
     import torch
 
-    from vitrail.evidence import ledger, ledger_pages
+    from vitrail.evidence.attention_benchmark import measure as ledger
+    from vitrail.evidence.attention_benchmark import pages as ledger_pages
     from vitrail.measure.machine import machine
     from vitrail.report.style import png
 

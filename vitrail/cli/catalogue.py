@@ -9,7 +9,7 @@ from vitrail.cli import describe, show
 from vitrail.cli.command import Command
 from vitrail.core import catalogue
 from vitrail.core.catalogue import Entry
-from vitrail.core.errors import ModelError, SettingsError, nearest
+from vitrail.core.errors import ModelError, SettingsError, did_you_mean
 
 
 def _list(a: Namespace) -> int:
@@ -20,7 +20,7 @@ def _list(a: Namespace) -> int:
     kind = a.kind or ("backbone" if pattern == "*" and not a.task else "")
     found = catalogue.search(pattern, kind=kind, task=a.task)
     if not found:
-        raise ModelError(f"nothing matches {a.pattern!r}.{nearest(a.pattern, catalogue.entries())} "
+        raise ModelError(f"nothing matches {a.pattern!r}.{did_you_mean(a.pattern, catalogue.entries())} "
                          "`vitrail list` shows all models, --kind attention, position and foundation the rest.")
     if a.json:
         show.emit([asdict(e) for e in found])
@@ -65,7 +65,7 @@ def _table(kind: str, found: list[Entry]) -> None:
 
 def _known(what: str, given: str, known: set[str]) -> None:
     if given and given not in known:
-        raise SettingsError(f"there is no {what} {given!r}.{nearest(given, known)} "
+        raise SettingsError(f"there is no {what} {given!r}.{did_you_mean(given, known)} "
                             f"There are: {', '.join(sorted(known))}.")
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from vitrail.cli import show
 from vitrail.cli.command import Command, add_threads
 from vitrail.cli.opening import set_threads
-from vitrail.core.errors import SettingsError, nearest
-from vitrail.evidence.claim import Claim
-from vitrail.evidence.claims import CLAIMS, find
+from vitrail.core.errors import SettingsError, did_you_mean
+from vitrail.evidence.claims.claim import Claim
+from vitrail.evidence.claims.registry import CLAIMS, find
 
 FOLDER = "docs/evidence"
 ACTS = ("list", "run", "report")
@@ -16,7 +16,7 @@ ACTS = ("list", "run", "report")
 
 def _claims(a: Namespace) -> int:
     if a.act not in ACTS:
-        raise SettingsError(f"vitrail claims {a.act!r} is nothing.{nearest(a.act, ACTS)} There are: {', '.join(ACTS)}")
+        raise SettingsError(f"vitrail claims {a.act!r} is nothing.{did_you_mean(a.act, ACTS)} There are: {', '.join(ACTS)}")
     if a.act != "run" and (a.ids or a.smoke):
         raise SettingsError(f"claims {a.act} takes no ids and no --smoke; claims run does")
     return {"list": _list, "run": _run, "report": _report}[a.act](a)
@@ -38,7 +38,7 @@ def _run(a: Namespace) -> int:
     for word in a.ids:
         wanted += [c for c in CLAIMS.values() if word in ("all", c.kind)] or [find(word)]
     set_threads(a)
-    from vitrail.evidence import run
+    from vitrail.evidence.claims import run
     told = []
     for claim in dict.fromkeys(wanted):
         show.note(f"{claim.id}: {claim.says}")
@@ -59,7 +59,7 @@ def _run(a: Namespace) -> int:
 
 
 def _report(a: Namespace) -> int:
-    from vitrail.evidence.run import report
+    from vitrail.evidence.claims.run import report
     path = report(Path(a.out or FOLDER))
     if a.json:
         show.emit({"page": path})

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from vitrail.core.errors import SettingsError, nearest
+from vitrail.core.errors import SettingsError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Parser(ArgumentParser):
         for word in unknown:
             if word.startswith("-"):
                 option = word.partition("=")[0]
-                hint = nearest(option, self._option_string_actions)
+                hint = did_you_mean(option, self._option_string_actions)
                 raise SettingsError(f"{self.prog} has no option {option!r}.{hint} See {self.prog} --help")
             raise SettingsError(f"{self.prog} has its arguments already, and {word!r} is one more. "
                                 f"See {self.prog} --help")
@@ -59,7 +59,7 @@ def one_of(choices: Iterable[str]) -> Callable[[str], str]:
 
     def check(text: str) -> str:
         if text not in allowed:
-            raise ArgumentTypeError(f"{text!r} is not one of {', '.join(allowed)}.{nearest(text, allowed)}")
+            raise ArgumentTypeError(f"{text!r} is not one of {', '.join(allowed)}.{did_you_mean(text, allowed)}")
         return text
     return check
 

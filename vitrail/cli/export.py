@@ -5,7 +5,7 @@ from pathlib import Path
 from vitrail.cli import show
 from vitrail.cli.command import Command, add_model, add_threads
 from vitrail.cli.opening import check_free, check_images, check_model, open_model, set_threads
-from vitrail.core.errors import SettingsError, VitrailError, nearest
+from vitrail.core.errors import SettingsError, VitrailError, did_you_mean
 
 FORMATS = (".onnx", ".pt2")
 LARGEST = 1 << 14
@@ -32,7 +32,7 @@ def parse_batch(word: str) -> int | str:
 def _whole(word: str, option: str) -> int:
     if not word.isascii() or not word.isdigit() or not 1 <= int(word[:9]) <= LARGEST:
         raise SettingsError(f"{option} is {word!r}, and must be whole numbers from 1 to {LARGEST}, or 'dynamic'."
-                            f"{nearest(word, ['dynamic'])}")
+                            f"{did_you_mean(word, ['dynamic'])}")
     return int(word)
 
 
@@ -40,7 +40,7 @@ def _export(a: Namespace) -> int:
     out, size, batch = Path(a.out).expanduser(), parse_size(a.size), parse_batch(a.batch)
     if out.suffix.lower() not in FORMATS:
         raise SettingsError(f"{a.out}: the file's ending says what it will be: .onnx, or .pt2 for a torch.export "
-                            f"program.{nearest(out.suffix.lower(), FORMATS)}")
+                            f"program.{did_you_mean(out.suffix.lower(), FORMATS)}")
     check_model(a.model, a.weights)
     check_images([a.images])
     check_free(str(out), overwrite=a.overwrite)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vitrail.cli import show
 from vitrail.cli.command import Command, add_place, whole
 from vitrail.cli.opening import beside, place
-from vitrail.core.errors import DataError, ModelError, SettingsError, nearest
+from vitrail.core.errors import DataError, ModelError, SettingsError, did_you_mean
 
 if TYPE_CHECKING:
     from vitrail.tasks.language.model import LanguageModel
@@ -22,12 +22,12 @@ DOES = {"translation": "translates", "causal": "goes on with texts", "masked": "
 def _generate(a: Namespace) -> int:
     run = Path(a.model).expanduser()
     if not a.model or not run.is_dir():
-        raise ModelError(f"there is no folder {a.model!r}.{nearest(run.name, beside(run), least=0.7)} Name the folder "
+        raise ModelError(f"there is no folder {a.model!r}.{did_you_mean(run.name, beside(run), least=0.7)} Name the folder "
                          "of a run, or of a saved model")
     texts = _texts(a.text)
     from vitrail.language import load_language_model
     model = load_language_model(run)
-    known = model.identity
+    known = model.config
     for name, task in OPTIONS.items():
         if getattr(a, name) is not None and task != known.task:
             raise SettingsError(f"--{name.replace('_', '-')} is for a model that {DOES[task]}, and {known.model} "
@@ -71,7 +71,7 @@ def _translated(model: "LanguageModel", texts: list[str], a: Namespace) -> list[
 
 def _continued(model: "LanguageModel", texts: list[str], a: Namespace) -> list[dict[str, Any]]:
     from vitrail.tasks.language.answer import go_on
-    whole = model.identity.vocabulary.joined
+    whole = model.config.spec.vocabulary.joined
     return [{"text": text, "answer": [whole((text, more)) for more in go_on(
         model, text, tokens=_or(a.tokens, 200), count=_or(a.count, 1), temperature=_or(a.temperature, 0.8),
         top=_or(a.top_k, 0), seed=_or(a.seed, 0))]} for text in texts]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import vitrail
 from vitrail.cli.command import Command, parser_of
-from vitrail.core.errors import SettingsError, VitrailError, nearest
+from vitrail.core.errors import SettingsError, VitrailError, did_you_mean
 
 # name -> the module of this package that holds it, and what it does
 COMMANDS = {
@@ -95,7 +95,7 @@ def find(name: str) -> Command:
     if name not in COMMANDS:
         kind = "option" if name.startswith("-") else "command"
         choices = ("--help", "--version") if kind == "option" else tuple(COMMANDS)
-        raise SettingsError(f"there is no {kind} {name!r}.{nearest(name, choices)} `vitrail --help` lists them")
+        raise SettingsError(f"there is no {kind} {name!r}.{did_you_mean(name, choices)} `vitrail --help` lists them")
     commands: dict[str, Command] = importlib.import_module(f"vitrail.cli.{COMMANDS[name][0]}").COMMANDS
     return commands[name]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitrail.core import catalogue
-from vitrail.core.errors import DataError, ModelError, SettingsError, VitrailError, nearest
+from vitrail.core.errors import DataError, ModelError, SettingsError, VitrailError, did_you_mean
 from vitrail.language import is_saved_text
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def check_model(text: str, weights: str) -> None:
         raise ModelError(f"{text} is a file, and a model is the folder of a run or of a saved model, or a name of the "
                          f"catalogue with --weights {text}")
     if text not in catalogue.entries():
-        hint = nearest(path.name, [*beside(path), *catalogue.entries()], least=0.7)
+        hint = did_you_mean(path.name, [*beside(path), *catalogue.entries()], least=0.7)
         raise ModelError(f"there is no folder {text!r}, and no model of that name.{hint} "
                          "`vitrail list` shows the names.")
     if not weights:
@@ -68,7 +68,7 @@ def optimised(model: "Classifier", a: Namespace, device: "torch.device") -> "Cla
         return model
     if device.type != "cpu":
         raise SettingsError(f"--optimize rewrites models for the processor, and this is {device}: add --device cpu")
-    from vitrail.deploy.later import Later
+    from vitrail.deploy.lazy import Later
     return Later(model, a.optimize)
 
 
@@ -95,7 +95,7 @@ def check_images(paths: list[str]) -> None:
         except (OSError, ValueError, RuntimeError) as e:
             raise DataError(f"{text[:80]!r}: {getattr(e, 'strerror', None) or e}") from None
         if not there or not text:               # Path("") would be this folder
-            raise DataError(f"there is no file or folder {text!r}.{nearest(path.name, beside(path), least=0.7)}")
+            raise DataError(f"there is no file or folder {text!r}.{did_you_mean(path.name, beside(path), least=0.7)}")
 
 
 def beside(path: Path) -> list[str]:

@@ -25,10 +25,10 @@ def _optimize(a: Namespace) -> int:
     from vitrail.deploy.verify import Images
     from vitrail.measure.machine import machine
 
-    eyes = model.identity.preprocessing
-    pixels = Images(Path(a.images).expanduser(), eyes, most=a.most).at(eyes.size)
+    preprocessing = model.config.spec.preprocessing
+    pixels = Images(Path(a.images).expanduser(), preprocessing, most=a.most).at(preprocessing.size)
     plain, found = trials(model, pixels, a.precision, batch=a.batch, rounds=a.rounds)
-    told = {"model": model.identity.model, "machine": machine(torch.device("cpu")), "batch": a.batch,
+    told = {"model": model.config.model, "machine": machine(torch.device("cpu")), "batch": a.batch,
             "rounds": a.rounds, "images": len(pixels), "plain_seconds": plain, "trials": [t.to_json() for t in found]}
     if a.out:
         write_file(a.out, json.dumps(told, indent=1) + "\n", overwrite=a.overwrite)

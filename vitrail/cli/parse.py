@@ -12,7 +12,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from vitrail.core.errors import SettingsError, nearest
+from vitrail.core.errors import SettingsError, did_you_mean
 from vitrail.core import toml
 from vitrail.core.settings import Checked
 
@@ -126,7 +126,7 @@ def _next(rest: list[str], flag: str, metavar: str) -> str:
 
 def _nearest(name: str, hints: dict[str, Any]) -> str:
     off = [f"no_{n}" for n, kind in hints.items() if kind is bool and name.startswith("no_")]
-    return nearest(name, [*hints, *COMMON, *off])
+    return did_you_mean(name, [*hints, *COMMON, *off])
 
 
 def _hints(kind: type[Checked]) -> dict[str, Any]:

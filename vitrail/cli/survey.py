@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitrail.cli import parse, show
 from vitrail.cli.command import Command
-from vitrail.evidence.survey_settings import SurveySettings
+from vitrail.evidence.survey.settings import SurveySettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,8 @@ def _survey(a: Namespace | None) -> int:
     settings: SurveySettings = a.task
     import torch
 
-    from vitrail.evidence import survey, survey_pages
+    from vitrail.evidence.survey import run as survey
+    from vitrail.evidence.survey import pages as survey_pages
     from vitrail.measure.machine import machine
 
     try:

@@ -41,7 +41,7 @@ def _evaluate(a: Namespace) -> int:
 
     run = Path(a.model).expanduser()
     source: Source = held_out(run) if a.held_out_of_run else open_source(
-        a.data, on_error=a.on_error, classes=model.identity.labels, part=a.part or None)
+        a.data, on_error=a.on_error, classes=model.config.spec.labels, part=a.part or None)
     if not a.held_out_of_run and (seen := trained_on(run, source)):
         show.note(f"the run learned from {seen:,} of these {len(source):,} images, which flatters it: "
                   "--held-out-of-run takes those that it did not")
@@ -90,7 +90,7 @@ def _predict(a: Namespace) -> int:
                         device=device, top=a.top, on_error=a.on_error)
     except DataError as e:
         raise DataError(f"{e}{SKIP_HINT}") from e
-    _answers(found, a, model.identity.model)
+    _answers(found, a, model.config.model)
     wrong = [p for p in found if p.error is not None]
     for p in wrong:
         show.note(f"left out: {p.error}")
@@ -133,7 +133,7 @@ def _explain(a: Namespace) -> int:
     from vitrail.explanation.api import explain
 
     target = a.target or None
-    if a.target not in (None, *model.identity.labels) and re.fullmatch(r"-?\d+", a.target or ""):
+    if a.target not in (None, *model.config.spec.labels) and re.fullmatch(r"-?\d+", a.target or ""):
         target = int(a.target)
     layer = int(a.layer) if re.fullmatch(r"-?\d+", a.layer) else a.layer or None
     rows: list[dict[str, Any]] = []

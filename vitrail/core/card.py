@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from vitrail.core.errors import ModelError, nearest
+from vitrail.core.errors import ModelError, did_you_mean
 
 M = TypeVar("M")
 
@@ -61,7 +61,7 @@ class TextFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Released tensors: where they live, in which layout, under which licence, seen through which eyes."""
+    """Released tensors: where they live, in which layout, under which licence, seen through which preprocessing."""
 
     name: str                               # e.g. "in1k"
     source: str                             # "hf://owner/repo/file" or "https://..."
@@ -102,7 +102,7 @@ class Variant(Generic[M]):
         known = inspect.signature(self.build).parameters
         for name in changes:
             if name not in known:
-                raise ModelError(f"{self.build.__name__} takes no argument {name!r}.{nearest(name, known)} "
+                raise ModelError(f"{self.build.__name__} takes no argument {name!r}.{did_you_mean(name, known)} "
                                  f"It takes: {', '.join(known)}.")
 
     def settings(self) -> dict[str, Any]:

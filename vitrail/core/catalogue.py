@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from vitrail.core.card import Paper, Variant
-from vitrail.core.errors import ModelError, nearest
+from vitrail.core.errors import ModelError, did_you_mean
 from vitrail.core.mechanism import Mechanism, Position
 
 FILE = Path(__file__).with_name("catalogue.json")
@@ -70,7 +70,7 @@ def find(name: str, *kinds: str) -> Entry:
         known = [e.name for e in entries().values() if not kinds or e.kind in kinds]
         other = f" ({name} is {_AN[entry.kind]}.)" if entry else ""
         option = f" --kind {kinds[0]}" if kinds and kinds[0] != "backbone" else ""
-        raise ModelError(f"there is no {what} {name!r}.{other}{nearest(name, known)} `vitrail list{option}` shows all "
+        raise ModelError(f"there is no {what} {name!r}.{other}{did_you_mean(name, known)} `vitrail list{option}` shows all "
                          "of them.")
     return entry
 

@@ -52,7 +52,7 @@ class MissingExtra(VitrailError):
         return cls(f"this needs the package {package!r}, which is not installed: pip install 'vitrail[{extra}]'")
 
 
-def nearest(word: str, choices: Iterable[str], *, least: float = 0.5) -> str:
+def did_you_mean(word: str, choices: Iterable[str], *, least: float = 0.5) -> str:
     """A hint such as ``Did you mean 'swin_t'?``, or an empty string when nothing is near.
 
     least: how alike they must be, from 0 to 1 (difflib's ratio).

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vitrail.core.errors import CheckpointError, VitrailError, nearest
+from vitrail.core.errors import CheckpointError, VitrailError, did_you_mean
 
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of the disk is used up",
          errno.EFBIG: "the file is larger than this process may write"}
@@ -48,7 +48,7 @@ def absent(path: Path) -> str:
         names = sorted(os.listdir(path.parent))[:10_000]
     except OSError:
         return f"there is no such file, nor the folder {str(path.parent)!r}."
-    return f"there is no such file.{nearest(path.name, names)}"
+    return f"there is no such file.{did_you_mean(path.name, names)}"
 
 
 def write_file(path: str | Path, data: bytes | str, *, overwrite: bool = False) -> None:

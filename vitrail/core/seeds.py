@@ -2,8 +2,8 @@
 import hashlib
 
 
-def mix(*parts: int | str) -> int:
-    """A seed below 2**63 from whole numbers and names: mix(seed, "augment", epoch, index).
+def derive_seed(*parts: int | str) -> int:
+    """A seed below 2**63 from whole numbers and names: derive_seed(seed, "augment", epoch, index).
 
     The same in every process and on every machine, and unrelated for neighbouring parts.
     """

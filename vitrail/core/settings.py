@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from vitrail.core.errors import SettingsError, nearest
+from vitrail.core.errors import SettingsError, did_you_mean
 from vitrail.core import toml
 
 
@@ -43,7 +43,7 @@ class Checked:
         known = {f.name: f for f in fields(cls) if f.init}
         for name in values:
             if name not in known:
-                raise SettingsError(f"there is no setting {name!r}.{nearest(str(name), known)}")
+                raise SettingsError(f"there is no setting {name!r}.{did_you_mean(str(name), known)}")
         for name, f in known.items():
             if name not in values and f.default is MISSING and f.default_factory is MISSING:
                 raise SettingsError(f"the setting {name!r} is missing")
@@ -88,7 +88,7 @@ def _fit(name: str, value: Any, kind: Any) -> Any:
         if any(value == c and type(value) is type(c) for c in choices):
             return value
         raise SettingsError(f"the setting {name!r} is {value!r}, and must be one of {', '.join(map(repr, choices))}."
-                            f"{nearest(str(value), [str(c) for c in choices])}")
+                            f"{did_you_mean(str(value), [str(c) for c in choices])}")
     elif origin is tuple and isinstance(value, (list, tuple)):
         parts = get_args(kind)
         parts = parts[:1] * len(value) if parts[-1] is Ellipsis else parts

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vitrail.core.array_file import read_npz
-from vitrail.core.errors import CheckpointError, VitrailError, nearest
+from vitrail.core.errors import CheckpointError, VitrailError, did_you_mean
 from vitrail.core.files import absent, atomic_file
 from vitrail.core.torch_file import read_torch
 from vitrail.core.views import Refused, Thing, View
@@ -178,7 +178,7 @@ def select(tree: Any, inside: str) -> dict[str, View]:
     if inside:
         if not isinstance(tree, dict) or inside not in tree:
             entries = [str(k) for k in tree] if isinstance(tree, dict) else []
-            raise Refused(f"it has no entry {inside!r}.{nearest(inside, entries)} It holds {_list(tree)}.")
+            raise Refused(f"it has no entry {inside!r}.{did_you_mean(inside, entries)} It holds {_list(tree)}.")
         tree, where = tree[inside], f"its entry {inside!r}"
     if not isinstance(tree, dict) or not tree:
         raise Refused(f"{where} holds no named tensors, but {_list(tree)}. Save the model's state dict.")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vitrail.core.errors import SettingsError, TrainingError, VitrailError
-from vitrail.core.seeds import mix
+from vitrail.core.seeds import derive_seed
 from vitrail.data.settings import check_number
 from vitrail.data.source import Source
 from vitrail.data.workers import quiet_worker, starting
@@ -42,8 +42,8 @@ class Batch:
 class Batches:
     """Epochs of batches. `batch` is the size over all `of` processes; rank r gets the r-th slice of each batch.
 
-    The order of an epoch is a permutation from mix(seed, "order", epoch); a sample is transformed under random
-    generators seeded with mix(seed, "augment", epoch, index). Without drop_last the last batch may be short, and
+    The order of an epoch is a permutation from derive_seed(seed, "order", epoch); a sample is transformed under random
+    generators seeded with derive_seed(seed, "augment", epoch, index). Without drop_last the last batch may be short, and
     a process whose slice of it is empty does not see it; over all processes every sample comes exactly once.
     At most two batches a worker wait in memory. One epoch can be under way at a time.
 
@@ -84,7 +84,7 @@ class Batches:
         """The indices of an epoch, in the order in which all processes together meet them."""
         if not self.shuffle:
             return list(range(len(self.source)))
-        generator = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
         return torch.randperm(len(self.source), generator=generator).tolist()
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -172,7 +172,7 @@ class _Samples(Dataset[Any]):
         return images
 
     def _image(self, epoch: int, index: int) -> Tensor:
-        seed = mix(self.seed, "augment", epoch, index)
+        seed = derive_seed(self.seed, "augment", epoch, index)
         torch.default_generator.manual_seed(seed)           # the CPU's alone: a device's stream belongs to the model
         random.seed(seed)
         np.random.seed(seed % 2**32)

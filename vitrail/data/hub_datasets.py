@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vitrail.core.errors import DataError, MissingExtra, nearest
+from vitrail.core.errors import DataError, MissingExtra, did_you_mean
 from vitrail.data.folder import PARTS
 from vitrail.data.settings import Decoding, Opening
 from vitrail.data.source import SKIP_HINT, Skipped, class_order, digest, fingerprint, parts_of, printable, read, settle
@@ -177,7 +177,7 @@ def _columns(features: Mapping[str, Any], name: str) -> tuple[str, str]:
     labels = [c for c in LABEL_NAMES if c in kinds and kinds[c] in ("ClassLabel", "Value")] or named
     if not labels:
         raise DataError(f"{name}: no column of labels was found; the columns are {_shown(kinds)}."
-                        f"{nearest('label', kinds)}")
+                        f"{did_you_mean('label', kinds)}")
     return images[0], labels[0]
 
 

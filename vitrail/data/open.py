@@ -2,7 +2,7 @@
 import os
 from pathlib import Path
 
-from vitrail.core.errors import DataError, SettingsError, nearest
+from vitrail.core.errors import DataError, SettingsError, did_you_mean
 from vitrail.data.digits import Digits
 from vitrail.data.folder import PARTS, open_folder
 from vitrail.data.settings import Decoding, Opening
@@ -30,7 +30,7 @@ def take_part(source: Source, part: str) -> Source:
     """One part of a data set that is divided. Raises SettingsError or DataError naming the parts there are."""
     wanted = PARTS.get(part.casefold())
     if wanted is None:
-        raise SettingsError(f"part is {part!r}, and must be train, val or test.{nearest(part, PARTS)}")
+        raise SettingsError(f"part is {part!r}, and must be train, val or test.{did_you_mean(part, PARTS)}")
     if not source.parts.get(wanted):
         there = f"its parts are {', '.join(source.parts)}" if source.parts else "it is not divided into parts"
         raise DataError(f"{source.name}: there is no {wanted} part; {there}")
@@ -66,5 +66,5 @@ def open_with(text: str, opening: Opening) -> Source:
     if there:
         raise DataError(f"{printable(text)}: a data set is a folder of class folders, a .csv, a .tar of webdataset or "
                         "a .parquet, and this is none of them")
-    raise DataError(f"{printable(text)}: there is no such folder or file.{nearest(text, BUNDLED)} A data set of the "
+    raise DataError(f"{printable(text)}: there is no such folder or file.{did_you_mean(text, BUNDLED)} A data set of the "
                     "Hugging Face hub is written 'hf:owner/name'")

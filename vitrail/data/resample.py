@@ -9,7 +9,7 @@ import platform
 import torch
 from torch import Tensor
 
-from vitrail.core.identity import Preprocessing
+from vitrail.core.config import Preprocessing
 from vitrail.core.torchvision_guard import import_torchvision
 
 # Where torchvision too resizes bytes as bytes. All of these store a word's lowest byte first.

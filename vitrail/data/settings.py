@@ -2,7 +2,7 @@
 import math
 from dataclasses import dataclass
 
-from vitrail.core.errors import SettingsError, nearest
+from vitrail.core.errors import SettingsError, did_you_mean
 
 ON_ERROR = ("stop", "skip")
 
@@ -11,7 +11,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raises SettingsError naming the nearest choice."""
     if value not in choices:
         raise SettingsError(f"{name} is {value!r}, and must be one of {', '.join(choices)}."
-                            f"{nearest(str(value), choices)}")
+                            f"{did_you_mean(str(value), choices)}")
 
 
 def check_number(name: str, value: object, low: float, high: float, *, whole: bool = False) -> None:

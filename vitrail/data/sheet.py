@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, PngImagePlugin
 from torch import Tensor
 
 from vitrail.core.errors import DataError, SettingsError
-from vitrail.core.seeds import mix
+from vitrail.core.seeds import derive_seed
 from vitrail.data.fonts import fitted, width, write
 from vitrail.data.settings import check_number
 from vitrail.data.source import Source, printable
@@ -40,7 +40,7 @@ def sheet(source: Source, *, per_class: int = 8, classes: int = 40, seed: int = 
         for line, text in enumerate(_lines(name, NAMES - 3 * GAP)):
             write(page, (GAP, top + 4 + 18 * line), text, 13, INK)
         write(page, (GAP, top + CELL - 22), f"class {label}: {len(found)} images", 11, QUIET)
-        drawn = sorted(found, key=lambda i: mix(seed, "sheet", source.key(i)))[:per_class]
+        drawn = sorted(found, key=lambda i: derive_seed(seed, "sheet", source.key(i)))[:per_class]
         for column, index in enumerate(sorted(drawn)):
             _cell(page, (NAMES + column * step, top), source, index)
     if foot:

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from vitrail.core.errors import DataError, nearest
+from vitrail.core.errors import DataError, did_you_mean
 from vitrail.data.decode import decode
 from vitrail.data.settings import Decoding, Opening
 
@@ -209,7 +209,7 @@ def class_order(found: Iterable[str], opening: Opening, where: str) -> tuple[str
         if name not in opening.classes:
             shown = ", ".join(map(repr, opening.classes[:5])) + (", ..." if len(opening.classes) > 5 else "")
             raise DataError(f"{where}: the class {name!r} is not one of the {len(opening.classes)} classes of the "
-                            f"model ({shown}).{nearest(name, opening.classes)}")
+                            f"model ({shown}).{did_you_mean(name, opening.classes)}")
     return opening.classes
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitrail.core.errors import DataError
-from vitrail.core.seeds import mix
+from vitrail.core.seeds import derive_seed
 from vitrail.data.settings import check_number
 from vitrail.data.source import Source, Subset
 
@@ -59,7 +59,7 @@ def _stratified(source: Source, indices: Sequence[int], fraction: float, seed: i
         members.setdefault(source.label(index), []).append(index)
     held: set[int] = set()
     for found in members.values():
-        ranked = sorted(found, key=lambda i: (mix(seed, "split", source.key(i)), i))
+        ranked = sorted(found, key=lambda i: (derive_seed(seed, "split", source.key(i)), i))
         count = min(max(1, round(len(found) * fraction)), len(found) - 1)
         held.update(ranked[:count])
     return [i for i in indices if i not in held], sorted(held)

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from vitrail.core.errors import SettingsError, nearest
-from vitrail.core.identity import Preprocessing
+from vitrail.core.errors import SettingsError, did_you_mean
+from vitrail.core.config import Preprocessing
 from vitrail.core.torchvision_guard import import_torchvision
 from vitrail.data.resample import Normalise, middle, resize
 from vitrail.data.settings import Augmentation
@@ -116,7 +116,7 @@ class _RandomResizedCrop:
 def _check(p: Preprocessing) -> None:
     if p.interpolation not in INTERPOLATIONS:
         raise SettingsError(f"interpolation is {p.interpolation!r}, and must be one of {', '.join(INTERPOLATIONS)}."
-                            f"{nearest(p.interpolation, INTERPOLATIONS)}")
+                            f"{did_you_mean(p.interpolation, INTERPOLATIONS)}")
     if len(p.size) != 2 or min(p.size) < 1 or max(p.size) > 16384:
         raise SettingsError(f"size is {p.size}, and must be a height and a width from 1 to 16384 pixels")
     if not 0.1 <= p.crop <= 1:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitrail.core.errors import ExportError, VitrailError, nearest
+from vitrail.core.errors import ExportError, VitrailError, did_you_mean
 from vitrail.core.files import atomic_file, sha256
-from vitrail.core.identity import Identity
+from vitrail.core.config import ModelConfig
 from vitrail.deploy.formats import FORMATS, Format
 from vitrail.deploy.trace import still
 from vitrail.deploy.verify import Images, compare
@@ -74,11 +74,11 @@ def export(model: nn.Module, path: str | Path, *, images: Any = None, format: st
     start = time.perf_counter()
     target = Path(path)
     kind = _kind(target, format)
-    identity = getattr(model, "identity", None)
-    if not isinstance(identity, Identity):
+    config = getattr(model, "identity", None)
+    if not isinstance(config, ModelConfig):
         raise ExportError(f"export takes a classifier of vitrail (create_model, load_model), not a "
                           f"{type(model).__name__}")
-    fixed = _size(size, identity.preprocessing.size)
+    fixed = _size(size, config.spec.preprocessing.size)
     if batch != "dynamic" and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
         raise ExportError(f"batch is {batch!r}, and must be 'dynamic' or a number from 1")
     if not 0 < tolerance < 1:
@@ -88,15 +88,15 @@ def export(model: nn.Module, path: str | Path, *, images: Any = None, format: st
             raise ExportError(f"{there} exists already, and nothing is overwritten unless asked: name another path, or "
                               "say overwrite")
     kind.check()
-    real = Images(images, identity.preprocessing)
+    real = Images(images, config.spec.preprocessing)
     ready = still(model)
-    native = fixed or identity.preprocessing.size
+    native = fixed or config.spec.preprocessing.size
     sizes = (native,) if fixed else others(native)
     batches = (1, 2, 5) if isinstance(batch, str) else (batch,)
     # a size and a count that no other number of the model happens to equal, so that the tracer cannot mistake them
     seen = native if fixed else (native[0] + 5, native[1] + 19)
     example = torch.zeros(2 if isinstance(batch, str) else batch, 3, *seen)
-    note = {"format": VERSION, "kind": kind.name, **identity.to_json(), "size": fixed or "dynamic", "batch": batch,
+    note = {"format": VERSION, "kind": kind.name, **config.to_json(), "size": fixed or "dynamic", "batch": batch,
             "input": "image: float32 (batch, 3, height, width), RGB, normalised",
             "output": "logits: float32 (batch, classes)",
             "torch": torch.__version__, **kind.facts()}
@@ -119,7 +119,7 @@ def export(model: nn.Module, path: str | Path, *, images: Any = None, format: st
         raise ExportError(f"{target}: not written: {e.strerror or e}; check the place and its permissions") from e
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return Exported(path=target, format=kind.name, model=identity.model, files=files, size=fixed or "dynamic",
+    return Exported(path=target, format=kind.name, model=config.model, files=files, size=fixed or "dynamic",
                     batch=batch, tolerance=tolerance, seconds=time.perf_counter() - start, bytes=total, **asdict(found))
 
 
@@ -169,13 +169,13 @@ def _kind(target: Path, format: str | None) -> Format:
     names = [kind.name for kind in FORMATS]
     if format is not None:
         if format not in names:
-            raise ExportError(f"there is no format {format!r}.{nearest(format, names)} There are: {', '.join(names)}.")
+            raise ExportError(f"there is no format {format!r}.{did_you_mean(format, names)} There are: {', '.join(names)}.")
         return FORMATS[names.index(format)]
     for kind in FORMATS:
         if target.suffix.lower() == kind.suffix:
             return kind
     suffixes = [kind.suffix for kind in FORMATS]
-    raise ExportError(f"{target} does not say what to write:{nearest(target.suffix, suffixes)} end it in "
+    raise ExportError(f"{target} does not say what to write:{did_you_mean(target.suffix, suffixes)} end it in "
                       f"{' or '.join(suffixes)}, or name the format")
 
 

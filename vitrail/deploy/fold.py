@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitrail.core.errors import ExportError
-from vitrail.core.identity import Identity
+from vitrail.core.config import ModelConfig
 from vitrail.nn import Features, Scale
 
 TOLERANCE = 1e-4        # of the range of the model's answers
@@ -34,11 +34,11 @@ def folded(model: nn.Module, image: Tensor | None = None, *, tolerance: float = 
     """
     made = copy.deepcopy(model).eval().requires_grad_(False)
     if image is None:
-        identity = getattr(model, "identity", None)
-        if not isinstance(identity, Identity):
+        config = getattr(model, "identity", None)
+        if not isinstance(config, ModelConfig):
             raise ExportError(f"give folded(model, image) an image that this {type(model).__name__} takes: only a "
                               "classifier of vitrail says its own size")
-        image = torch.randn(1, 3, *identity.preprocessing.size, generator=torch.Generator().manual_seed(0))
+        image = torch.randn(1, 3, *config.spec.preprocessing.size, generator=torch.Generator().manual_seed(0))
         image = image.to(next(model.parameters()).device)
     try:
         before = answers(made, image)

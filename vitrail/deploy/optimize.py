@@ -57,7 +57,7 @@ class Optimised(Classifier):
     """
 
     def __init__(self, model: Classifier, precision: Precision, calibration: Calibration | None = None):
-        super().__init__(model.backbone, model.head, model.identity)
+        super().__init__(model.backbone, model.head, model.config)
         self.precision, self.calibration = precision, calibration
         self.report = Report(precision=precision)
         self._plans: dict[tuple[int, ...], Callable[[Tensor], Tensor]] = {}

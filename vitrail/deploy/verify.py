@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.core.errors import DataError, ExportError
-from vitrail.core.identity import Preprocessing
+from vitrail.core.config import Preprocessing
 from vitrail.data.decode import SUFFIXES
 from vitrail.data.transforms import evaluation_transform
 from vitrail.explanation.picture import prepare, read
@@ -31,8 +31,8 @@ class Compared:
 class Images:
     """Real images, at any size the comparison asks for. Raises DataError on what is no image, ExportError on none."""
 
-    def __init__(self, images: Any, eyes: Preprocessing, *, most: int = 32):
-        self.eyes = eyes
+    def __init__(self, images: Any, preprocessing: Preprocessing, *, most: int = 32):
+        self.preprocessing = preprocessing
         found = _listed(images)
         if not found:
             raise ExportError("an export is compared with its model on real images, and there are none: give some of "
@@ -45,13 +45,13 @@ class Images:
 
     def at(self, size: tuple[int, int]) -> Tensor:
         """All of them, prepared: (K, 3, h, w)."""
-        transform = evaluation_transform(replace(self.eyes, size=size))
+        transform = evaluation_transform(replace(self.preprocessing, size=size))
         return torch.stack([transform(image) if image.dtype == torch.uint8 else _fitted(image, size)
                             for image in self._kept])
 
     def _open(self, image: Any) -> Tensor:
         if isinstance(image, Tensor) and image.is_floating_point():
-            return prepare(image, self.eyes).input[0].cpu().float()
+            return prepare(image, self.preprocessing).input[0].cpu().float()
         return read(image)
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from vitrail.core.errors import ExplainError, nearest
+from vitrail.core.errors import ExplainError, did_you_mean
 from vitrail.core.files import atomic_file
-from vitrail.core.identity import Identity
+from vitrail.core.config import ModelConfig
 from vitrail.explanation import drawing, methods
 from vitrail.explanation.attention_grid import attention_grid
 from vitrail.explanation.picture import prepare
@@ -96,19 +96,19 @@ def explain(model: nn.Module, image: Any, *, method: str = "relevance", target: 
     that is no classifier; DataError on what is no image.
     """
     if method not in METHODS:
-        raise ExplainError(f"there is no method {method!r}.{nearest(method, METHODS)} There are: {', '.join(METHODS)}.")
-    identity = getattr(model, "identity", None)
-    if not isinstance(identity, Identity) or not hasattr(model, "backbone") or not hasattr(model, "head"):
+        raise ExplainError(f"there is no method {method!r}.{did_you_mean(method, METHODS)} There are: {', '.join(METHODS)}.")
+    config = getattr(model, "identity", None)
+    if not isinstance(config, ModelConfig) or not hasattr(model, "backbone") or not hasattr(model, "head"):
         raise ExplainError(f"explain takes a classifier of vitrail (create_model, load_model), not a "
                            f"{type(model).__name__}; record(model) shows the attention of any module")
     if method != "gradcam" and not any(isinstance(part, Visible) for part in model.modules()):
-        raise ExplainError(f"{identity.model} has no attention, so {method!r} does not apply; method='gradcam' does")
+        raise ExplainError(f"{config.model} has no attention, so {method!r} does not apply; method='gradcam' does")
     if layer is not None and method not in ("attention", "gradcam"):
         raise ExplainError(f"{method!r} goes through all layers: layer= is for 'attention' and 'gradcam'")
     if head is not None and method != "attention":
         raise ExplainError(f"{method!r} goes through all heads: head= is for 'attention'")
-    wanted = _target(target, identity)
-    picture = prepare(image, identity.preprocessing)
+    wanted = _target(target, config)
+    picture = prepare(image, config.spec.preprocessing)
     first = next(model.parameters())
     given = picture.input.to(first.device, first.dtype)
     if method == "attention":
@@ -118,7 +118,7 @@ def explain(model: nn.Module, image: Any, *, method: str = "relevance", target: 
     else:
         found = (methods.relevance if method == "relevance" else methods.rollout)(model, given, wanted)
     if not (found.map.isfinite().all() and found.logits.isfinite().all()):
-        raise ExplainError(f"{identity.model} answers this image with values that are not finite: "
+        raise ExplainError(f"{config.model} answers this image with values that are not finite: "
                            "its weights are damaged")
     answer = int(found.target[0])
     top, left, bottom, right = picture.box
@@ -126,21 +126,21 @@ def explain(model: nn.Module, image: Any, *, method: str = "relevance", target: 
     unit = (bottom - top) / h, (right - left) / w
     sides = [side * one for side, one in zip(_token(model.backbone, found.map, (h, w)), unit, strict=True)]
     return Explanation(method=method, map=found.map[0].float().cpu().numpy(), target=answer,
-                       label=identity.labels[answer] if answer < len(identity.labels) else str(answer),
+                       label=config.spec.labels[answer] if answer < len(config.spec.labels) else str(answer),
                        score=float(found.logits[0].double().softmax(-1)[answer]), box=picture.box,
                        pixels=picture.pixels, token=(sides[0], sides[1]))
 
 
-def _target(target: int | str | None, identity: Identity) -> int | None:
-    labels = identity.labels
+def _target(target: int | str | None, config: ModelConfig) -> int | None:
+    labels = config.spec.labels
     if target is None:
         return None
     if isinstance(target, str):
         if target not in labels:
-            raise ExplainError(f"{identity.model} knows no class {target!r}.{nearest(target, labels)}")
+            raise ExplainError(f"{config.model} knows no class {target!r}.{did_you_mean(target, labels)}")
         return labels.index(target)
     if not 0 <= target < len(labels):
-        raise ExplainError(f"{identity.model} has {len(labels)} classes, 0 to {len(labels) - 1}, and {target} is none")
+        raise ExplainError(f"{config.model} has {len(labels)} classes, 0 to {len(labels) - 1}, and {target} is none")
     return int(target)
 
 

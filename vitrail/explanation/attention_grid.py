@@ -6,7 +6,7 @@ from PIL import Image
 from torch import nn
 
 from vitrail.core.errors import ExplainError
-from vitrail.core.identity import Identity
+from vitrail.core.config import ModelConfig
 from vitrail.explanation import drawing
 from vitrail.explanation.methods import attending, head_of, looked, run
 from vitrail.explanation.picture import prepare
@@ -26,12 +26,12 @@ def attention_grid(model: nn.Module, image: Any, *, side: int = 64, most: int = 
 
     Raises ExplainError where nothing attends to image tokens, DataError on what is no image.
     """
-    identity = getattr(model, "identity", None)
-    if not isinstance(identity, Identity):
+    config = getattr(model, "identity", None)
+    if not isinstance(config, ModelConfig):
         raise ExplainError(f"attention_grid takes a classifier of vitrail, not a {type(model).__name__}")
     if side < 8 or most < 1:
         raise ExplainError(f"side={side} and most={most}: tiles have at least 8 pixels, and there is at least one")
-    picture = prepare(image, identity.preprocessing)
+    picture = prepare(image, config.spec.preprocessing)
     first = next(model.parameters())
     with torch.no_grad(), record(model) as seen:
         features, _ = run(model, picture.input.to(first.device, first.dtype))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.errors import ExplainError, nearest
+from vitrail.core.errors import ExplainError, did_you_mean
 from vitrail.explanation.record import Layer, Seen, record
 from vitrail.explanation.tokens import Share, carry, normalised, plain, read_by, readout, residual, sites, walk
 from vitrail.nn import Attend, Channels, Features, Visible, Within
@@ -34,7 +34,7 @@ class Found:
 def rollout(model: nn.Module, image: Tensor, target: int | None = None) -> Found:
     """Attention rollout (Abnar & Zuidema, arXiv:2005.00928, section 3): the same map for every class.
 
-    Heads are averaged, the residual is added as the identity, rows are normalised, the later layer stands on the left.
+    Heads are averaged, the residual is added as the config, rows are normalised, the later layer stands on the left.
     """
     with torch.no_grad(), record(model) as seen:
         features, logits = run(model, image)
@@ -198,7 +198,7 @@ def _pick(layers: list[Layer], which: int | str | None, seen: Seen) -> Layer:
         names = [site.mixer for site in layers]
         if which in seen or which in [one.mixer for one in seen.layers]:
             raise ExplainError(f"{which} does not attend between image tokens. These do: {', '.join(names)}.")
-        raise ExplainError(f"there is no attention {which!r}.{nearest(which, names)} There is: {', '.join(names)}.")
+        raise ExplainError(f"there is no attention {which!r}.{did_you_mean(which, names)} There is: {', '.join(names)}.")
     if not -len(layers) <= which < len(layers):
         raise ExplainError(f"there is no layer {which}: {len(layers)} layers attend image tokens, "
                            f"0 to {len(layers) - 1}")
@@ -211,7 +211,7 @@ def _mixers(model: nn.Module, layer: int | str | None) -> list[nn.Module]:
     if isinstance(layer, str):
         if layer not in parts or not layer:
             close = fnmatch.filter(parts, f"*{layer}*")
-            raise ExplainError(f"there is no module {layer!r}.{nearest(layer, close or parts)} "
+            raise ExplainError(f"there is no module {layer!r}.{did_you_mean(layer, close or parts)} "
                                "Name one whose input is a map or a sequence of tokens, such as backbone.blocks.3")
         return [parts[layer]]
     leaves = [name.rpartition(".")[0] for name, part in parts.items() if isinstance(part, Visible)]

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from vitrail.core.errors import DataError
-from vitrail.core.identity import Preprocessing
+from vitrail.core.config import Preprocessing
 from vitrail.data.decode import decode
 from vitrail.data.transforms import LONGEST, evaluation_transform, resized
 
@@ -27,7 +27,7 @@ class Picture:
     box: tuple[float, float, float, float]
 
 
-def prepare(image: Any, eyes: Preprocessing) -> Picture:
+def prepare(image: Any, preprocessing: Preprocessing) -> Picture:
     """A path, PIL image, array or uint8 tensor through the model's preprocessing; a float tensor is an input already.
 
     Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, or floats in [0, 1]. Tensors are (3, h, w) or
@@ -38,9 +38,9 @@ def prepare(image: Any, eyes: Preprocessing) -> Picture:
         if one.ndim != 3 or one.shape[0] != 3 or not one.numel():
             raise DataError(f"a tensor of shape {tuple(image.shape)} is no image: give (3, H, W) or (1, 3, H, W)")
         if one.is_floating_point():
-            return _prepared(one, eyes)
+            return _prepared(one, preprocessing)
     pixels = read(image)
-    return Picture(pixels, evaluation_transform(eyes)(pixels)[None], seen_box(tuple(pixels.shape[1:]), eyes))
+    return Picture(pixels, evaluation_transform(preprocessing)(pixels)[None], seen_box(tuple(pixels.shape[1:]), preprocessing))
 
 
 def read(image: Any) -> Tensor:
@@ -59,12 +59,12 @@ def read(image: Any) -> Tensor:
     raise DataError(f"a {type(image).__name__} is no image: give a path, a PIL image, an array or a tensor")
 
 
-def seen_box(size: tuple[int, ...], eyes: Preprocessing) -> tuple[float, float, float, float]:
+def seen_box(size: tuple[int, ...], preprocessing: Preprocessing) -> tuple[float, float, float, float]:
     """What of a picture of `size` (height, width) the evaluation transform keeps: top, left, bottom, right."""
     longest = LONGEST * min(size)
     cut = tuple(min(side, longest) for side in size)
     starts, ends = [], []
-    for side, kept, whole, crop in zip(size, cut, resized(cut, eyes), eyes.size, strict=True):
+    for side, kept, whole, crop in zip(size, cut, resized(cut, preprocessing), preprocessing.size, strict=True):
         scale = kept / whole                                        # pixels of the picture a pixel of the model
         start = round((side - kept) / 2) + round((whole - crop) / 2) * scale
         starts.append(start)
@@ -72,10 +72,10 @@ def seen_box(size: tuple[int, ...], eyes: Preprocessing) -> tuple[float, float, 
     return starts[0], starts[1], ends[0], ends[1]
 
 
-def _prepared(one: Tensor, eyes: Preprocessing) -> Picture:
+def _prepared(one: Tensor, preprocessing: Preprocessing) -> Picture:
     if not one.isfinite().all():
         raise DataError("the prepared image holds values that are not finite numbers")
-    mean, std = (torch.tensor(v)[:, None, None] for v in (eyes.mean, eyes.std))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
     pixels = ((one.detach().cpu().float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
     return Picture(pixels, one.detach()[None], (0.0, 0.0, float(one.shape[1]), float(one.shape[2])))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vitrail.core.errors import ExplainError
 from vitrail.explanation.methods import chosen, evaluating, head_of
-from vitrail.nn import (Block, Chain, DropPath, Features, Gelu, Mlp, PositionTable, Readout, Residual, Scale,
+from vitrail.nn import (Block, Chain, DropPath, Features, Gelu, Mlp, PositionTable, Head, Residual, Scale,
                         SelfAttention)
 
 
@@ -42,7 +42,7 @@ def propagate(model: nn.Module, image: Tensor, target: int | None = None) -> Pro
     """
     backbone, head = model.get_submodule("backbone"), head_of(model)
     parts: dict[str, Any] = {name: getattr(backbone, name, None) for name in ("position", "blocks", "norm")}
-    if type(head) is not Readout or type(parts["position"]) is not PositionTable or parts["blocks"] is None:
+    if type(head) is not Head or type(parts["position"]) is not PositionTable or parts["blocks"] is None:
         raise ExplainError("relevance is propagated through a plain backbone (positions that are added, blocks, a "
                            f"norm) and a linear readout; this is a {type(backbone).__name__} with a "
                            f"{type(head).__name__}. method='relevance' explains any model that attends")
@@ -178,7 +178,7 @@ def _self_attention(part: SelfAttention, seen: Seen, relevance: Tensor) -> Tenso
     return hand_back(part.qkv.proj, seen, parts.flatten(2))
 
 
-def _pool(head: Readout, features: Features, relevance: Tensor) -> Tensor:
+def _pool(head: Head, features: Features, relevance: Tensor) -> Tensor:
     """From the pooled vector to the tokens it was made of, (B, P + N, C), by each token's share."""
     tokens = features.maps[-1].flatten(1, 2)
     if features.prefix is not None:

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.errors import ExplainError, nearest
+from vitrail.core.errors import ExplainError, did_you_mean
 from vitrail.nn import Attend, Features, Shown, Visible, Within
 
 
@@ -60,7 +60,7 @@ class Seen:
                 return layer.weights
         if not self._layers:
             raise ExplainError("nothing was recorded: run the model inside the block, in the thread that opened it")
-        raise ExplainError(f"no map was recorded under {name!r}.{nearest(name, self.names())} "
+        raise ExplainError(f"no map was recorded under {name!r}.{did_you_mean(name, self.names())} "
                            f"There are {len(self.names())}: `names()` lists them.")
 
     def __contains__(self, name: object) -> bool:
@@ -168,7 +168,7 @@ def _leaves(model: nn.Module, pattern: str) -> dict[str, tuple[nn.Module, str]]:
                            "explain(model, image, method='gradcam')")
     chosen = {name: part for name, part in every.items() if fnmatch.fnmatchcase(name, pattern)}
     if not chosen:
-        raise ExplainError(f"no attention of this model matches {pattern!r}.{nearest(pattern, every)} "
+        raise ExplainError(f"no attention of this model matches {pattern!r}.{did_you_mean(pattern, every)} "
                            f"The first is {next(iter(every))!r}.")
     found: dict[str, tuple[nn.Module, str]] = {}
     for name, part in chosen.items():

@@ -102,9 +102,9 @@ class Seq2Seq(nn.Module):
         self.word_out, self.state_out = nn.Linear(dim, 2 * maxout), nn.Linear(hidden, 2 * maxout, bias=False)
         self.context_out = nn.Linear(2 * hidden, 2 * maxout, bias=False)
         self.out = nn.Linear(maxout, vocabulary)
-        self._born()
+        self._init_weights()
 
-    def _born(self) -> None:
+    def _init_weights(self) -> None:
         """Recurrent matrices orthogonal, the alignment's near or at 0, all others small, biases 0 (B.1)."""
         for name, parameter in self.named_parameters():
             nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=0.01)

@@ -56,7 +56,7 @@ def _contexts(part: nn.Module) -> tuple[_Context, _Context]:
 WIDE = 1 << 23      # numbers: what is smaller costs less to keep than to make again
 
 
-def again(fn: Callable[..., Tensor], *args: Tensor) -> Tensor:
+def recompute(fn: Callable[..., Tensor], *args: Tensor) -> Tensor:
     """fn(*args), for what is cheap to make of wide tensors: in the backward pass it is made again instead of kept."""
     wide = sum(t.numel() for t in args) >= WIDE and any(t.requires_grad for t in args)
     if not wide or not torch.is_grad_enabled() or torch.compiler.is_compiling():
@@ -172,7 +172,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        return again(self._behind, x) if self.training else self._behind(x)
+        return recompute(self._behind, x) if self.training else self._behind(x)
 
     def _behind(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(x))
@@ -185,6 +185,6 @@ def transformer_block(mixer: nn.Module, dim: int, mlp_ratio: float, drop: float,
                  mlp=Residual(Mlp(dim, int(dim * mlp_ratio)), norm(dim), drop=DropPath(drop)))
 
 
-def ramp(p: float, depth: int) -> list[float]:
+def drop_path_rates(p: float, depth: int) -> list[float]:
     """Stochastic depth grows linearly from 0 to p over the depth."""
     return [p * i / max(depth - 1, 1) for i in range(depth)]

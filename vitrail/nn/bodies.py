@@ -21,7 +21,7 @@ class TokenBody(nn.Module):
     norm: nn.Module
 
     def forward(self, image: Tensor) -> Features:
-        x = self.tokenize(image)                                        # (B, h, w, C)
+        x = self.patch_embed(image)                                        # (B, h, w, C)
         grid = x.shape[1:3]
         x = self.position(self.prefix(x.flatten(1, 2)), grid)           # (B, N, C)
         return from_tokens(self.norm(self.blocks(x)), grid, prefix=self.tokens)

@@ -1,7 +1,7 @@
 """Words of convolutional networks, on maps (B, H, W, C)."""
 from torch import Tensor, nn
 
-from vitrail.nn.blocks import Chain, Gelu, again
+from vitrail.nn.blocks import Chain, Gelu, recompute
 from vitrail.nn.maps import BatchNorm, Conv
 
 
@@ -31,7 +31,7 @@ class DepthwiseMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(self.first(self.fc1(x)))
-        return again(self._behind, x) if self.training else self._behind(x)
+        return recompute(self._behind, x) if self.training else self._behind(x)
 
     def _behind(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(x))

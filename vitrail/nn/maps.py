@@ -53,7 +53,7 @@ class PoolCells(nn.Module):
         return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), self.size).permute(0, 2, 3, 1)
 
 
-class Patches(nn.Module):
+class PatchEmbed(nn.Module):
     """An image (B, 3, H, W) as a map of patches (B, ⌈H/p⌉, ⌈W/p⌉, C), each projected by one matrix.
 
     A size that p does not divide is padded with zeros below and to the right.
@@ -68,10 +68,10 @@ class Patches(nn.Module):
         return self.norm(self.proj(pad_image(image, self.patch)).permute(0, 2, 3, 1))
 
 
-class MapPatches(nn.Module):
-    """Patches of a map, each projected by one matrix, then normed: (B, H, W, channels) -> (B, ⌈H/p⌉, ⌈W/p⌉, C).
+class MapPatchEmbed(nn.Module):
+    """PatchEmbed of a map, each projected by one matrix, then normed: (B, H, W, channels) -> (B, ⌈H/p⌉, ⌈W/p⌉, C).
 
-    What begins a stage of PVT and of those that build on it. A size that p does not divide is padded as in `Patches`.
+    What begins a stage of PVT and of those that build on it. A size that p does not divide is padded as in `PatchEmbed`.
     """
 
     def __init__(self, patch: int, channels: int, dim: int, norm: nn.Module):

@@ -25,14 +25,14 @@ def flax_rows(heads: int, *, attention: str, norms: tuple[str, str], mlp: str) -
     there, here = "Transformer/encoderblock_{}/", "backbone.blocks.{}."
     at = there + attention + "/"
     rows = [
-        Row(("embedding/kernel",), "backbone.tokenize.proj.weight", CONV),
+        Row(("embedding/kernel",), "backbone.patch_embed.proj.weight", CONV),
         Row(tuple(f"{at}{n}/kernel" for n in ("query", "key", "value")), here + "mix.fn.qkv.proj.weight", weight),
         Row(tuple(f"{at}{n}/bias" for n in ("query", "key", "value")), here + "mix.fn.qkv.proj.bias", bias),
         Row((at + "out/kernel",), here + "mix.fn.out.proj.weight", attention_out(heads)),
         *(Row((f"{there}{mlp}/Dense_{i}/kernel",), f"{here}mlp.fn.fc{i + 1}.weight", TRANSPOSE) for i in (0, 1)),
         Row(("head/kernel",), "head.linear.weight", TRANSPOSE),
     ]
-    table = {"embedding/bias": "backbone.tokenize.proj.bias", at + "out/bias": here + "mix.fn.out.proj.bias",
+    table = {"embedding/bias": "backbone.patch_embed.proj.bias", at + "out/bias": here + "mix.fn.out.proj.bias",
              "Transformer/encoder_norm/scale": "backbone.norm.weight",
              "Transformer/encoder_norm/bias": "backbone.norm.bias", "head/bias": "head.linear.bias"}
     for norm, part in zip(norms, ("mix", "mlp"), strict=True):

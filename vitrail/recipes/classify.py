@@ -63,9 +63,9 @@ def build_student(settings: ClassifySettings, classes: tuple[str, ...]) -> Class
     model = create_model(settings.model, labels=classes, weights=settings.weights or None, keys=settings.keys,
                          inside=settings.inside, resize=bool(settings.weights),
                          head="fresh" if settings.new_head else "", mixer=settings.mixer, **changes)
-    eyes = model.identity.preprocessing
-    size = (settings.size, settings.size) if settings.size else eyes.size
-    model.identity = replace(model.identity, preprocessing=replace(eyes, size=size, crop=settings.crop))
+    preprocessing = model.config.spec.preprocessing
+    size = (settings.size, settings.size) if settings.size else preprocessing.size
+    model.config = replace(model.config, preprocessing=replace(preprocessing, size=size, crop=settings.crop))
     return model
 
 
@@ -76,7 +76,7 @@ def check_student(settings: ClassifySettings) -> None:
     """
     with torch.device("meta"), torch.no_grad():
         model = build_student(replace(settings, weights=""), ("one", "another"))
-        height, width = model.identity.preprocessing.size
+        height, width = model.config.spec.preprocessing.size
         try:
             model(torch.empty(2, 3, height, width))
         except (RuntimeError, ValueError) as e:
@@ -86,7 +86,7 @@ def check_student(settings: ClassifySettings) -> None:
 
 def make_task(settings: ClassifySettings, sides: Splits) -> ClassificationTask:
     """Classification on these images, told by these settings. Raises SettingsError where they do not go together."""
-    eyes = build_student(settings, sides.train.classes).identity.preprocessing
+    preprocessing = build_student(settings, sides.train.classes).config.spec.preprocessing
     seen = Augmentation(scale=(settings.crop_scale, 1.0), flip=settings.flip, randaugment_ops=settings.randaugment,
                         randaugment_magnitude=settings.magnitude, jitter=settings.jitter, erase=settings.erase)
     objective = Objective(
@@ -94,7 +94,7 @@ def make_task(settings: ClassifySettings, sides: Splits) -> ClassificationTask:
         distillation=Distillation(kind=settings.distillation, alpha=settings.alpha, temperature=settings.temperature))
     return ClassificationTask(
         build=lambda: build_student(settings, sides.train.classes), train=sides.train, held_out=sides.held_out,
-        training=training_transform(eyes, seen), evaluation=evaluation_transform(eyes), loader=Batches,
+        training=training_transform(preprocessing, seen), evaluation=evaluation_transform(preprocessing), loader=Batches,
         save=lambda model, folder: save_model(model, folder, overwrite=True), objective=objective, seed=settings.seed,
         batch=settings.batch, workers=settings.workers, accumulate=settings.accumulate, record=sides.record,
         on_error=settings.on_error, teacher=load_model(settings.teacher) if settings.teacher else None)
@@ -131,7 +131,7 @@ def judge(run: Path, source: Source, *, batch: int = 64, workers: int = 0, on_er
           device: torch.device | str = "cpu") -> Evaluation:
     """Evaluates a run's finished model on a source, and writes both pages of it."""
     model = load_model(run)
-    found = evaluate(model, source, transform=evaluation_transform(model.identity.preprocessing), loader=Batches,
+    found = evaluate(model, source, transform=evaluation_transform(model.config.spec.preprocessing), loader=Batches,
                      batch=batch, workers=workers, on_error=on_error, device=device)
     write_file(run / "evaluation.json", json.dumps(found.to_json(), indent=1).encode(), overwrite=True)
     write_report(run, model.cpu(), found, source)

@@ -89,7 +89,7 @@ def train(settings: ClassifySettings) -> tuple[int, int]:
             fit(task, settings, opened)
     with numerics(settings):
         model = load_model(settings.out)
-        found = evaluate(model, sides.held_out, transform=evaluation_transform(model.identity.preprocessing),
+        found = evaluate(model, sides.held_out, transform=evaluation_transform(model.config.spec.preprocessing),
                          loader=Batches, batch=settings.batch, workers=settings.workers, resamples=1,
                          on_error=settings.on_error, device=pick_device(settings.device))
     return sum(p.right for p in found.predictions), found.samples
@@ -106,7 +106,7 @@ class Cost:
 
 def measure(models: dict[str, Any]) -> dict[str, Cost]:
     """What each model costs on the CPU: the first is what the others' times are compared with."""
-    h, w = next(iter(models.values())).identity.preprocessing.size
+    h, w = next(iter(models.values())).config.spec.preprocessing.size
     image = torch.randn(BATCH, 3, h, w, generator=torch.Generator().manual_seed(0))
     times = interleaved({name: partial(model, image) for name, model in models.items()}, rounds=ROUNDS,
                         device=torch.device("cpu"))

@@ -112,10 +112,10 @@ def check_model(settings: TextSettings) -> TextIdentity:
     with torch.device("meta"):
         found = create_language_model(settings.model, vocabulary=Vocabulary("words", ("a", "word")),
                                       length=settings.length, **settings.changes())
-    if found.identity.length < 8:
-        raise SettingsError(f"the setting 'length' is {found.identity.length}, and texts of fewer than 8 tokens teach "
+    if found.config.spec.length < 8:
+        raise SettingsError(f"the setting 'length' is {found.config.spec.length}, and texts of fewer than 8 tokens teach "
                             "nothing")
-    return found.identity
+    return found.config
 
 
 def run(settings: TextSettings) -> Path:
@@ -149,7 +149,7 @@ def judge(run: Path, task: LanguageTask[Any, Any], *, device: torch.device | str
     scores: dict[str, Any] = {name: {"value": value} for name, value in found.items() if name not in COUNTED}
     for name in SHARES & scores.keys():
         scores[name] = asdict(wilson(round(found[name] * found["samples"]), int(found["samples"])))
-    page = {"model": model.identity.model, "task": task.name, "held_out": task.describe()["data"]["held_out"]["name"],
+    page = {"model": model.config.model, "task": task.name, "held_out": task.describe()["data"]["held_out"]["name"],
             "samples": int(found["samples"]), "tokens": int(found["tokens"]), "scores": scores,
             "baselines": task.baselines(), "examples": task.examples(model)}
     write_file(run / "evaluation.json", json.dumps(page, indent=1, ensure_ascii=False).encode(), overwrite=True)

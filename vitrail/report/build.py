@@ -43,12 +43,12 @@ def write_report(run: Path, model: Classifier, evaluation: Evaluation, source: S
     train = [r for r in records if r["kind"] == "train" and "loss" in r]
     held = [r for r in records if r["kind"] == "eval" and "top1" in r]
     settings, unseen = facts.settings(papers), facts.is_held_out(papers, source)
-    paper = paper_of(model.identity.model)
+    paper = paper_of(model.config.model)
     method, mistakes = _mistakes(model, evaluation, source)
     top1 = evaluation.scores["top1"]
     cost, params = _cost(model), sum(p.numel() for p in model.parameters())
     page = _template().render(
-        title=f"{model.identity.model} on {printable(evaluation.source)}", subtitle=paper.cite(), run=str(run),
+        title=f"{model.config.model} on {printable(evaluation.source)}", subtitle=paper.cite(), run=str(run),
         held="Held-out scores" if unseen else f"Scores on {printable(evaluation.source)}",
         tiles=[{"name": "held-out top-1" if unseen else "top-1", "value": _percent(top1.value),
                 "note": f"{_interval('top1', top1)}, 95 %"},
@@ -142,7 +142,7 @@ def _attention(model: Classifier, evaluation: Evaluation, source: Source) -> dic
 def _cost(model: Classifier) -> list[dict[str, str]]:
     """Parameters, operations and the time of a forward pass, measured on this machine now."""
     from torch.utils.flop_counter import FlopCounterMode
-    height, width = model.identity.preprocessing.size
+    height, width = model.config.spec.preprocessing.size
     image = torch.zeros(1, 3, height, width)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(image)

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from vitrail.core.errors import SettingsError, TrainingError
-from vitrail.core.seeds import mix
+from vitrail.core.seeds import derive_seed
 from vitrail.nn import Stack, share
 from vitrail.train import optim, sharded
 from vitrail.train.distributed import Place, wrapped
@@ -20,7 +20,7 @@ from vitrail.train.ema import Average
 from vitrail.train.health import diverged
 from vitrail.train.products import Widened
 from vitrail.train.settings import TrainSettings
-from vitrail.train.task import Step, Task, part
+from vitrail.train.objective import Step, Task, part
 from vitrail.train.tensors import live, moments, whole
 
 
@@ -41,7 +41,7 @@ class Engine:
         self.task, self.settings, self.place = task, settings, place
         if settings.precision == "bf16" and place.device.type == "cuda" and not torch.cuda.is_bf16_supported():
             raise SettingsError("precision = 'bf16', and this device cannot compute in it: give fp32")
-        torch.manual_seed(mix(settings.seed, "model"))
+        torch.manual_seed(derive_seed(settings.seed, "model"))
         self.model = task.model()
         self.fingerprint = fingerprint(self.model)
         self.parameters = sum(p.numel() for p in self.model.parameters())
@@ -97,7 +97,7 @@ class Engine:
             if enough():
                 raise _Enough
         self.model.eval()
-        torch.manual_seed(mix(self.settings.seed, "evaluate", step))
+        torch.manual_seed(derive_seed(self.settings.seed, "evaluate", step))
         hook = self.model.register_forward_pre_hook(look) if self.place.world == 1 else None
         try:
             with self.widened, self.average.applied() if self.average is not None else contextlib.nullcontext():
@@ -122,7 +122,7 @@ class Engine:
             alone = self.call.no_sync()
         if isinstance(self.step, FSDPModule):
             self.step.set_requires_gradient_sync(last)
-        torch.manual_seed(mix(self.settings.seed, "step", step))
+        torch.manual_seed(derive_seed(self.settings.seed, "step", step))
         with alone, self.widened, share(place.rank * count + k, place.world * count):
             with torch.autocast(place.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
                 losses: dict[str, Tensor] = self.call(micro, step)

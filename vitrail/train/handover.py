@@ -2,12 +2,12 @@
 import torch
 
 from vitrail.core.errors import CheckpointError, TrainingError
-from vitrail.core.seeds import mix
+from vitrail.core.seeds import derive_seed
 from vitrail.train import disk, restore
 from vitrail.train.checkpoint import Checkpoints, state_of
 from vitrail.train.run import Run
 from vitrail.train.state import Best, State
-from vitrail.train.task import Task
+from vitrail.train.objective import Task
 
 
 def hand_over(task: Task, state: State, best: Best | None, store: Checkpoints, run: Run, seed: int) -> int:
@@ -21,7 +21,7 @@ def hand_over(task: Task, state: State, best: Best | None, store: Checkpoints, r
         store.say("the best weights are lost: the finished model gets the last ones")
     if (path := path or store.whole(state.step)) is None:
         raise CheckpointError(f"{store.folder} holds no whole checkpoint of the end: run the same command again")
-    torch.manual_seed(mix(seed, "model"))
+    torch.manual_seed(derive_seed(seed, "model"))
     there = state_of(path)
     model = restore.finished(task.model(), path, there)
     aside, old = run.folder / ".model.new", run.folder / ".model.old"

@@ -21,7 +21,7 @@ from vitrail.train.schedule import learning_rate
 from vitrail.train.settings import TrainSettings
 from vitrail.train.signals import Flag, listening
 from vitrail.train.state import Best, Origin, State
-from vitrail.train.task import Task
+from vitrail.train.objective import Task
 from vitrail.train.tensors import size_of
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vitrail.core.errors import SettingsError
-from vitrail.core.seeds import mix
+from vitrail.core.seeds import derive_seed
 from vitrail.data.text.vocabulary import PAD
 
 
@@ -65,7 +65,7 @@ class Samples(Protocol[B_co]):
 class TextBatches(Generic[B_co]):
     """Epochs of batches. `batch` is the size over all `of` processes; rank r gets the r-th slice of each batch.
 
-    The order of an epoch is a permutation from mix(seed, "order", epoch). Without drop_last the last batch may be
+    The order of an epoch is a permutation from derive_seed(seed, "order", epoch). Without drop_last the last batch may be
     short, and a process whose slice of it is empty does not see it. Raises SettingsError where the samples do not fill
     a batch with drop_last, or the processes cannot share one evenly.
     """
@@ -91,7 +91,7 @@ class TextBatches(Generic[B_co]):
         """The indices of an epoch, in the order in which all processes together meet them."""
         if not self.shuffle:
             return list(range(len(self.samples)))
-        generator = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
         found: list[int] = torch.randperm(len(self.samples), generator=generator).tolist()
         return found
 

@@ -7,9 +7,9 @@ from importlib import resources
 from itertools import groupby
 from pathlib import Path
 
-from vitrail.core.errors import DataError, nearest
+from vitrail.core.errors import DataError, did_you_mean
 from vitrail.core.files import absent
-from vitrail.core.seeds import mix
+from vitrail.core.seeds import derive_seed
 from vitrail.data.source import Skipped, printable
 from vitrail.data.text import toy
 
@@ -109,7 +109,7 @@ def split_text(text: Text, *, fraction: float, seed: int) -> tuple[Text, Text]:
         raise DataError(f"{printable(text.name)}: a text of {len(whole)} characters is too short to hold a part of it "
                         "out: name a held-out text of its own, or a longer one")
     count = min(max(round(fraction * BLOCKS), 1), BLOCKS - 1)
-    held = set(sorted(range(BLOCKS), key=lambda block: mix(seed, "split", block))[:count])
+    held = set(sorted(range(BLOCKS), key=lambda block: derive_seed(seed, "split", block))[:count])
     sides: tuple[list[str], list[str]] = ([], [])
     for is_held, run in groupby(range(BLOCKS), key=held.__contains__):
         members = list(run)                                     # blocks that follow one another are one piece
@@ -120,7 +120,7 @@ def split_text(text: Text, *, fraction: float, seed: int) -> tuple[Text, Text]:
 def split_pairs(pairs: Pairs, *, fraction: float, seed: int) -> tuple[Pairs, Pairs]:
     """What to learn from, and a `fraction` held out, chosen by the seed and the sentences alone. Pairs of the same
     sentence go to the same side. Raises DataError where a side would be empty."""
-    names = sorted(set(pairs.sources), key=lambda sentence: (mix(seed, "split", sentence), sentence))
+    names = sorted(set(pairs.sources), key=lambda sentence: (derive_seed(seed, "split", sentence), sentence))
     held = set(names[:max(1, round(fraction * len(names)))])
     sides = [[i for i in range(len(pairs)) if (pairs.sources[i] in held) == side] for side in (False, True)]
     if not all(sides):
@@ -134,7 +134,7 @@ def _read(name: str, shipped: Sequence[str], suffix: str) -> str:
     path, shown = Path(name).expanduser(), printable(name)
     if path.suffix.lower() != suffix:
         raise DataError(f"{shown!r} cannot be learned from here: give {' or '.join(shipped)}, or a file whose name "
-                        f"ends in {suffix}.{nearest(name, shipped)}")
+                        f"ends in {suffix}.{did_you_mean(name, shipped)}")
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):

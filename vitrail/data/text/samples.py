@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from vitrail.core.errors import DataError
-from vitrail.core.seeds import mix
+from vitrail.core.seeds import derive_seed
 from vitrail.data.source import Skipped, printable
 from vitrail.data.text.batches import CausalBatch, MaskedBatch, TranslationBatch, padded, shared
 from vitrail.data.text.corpus import Pairs, Text
@@ -130,7 +130,7 @@ class MaskedSamples(Stretches):
 
     def sample(self, index: int, epoch: int) -> tuple[list[int], list[int], list[int], int]:
         """Tokens, segments, what is expected where, and 0 where the second segment follows the first, else 1."""
-        rng = random.Random(mix(self.seed, "masks", epoch, index))
+        rng = random.Random(derive_seed(self.seed, "masks", epoch, index))
         units = self.units(index)
         half = len(units) // 2
         first, second, other = units[:half], units[half:], 0

@@ -13,7 +13,7 @@ from itertools import product
 from typing import TypeVar
 
 from vitrail.core.errors import DataError
-from vitrail.core.seeds import mix
+from vitrail.core.seeds import derive_seed
 
 T = TypeVar("T")
 
@@ -98,7 +98,7 @@ def phrases() -> list[Phrase]:
 def draw(count: int, seed: int) -> list[tuple[str, str]]:
     """`count` different sentences with their translations. Adjective, place and time are each left out half the time,
     so that short sentences are as usual as long ones."""
-    rng = random.Random(mix(seed, "toy"))
+    rng = random.Random(derive_seed(seed, "toy"))
     found: dict[Sentence, None] = {}
     while len(found) < count:
         verb, tense, mood = rng.choice(list(VERBS)), rng.choice(list(TENSES)), rng.choice(MOODS)

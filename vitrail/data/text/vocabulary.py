@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitrail.core.errors import CheckpointError, DataError, nearest
+from vitrail.core.errors import CheckpointError, DataError, did_you_mean
 
 MARKS = ("[PAD]", "[START]", "[END]", "[UNKNOWN]", "[MASK]", "[CLASS]", "[SEPARATOR]")
 PAD, START, END, UNKNOWN, MASK, CLASS, SEPARATOR = range(len(MARKS))
@@ -26,7 +26,7 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if self.kind not in UNITS:
-            raise DataError(f"a vocabulary is of {' or '.join(UNITS)}, not {self.kind!r}.{nearest(self.kind, UNITS)}")
+            raise DataError(f"a vocabulary is of {' or '.join(UNITS)}, not {self.kind!r}.{did_you_mean(self.kind, UNITS)}")
         numbers = {unit: number for number, unit in enumerate(self.units, len(MARKS))}
         if len(numbers) != len(self.units):
             raise DataError("a vocabulary names a unit twice")

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitrail.core.errors import SettingsError
-from vitrail.core.identity import Preprocessing
+from vitrail.core.config import Preprocessing
 from vitrail.tasks.classification.losses import wide
 from vitrail.tasks.classification.model import Classifier
 from vitrail.tasks.classification.settings import Distillation
@@ -55,10 +55,10 @@ class Teacher:
     """
 
     def __init__(self, model: Classifier, *, labels: tuple[str, ...], preprocessing: Preprocessing):
-        self.order, self.classes = _order(model.identity.labels, labels), len(labels)
-        self.model, self.identity = model.requires_grad_(False).eval(), model.identity
+        self.order, self.classes = _order(model.config.spec.labels, labels), len(labels)
+        self.model, self.config = model.requires_grad_(False).eval(), model.config
         self.device: torch.device | None = None
-        own, theirs = self.identity.preprocessing, preprocessing
+        own, theirs = self.config.spec.preprocessing, preprocessing
         pairs = list(zip(own.mean, own.std, theirs.mean, theirs.std, strict=True))
         self.factor = [s / d for _, d, _, s in pairs]
         self.offset = [(m - c) / d for c, d, m, _ in pairs]
@@ -72,7 +72,7 @@ class Teacher:
             self.device = images.device
         logits: Tensor = self.model(self.view(images))
         if logits.shape[-1] != self.classes:
-            raise SettingsError(f"the teacher {self.identity.model!r} answers with {logits.shape[-1]} classes, "
+            raise SettingsError(f"the teacher {self.config.model!r} answers with {logits.shape[-1]} classes, "
                                 f"and the student has {self.classes}: give a teacher trained on the same classes")
         return logits if self.order is None else logits[:, self.order]
 
@@ -81,7 +81,7 @@ class Teacher:
         if not self.same_colours:
             factor, offset = (images.new_tensor(v)[:, None, None] for v in (self.factor, self.offset))
             images = images * factor + offset
-        size, how = self.identity.preprocessing.size, self.identity.preprocessing.interpolation
+        size, how = self.config.spec.preprocessing.size, self.config.spec.preprocessing.interpolation
         if tuple(images.shape[-2:]) == size:
             return images
         smoothed = how in ("bilinear", "bicubic")

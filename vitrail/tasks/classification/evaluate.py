@@ -84,12 +84,12 @@ def evaluate(model: Classifier, source: Source, *, batch: int = 64, workers: int
     Raises DataError for classes that are not the model's, an unreadable image, or nothing left to evaluate;
     ModelError for answers that are not finite; SettingsError for settings that cannot be.
     """
-    seen, unread = collect(model, source, transform=transform or evaluation_transform(model.identity.preprocessing),
+    seen, unread = collect(model, source, transform=transform or evaluation_transform(model.config.spec.preprocessing),
                            loader=loader, batch=batch, workers=workers, device=device, rank=rank, of=of,
                            on_error=on_error)
-    labels, confusion = model.identity.labels, seen.confusion
+    labels, confusion = model.config.spec.labels, seen.confusion
     excluded = [Excluded(s.key, s.why) for s in source.skipped] + [_why(source, i) for i in unread]
-    return Evaluation(model=model.identity.model, source=source.name, labels=labels, samples=len(seen),
+    return Evaluation(model=model.config.model, source=source.name, labels=labels, samples=len(seen),
                       scores=intervals(seen, seed=seed, resamples=resamples), confusion=confusion,
                       per_class=per_class(confusion, labels), reliability=reliability(seen.confidence, seen.rank == 0),
                       predictions=tuple(_judged(seen, source, labels)), excluded=tuple(excluded))
@@ -103,8 +103,8 @@ def collect(model: Classifier, source: Source, *, transform: Transform, loader: 
         raise DataError(f"{source.name}: there is no sample to evaluate")
     if of > 1 and not (dist.is_available() and dist.is_initialized()):
         raise SettingsError(f"evaluating in {of} processes needs torch.distributed: start them with torchrun")
-    order = torch.tensor(class_order(source, model.identity.labels))
-    height, width = model.identity.preprocessing.size
+    order = torch.tensor(class_order(source, model.config.spec.labels))
+    height, width = model.config.spec.preprocessing.size
     if on_error == "skip":
         source, transform = Guarded(source), Blank(transform)
     batches = loader(source, transform, batch=batch, seed=0, shuffle=False, workers=workers, rank=rank, of=of,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vitrail.core.errors import SettingsError
-from vitrail.core.seeds import mix
+from vitrail.core.seeds import derive_seed
 from vitrail.data.batches import Batch, Batches
 from vitrail.tasks.classification.settings import Mixing
 
@@ -45,7 +45,7 @@ def draw(indices: Sequence[int], *, mixing: Mixing, seed: int, epoch: int, size:
         raise SettingsError(f"mixup and cutmix mix pairs of images, and this micro-batch holds {len(indices)}: "
                             "choose a batch that leaves each process's micro-batch an even number")
     pairs = zip(indices[::2], indices[1::2], strict=True)
-    plan = [_pair(np.random.default_rng(mix(seed, "mix", epoch, a, b)), mixing, size) for a, b in pairs]
+    plan = [_pair(np.random.default_rng(derive_seed(seed, "mix", epoch, a, b)), mixing, size) for a, b in pairs]
     return torch.tensor(plan, dtype=torch.float32).reshape(-1, 6)
 
 

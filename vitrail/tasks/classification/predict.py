@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vitrail.core.errors import DataError, nearest
+from vitrail.core.errors import DataError, did_you_mean
 from vitrail.data.decode import decode, reason
 from vitrail.data.settings import ON_ERROR, Decoding, check_choice, check_number
 from vitrail.data.source import printable
@@ -55,14 +55,14 @@ def predict(model: Classifier, inputs: Any, *, batch: int = 32, device: torch.de
     check_choice("on_error", on_error, ON_ERROR)
     check_number("batch", batch, 1, 2**24, whole=True)
     check_number("top", top, 1, 2**24, whole=True)
-    transform = evaluation_transform(model.identity.preprocessing)
+    transform = evaluation_transform(model.config.spec.preprocessing)
     model.to(device)
     done: list[Prediction] = []
     images = _read(inputs, decoding, on_error)
     while chunk := list(islice(images, batch)):
         sound = [transform(image) for _, image in chunk if isinstance(image, Tensor)]
         with answering(model):
-            answers = iter(_answers(model(torch.stack(sound).to(device)), model.identity.labels, top) if sound else [])
+            answers = iter(_answers(model(torch.stack(sound).to(device)), model.config.spec.labels, top) if sound else [])
         for key, image in chunk:
             best = next(answers) if isinstance(image, Tensor) else ()
             done.append(Prediction(key=key, label=best[0][0], score=best[0][1], top=best) if best
@@ -122,7 +122,7 @@ def _paths(path: Path) -> Iterator[tuple[str, Path | DataError]]:
             yield key, path
         else:
             beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            yield key, DataError(f"there is no file {key}.{nearest(path.name, beside, least=0.7)}")
+            yield key, DataError(f"there is no file {key}.{did_you_mean(path.name, beside, least=0.7)}")
     except OSError as e:
         yield key, DataError(f"{key}: cannot be read: {e.strerror}")
 

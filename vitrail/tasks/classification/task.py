@@ -55,14 +55,14 @@ class ClassificationTask:
     def model(self) -> Classifier:
         """The student. Raises SettingsError where it, its teacher and the data do not know the same classes."""
         student = self.build()
-        if student.identity.labels != tuple(self.train.classes):
-            raise SettingsError(f"the model's labels {_few(student.identity.labels)} are not the classes of "
+        if student.config.spec.labels != tuple(self.train.classes):
+            raise SettingsError(f"the model's labels {_few(student.config.spec.labels)} are not the classes of "
                                 f"{self.train.name!r}, {_few(self.train.classes)}: build it with labels=source.classes")
         if self.given is not None:
             if self.given is student:
                 raise SettingsError("a model cannot be its own teacher: build the student apart")
-            self.teacher = Teacher(self.given, labels=student.identity.labels,
-                                   preprocessing=student.identity.preprocessing)
+            self.teacher = Teacher(self.given, labels=student.config.spec.labels,
+                                   preprocessing=student.config.spec.preprocessing)
         return student
 
     def batches(self, rank: int, of: int) -> Batches | Plans:
@@ -117,7 +117,7 @@ class ClassificationTask:
         return {"task": "classification", "classes": list(self.train.classes), "data": data,
                 "fingerprint": "/".join(d["fingerprint"] for d in data.values()), "record": self.record,
                 "objective": asdict(self.objective),
-                "teacher": None if self.given is None else self.given.identity.to_json()}
+                "teacher": None if self.given is None else self.given.config.to_json()}
 
     def names(self, batch: Batch) -> list[str]:
         """The keys of a batch's samples."""

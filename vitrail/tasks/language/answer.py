@@ -28,7 +28,7 @@ def translate(model: LanguageModel, texts: Sequence[str], *, beams: int = 1, alp
 
     Raises DataError for an empty text and one longer than those that the model learned from.
     """
-    known = language_model(model, "translation").identity
+    known = language_model(model, "translation").config
     rows = [[*_numbers(model, text, known.length - 1), END] for text in texts]
     source = padded(rows, max(map(len, rows))).to(_device(model))
     if beams == 1:
@@ -45,7 +45,7 @@ def go_on(model: LanguageModel, text: str, *, tokens: int = 200, count: int = 1,
 
     Raises DataError for an empty text.
     """
-    known = language_model(model, "causal").identity
+    known = language_model(model, "causal").config
     prompt = _numbers(model, text)
     found = sample(model, prompt, count=count, longest=tokens, window=known.length, temperature=temperature, top=top,
                    seed=seed, device=_device(model))
@@ -58,7 +58,7 @@ def fill(model: LanguageModel, text: str, *, top: int = 5) -> Filled:
 
     Raises DataError where there is no gap, and for a text longer than those that the model learned from.
     """
-    known = language_model(model, "masked").identity
+    known = language_model(model, "masked").config
     parts = text.split(GAP)
     if len(parts) == 1:
         raise DataError(f"{printable(text[:80])!r} has no gap: write {GAP} where a unit is to be found")
@@ -78,7 +78,7 @@ def fill(model: LanguageModel, text: str, *, top: int = 5) -> Filled:
 
 
 def _numbers(model: LanguageModel, text: str, most: int = 1 << 30) -> list[int]:
-    known = model.identity
+    known = model.config
     numbers = known.vocabulary.numbers(text)
     if not numbers:
         raise DataError(f"{printable(text[:80])!r}: there is no text to begin with")

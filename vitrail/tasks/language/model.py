@@ -52,11 +52,11 @@ class State(Protocol):
 
 
 class LanguageModel(nn.Module):
-    """A network of `vitrail.foundations`, called as it is, and its identity."""
+    """A network of `vitrail.foundations`, called as it is, and its config."""
 
-    def __init__(self, network: nn.Module, identity: TextIdentity):
+    def __init__(self, network: nn.Module, config: TextIdentity):
         super().__init__()
-        self.network, self.identity = network, identity
+        self.network, self.config = network, config
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.network(*inputs)
@@ -74,6 +74,6 @@ def language_model(model: nn.Module, task: str) -> LanguageModel:
     """The model itself. Raises ModelError where it is none, or does something else."""
     if not isinstance(model, LanguageModel):
         raise ModelError(f"this is done with a LanguageModel, and not with a {type(model).__name__}")
-    if model.identity.task != task:
-        raise ModelError(f"{model.identity.model} is for {model.identity.task}, not for {task}")
+    if model.config.task != task:
+        raise ModelError(f"{model.config.model} is for {model.config.task}, not for {task}")
     return model

@@ -34,7 +34,7 @@ class TranslationTask(LanguageTask[PairSamples, TranslationBatch]):
     def tally(self, model: LanguageModel, batch: TranslationBatch) -> dict[str, float]:
         sums = token_loss(model(batch.source, batch.target), batch.expected).sums()
         right = [[n for n in row if n not in (PAD, END)] for row in batch.expected.tolist()]
-        written = greedy(model, batch.source, longest=model.identity.length)
+        written = greedy(model, batch.source, longest=model.config.spec.length)
         return {**sums, "tokens": float((batch.expected != PAD).sum()), "samples": float(len(batch)),
                 "exact": float(sum(a == b for a, b in zip(written, right, strict=True)))}
 
