@@ -27,8 +27,8 @@ from vitrail.measure.machine import machine
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.timing import interleaved
 from vitrail.nn import Stack
-from vitrail.train.optim import optimizer
-from vitrail.train.products import Widened
+from vitrail.training.optim import optimizer
+from vitrail.training.products import Widened
 
 Step = Callable[[], None]
 PARTS = 4           # of a batch, one after the other

@@ -11,8 +11,6 @@ from vitrail.core.keys import Keys
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from vitrail.tasks.classification.model import Classifier
-
 
 @dataclass(frozen=True)
 class Loaded:
@@ -32,7 +30,19 @@ class Loaded:
         return "; ".join(parts)
 
 
-def keys_of(model: "Classifier", layout: str) -> Keys | None:
+# tensors whose modules have other names since the first format
+RENAMED = {"patch_embed": "patch_embed"}
+
+
+def renamed(state: "Mapping[str, Tensor]", written: object) -> "dict[str, Tensor]":
+    """The tensors of a saved model under today's names, whichever format they were written in."""
+    if written not in ("vitrail-1", "vitrail-text-1"):
+        return dict(state)
+    names = {old: new for new, old in RENAMED.items()}
+    return {".".join(names.get(part, part) for part in key.split(".")): tensor for key, tensor in state.items()}
+
+
+def keys_of(model: "nn.Module", layout: str) -> Keys | None:
     """The key table of a layout for this very model; None for our own. Raises CheckpointError on an unknown one."""
     if layout == "vitrail":
         return None
@@ -49,7 +59,7 @@ def keys_of(model: "Classifier", layout: str) -> Keys | None:
     return table
 
 
-def load_weights(model: "Classifier", source: "str | Path | Mapping[str, Tensor]", *, keys: str = "vitrail",
+def load_weights(model: "nn.Module", source: "str | Path | Mapping[str, Tensor]", *, keys: str = "vitrail",
                  inside: str = "", strict: bool = True, resize: bool = False, head: str = "load",
                  sha256: str = "", allow_nonfinite: bool = False) -> Loaded:
     """Copies the tensors of a file, an address or a mapping into the model; says what became of each.
@@ -68,7 +78,7 @@ def load_weights(model: "Classifier", source: "str | Path | Mapping[str, Tensor]
     where = "the tensors given" if isinstance(source, Mapping) else str(source)
     state = source if isinstance(source, Mapping) else _read(str(source), sha256, inside, allow_nonfinite)
     table = keys_of(model, keys)
-    state = dict(state) if table is None else table.translate(state)
+    state = dict(state) if table is None else _prefixed(model, table.translate(state))
     own = model.state_dict()
     fresh = tuple(k for k in own if head == "fresh" and k.startswith("head."))
     unexpected = tuple(k for k in state if k not in own)
@@ -115,11 +125,22 @@ def _resized(model: "nn.Module", name: str, value: "Tensor", resize: bool, where
     return fit(value)
 
 
-def save_weights(model: "Classifier", path: str | Path, *, keys: str = "vitrail", overwrite: bool = False) -> Path:
+def save_weights(model: "nn.Module", path: str | Path, *, keys: str = "vitrail", overwrite: bool = False) -> Path:
     """The tensors alone, as safetensors, in a layout's own names. Raises VitrailError where a file stands there."""
     from vitrail.core.tensors import write_tensors
 
     table = keys_of(model, keys)
     state = model.state_dict()
-    write_tensors(Path(path), state if table is None else table.restore(state), overwrite=overwrite)
+    write_tensors(Path(path), state if table is None else table.restore(_bare(model, state)), overwrite=overwrite)
     return Path(path)
+
+
+def _prefixed(model: "nn.Module", state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Names of a key table as those of the model, which may hold the network under a name of its own."""
+    prefix = getattr(model, "network_prefix", "")
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def _bare(model: "nn.Module", state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    prefix = getattr(model, "network_prefix", "")
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}

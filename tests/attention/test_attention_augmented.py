@@ -9,7 +9,7 @@ from vitrail.attention.attention_augmented import AttentionAugmented, RelativeAt
 from vitrail.measure.memory import peak_bytes
 
 
-def born(values: int) -> AttentionAugmented:
+def init_weights(values: int) -> AttentionAugmented:
     torch.manual_seed(0)
     return AttentionAugmented(12, 2, grid=(5, 4), keys=8, values=values)
 
@@ -17,7 +17,7 @@ def born(values: int) -> AttentionAugmented:
 @torch.no_grad()
 def test_each_half_alone() -> None:
     x = draw(2, 5, 4, 12)
-    conv, attention = born(0), born(12)
+    conv, attention = init_weights(0), init_weights(12)
     assert list(conv.branches) == ["conv"] and list(attention.branches) == ["attention"]
     torch.testing.assert_close(conv(x), conv.branches["conv"](x))
     torch.testing.assert_close(attention(x), attention.branches["attention"](x))
@@ -25,7 +25,7 @@ def test_each_half_alone() -> None:
 
 @torch.no_grad()
 def test_convolved_channels_come_first_and_see_little() -> None:
-    mixer, x = born(4), draw(1, 5, 4, 12)
+    mixer, x = init_weights(4), draw(1, 5, 4, 12)
     far = x.clone()
     far[0, 4, 3] += 1
     changed = (mixer(far) - mixer(x))[0, 0, 0].abs() > 0
@@ -33,14 +33,14 @@ def test_convolved_channels_come_first_and_see_little() -> None:
 
 
 def test_explanations_know_that_its_maps_are_not_all() -> None:
-    half, whole = born(4).branches["attention"], born(12).branches["attention"]
+    half, whole = init_weights(4).branches["attention"], init_weights(12).branches["attention"]
     assert isinstance(half, RelativeAttention2d) and half.groups is not None
     assert isinstance(whole, RelativeAttention2d) and whole.groups is None
 
 
 @torch.no_grad()
 def test_its_weights_are_shown_beside_the_kernel() -> None:
-    mixer = born(4)
+    mixer = init_weights(4)
     with vitrail.record(mixer) as seen:
         mixer(draw(2, 6, 3, 12))
     (name, weights), = seen.items()
@@ -65,7 +65,7 @@ def test_it_never_holds_a_map_of_all_pairs() -> None:
 
 
 def test_both_halves_are_trained() -> None:
-    mixer = born(4)
+    mixer = init_weights(4)
     mixer(draw(1, 5, 4, 12)).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in mixer.parameters())
     assert isinstance(mixer.branches["conv"], nn.Conv2d)

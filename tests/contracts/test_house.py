@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 HOUSE = ROOT / "vitrail"
 FLOORS = {"core": 0, "testing": 1, "ops": 1, "data": 1, "measure": 1, "nn": 2, "positions": 3, "attention": 4,
           "backbones": 5, "foundations": 5, "tasks": 6, "explanation": 6, "mixers": 6, "weights": 7, "models": 8,
-          "language": 8, "train": 8, "deploy": 8, "report": 8, "evidence": 9, "recipes": 9, "cli": 10}
+          "language": 8, "training": 8, "deploy": 8, "report": 8, "evidence": 9, "recipes": 9, "cli": 10}
 PAPERS_OF = ("positions", "attention", "backbones", "foundations")
 FILES = sorted(HOUSE.rglob("*.py"))
 FORBIDDEN = {"pickle.load", "pickle.loads", "pickle.Unpickler", "np.load", "numpy.load", "torch.load", "eval", "exec",

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from vitrail.core.errors import DataError, SettingsError, TrainingError, VitrailError
 from vitrail.core.config import Preprocessing
-from vitrail.data.batches import Batch, Batches, _Samples, lost_worker
+from vitrail.data.loader import Batch, Batches, _Samples, lost_worker
 from vitrail.data.open import open_source
 from vitrail.data.settings import Augmentation
-from vitrail.data.source import Source, Subset
+from vitrail.data.dataset import Source, Subset
 from vitrail.data.transforms import evaluation_transform, training_transform
 
 SIZE = Preprocessing(size=(16, 12))
@@ -142,7 +142,7 @@ def test_a_worker_makes_its_batch_in_shared_memory(source: Source, monkeypatch: 
     picks = [(0, 3), (0, 1), (0, 4)]
     made = []
     for worker in (None, object()):
-        monkeypatch.setattr("vitrail.data.batches.get_worker_info", lambda worker=worker: worker)
+        monkeypatch.setattr("vitrail.data.loader.get_worker_info", lambda worker=worker: worker)
         found = samples.__getitems__(picks)
         assert not isinstance(found, VitrailError)
         assert found[0].is_shared() == (worker is not None)

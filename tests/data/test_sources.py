@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitrail.core.errors import DataError, SettingsError, VitrailError
 from vitrail.data.open import open_source, take_part
-from vitrail.data.source import Source, Subset, natural, printable
+from vitrail.data.dataset import Source, Subset, natural, printable
 
 
 def png(colour: tuple[int, int, int] = (1, 2, 3), size: tuple[int, int] = (6, 5)) -> bytes:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from vitrail.core.errors import DataError, SettingsError
 from vitrail.data.open import open_source
-from vitrail.data.source import Source, Subset
+from vitrail.data.dataset import Source, Subset
 from vitrail.data.split import split
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from vitrail.core.errors import CheckpointError, DataError, SettingsError
-from vitrail.data.text import toy
-from vitrail.data.text.batches import TextBatches, TranslationBatch
-from vitrail.data.text.corpus import Pairs, Text, open_pairs, open_text, split_pairs, split_text
-from vitrail.data.text.samples import CausalSamples, MaskedSamples, PairSamples, without_long
-from vitrail.data.text.vocabulary import CLASS, END, MARKS, MASK, PAD, SEPARATOR, START, UNKNOWN, Vocabulary
-from vitrail.train.objective import part
+from vitrail.tasks.language import toy
+from vitrail.tasks.language.batches import TextBatches, TranslationBatch
+from vitrail.tasks.language.corpus import Pairs, Text, open_pairs, open_text, split_pairs, split_text
+from vitrail.tasks.language.samples import CausalSamples, MaskedSamples, PairSamples, without_long
+from vitrail.tasks.language.vocabulary import CLASS, END, MARKS, MASK, PAD, SEPARATOR, START, UNKNOWN, Vocabulary
+from vitrail.training.objective import part
 
 PHRASES = toy.phrases()
 

@@ -11,7 +11,7 @@ import vitrail
 from tests.contracts.small import build
 from tests.deploy.test_optimize import apart, noise, plan_of
 from vitrail.core.errors import ExportError, SettingsError
-from vitrail.data.digits import Digits
+from vitrail.data.formats.digits import Digits
 from vitrail.deploy import optimize as optimizer
 from vitrail.deploy.native import linear
 from vitrail.deploy.plans import attention, int8, ranges

@@ -8,7 +8,7 @@ from tests.cli.conftest import Ask, ask       # noqa: F401
 from vitrail.core.errors import ModelError, SettingsError
 from vitrail.evidence.attention_benchmark import measure as ledger
 from vitrail.evidence.attention_benchmark import pages as ledger_pages
-from vitrail.report.style import png
+from vitrail.figures.style import png
 
 
 def test_every_size_is_measured_and_counted() -> None:

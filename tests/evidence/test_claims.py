@@ -8,10 +8,10 @@ import pytest
 
 from vitrail.core.errors import DataError, SettingsError, VitrailError
 from vitrail.evidence.exact import reach as exact_reach
-from vitrail.evidence.claims import run
+from vitrail.evidence.claims.registry import run
 from vitrail.evidence.claims.claim import Claim, Outcome
 from vitrail.evidence.claims.registry import CLAIMS, find
-from vitrail.report.style import make_axes
+from vitrail.figures.style import make_axes
 
 ROOT = Path(__file__).parents[2]
 EXACT = {"permutation", "sine_shift", "conv_is_attention", "translation", "criss_cross_reach", "linear_forms", "masked",

@@ -10,13 +10,13 @@ from vitrail.evidence.exact import order as exact_order
 from vitrail.evidence.exact import places as exact_places
 from vitrail.evidence.exact import reach as exact_reach
 from vitrail.evidence.exact import sums as exact_sums
-from vitrail.evidence.claims import run
+from vitrail.evidence.claims.registry import run
 from vitrail.evidence.claims.claim import Outcome
 from vitrail.evidence.claims.registry import CLAIMS
 from vitrail.evidence.exact.exactness import EXACT, apart, draw, least, worst
 from vitrail.nn import SelfAttention
 from vitrail.positions.sinusoidal import sinusoids
-from vitrail.report.style import png
+from vitrail.figures.style import png
 
 EXACT_ONES = [c for c in CLAIMS.values() if c.kind == "exact"]
 COST_ONES = [c for c in CLAIMS.values() if c.kind == "cost"]

@@ -15,7 +15,7 @@ from vitrail.evidence.learning.loop import Found, named
 from vitrail.evidence.learning.pictures import digits
 from vitrail.evidence.learning.small_nets import bottlenecks, resnet
 from vitrail.nn import Conv, PostResidual
-from vitrail.report.style import png
+from vitrail.figures.style import png
 
 HIGH, LOW = [0.9, 0.91, 0.92], [0.7, 0.72, 0.71]
 

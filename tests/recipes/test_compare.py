@@ -13,7 +13,7 @@ from tests.cli.conftest import Ask, ask       # noqa: F401
 from vitrail.core.errors import ModelError, SettingsError
 from vitrail.recipes import compare, compare_pages
 from vitrail.recipes.compare_settings import MIXERS, CompareSettings
-from vitrail.report.style import png
+from vitrail.figures.style import png
 
 TINY = {"change": ("patch=8", "dim=16", "depth=1", "heads=2"), "epochs": 1, "batch": 256, "jobs": 1, "seeds": 2,
         "mixers": ("self_attention", "cross_covariance")}

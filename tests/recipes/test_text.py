@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from vitrail.core.errors import CheckpointError, DataError, ModelError, SettingsError, VitrailError
 from vitrail.language import create_language_model, is_saved_text, load_language_model, save_language_model
-from vitrail.data.text.vocabulary import Vocabulary
+from vitrail.tasks.language.vocabulary import Vocabulary
 from vitrail.models import create_model, load_model, save_model
 from vitrail.recipes import text
 from vitrail.recipes.text_settings import TextSettings
 from vitrail.tasks.language.answer import fill, go_on, translate
-from vitrail.train.run import Run
+from vitrail.training.run import Run
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = dict(threads=1, batch=8, epochs=2, log_every=1, sentences=40)

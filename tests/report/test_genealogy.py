@@ -10,7 +10,7 @@ from tests.cli.conftest import Ask, ask       # noqa: F401
 from vitrail.core.catalogue import entries
 from vitrail.report import genealogy
 from vitrail.report.genealogy import Node
-from vitrail.report.style import png
+from vitrail.figures.style import png
 
 DECLARED = {(old, e.module) for e in entries().values() for old in e.builds_on}
 

@@ -4,8 +4,8 @@ import random
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation
 
-from vitrail.report.labels import Label, place
-from vitrail.report.style import make_axes
+from vitrail.figures.labels import Label, place
+from vitrail.figures.style import make_axes
 
 
 def test_no_name_touches_another_or_a_point_or_the_edge() -> None:

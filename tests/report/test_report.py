@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.report.page import Page
 from vitrail.core.errors import VitrailError
-from vitrail.data.source import Skipped
+from vitrail.data.dataset import Skipped
 from vitrail.models import create_model
 from vitrail.report.build import write_report
 from vitrail.report.exports import exports, note_export

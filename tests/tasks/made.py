@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from vitrail.core.errors import DataError
 from vitrail.core.config import ModelConfig, Preprocessing
-from vitrail.data.source import Skipped
+from vitrail.data.dataset import Skipped
 from vitrail.nn.features import Features
 from vitrail.tasks.classification.model import Classifier
 

@@ -8,7 +8,7 @@ from torch import nn
 from tests.tasks.made import PLAIN, Greys, reader
 from vitrail.core.errors import DataError, ModelError, SettingsError
 from vitrail.core.config import Preprocessing
-from vitrail.data.source import Skipped
+from vitrail.data.dataset import Skipped
 from vitrail.tasks.classification.evaluate import Evaluation, answering, evaluate
 
 NAMES = tuple("abcdefg")

@@ -12,10 +12,10 @@ from torch import nn
 
 from tests.tasks.writers import Tiny, TinyGaps, TinyText, model
 from vitrail.core.errors import DataError, ModelError, SettingsError
-from vitrail.data.text.batches import TextBatches
-from vitrail.data.text.corpus import Pairs, Text, open_pairs, open_text
-from vitrail.data.text.samples import CausalSamples, MaskedSamples, PairSamples
-from vitrail.data.text.vocabulary import MARKS, PAD, Vocabulary
+from vitrail.tasks.language.batches import TextBatches
+from vitrail.tasks.language.corpus import Pairs, Text, open_pairs, open_text
+from vitrail.tasks.language.samples import CausalSamples, MaskedSamples, PairSamples
+from vitrail.tasks.language.vocabulary import MARKS, PAD, Vocabulary
 from vitrail.tasks.language.answer import fill, go_on, translate
 from vitrail.tasks.language.causal import CausalTask, bigram_perplexity
 from vitrail.tasks.language.losses import perplexity, token_loss
@@ -23,7 +23,7 @@ from vitrail.tasks.language.masked import MaskedTask, commonest_accuracy
 from vitrail.tasks.language.model import LanguageModel
 from vitrail.tasks.language.task import LanguageTask
 from vitrail.tasks.language.translation import TranslationTask
-from vitrail.train.objective import part
+from vitrail.training.objective import part
 
 PAIRS = open_pairs("toy", sentences=40)
 WORDS = Vocabulary.of((*PAIRS.sources, *PAIRS.targets), "words")

@@ -6,7 +6,7 @@ import torch
 
 from tests.tasks.writers import Tiny, TinyText, log_probability, ranked
 from vitrail.core.errors import SettingsError
-from vitrail.data.text.vocabulary import END, MARKS, PAD, START
+from vitrail.tasks.language.vocabulary import END, MARKS, PAD, START
 from vitrail.tasks.language.decode import NEVER, beam, greedy, length_penalty, sample
 
 FIRST = len(MARKS)

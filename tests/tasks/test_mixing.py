@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitrail.core.errors import SettingsError
-from vitrail.data.batches import Batch
+from vitrail.data.loader import Batch
 from vitrail.tasks.classification.losses import soft_targets
 from vitrail.tasks.classification.mixing import Planned, apply, check_pairs, draw, planned
 from vitrail.tasks.classification.settings import Mixing
-from vitrail.train.objective import part
+from vitrail.training.objective import part
 
 BOTH = Mixing(mixup=0.8, cutmix=1.0, probability=0.8)
 KINDS = [Mixing(mixup=0.4), Mixing(cutmix=1.0), BOTH]

@@ -11,14 +11,14 @@ from torch import nn
 
 from tests.tasks.made import PLAIN, Greys, linear, reader
 from vitrail.core.errors import ModelError, SettingsError
-from vitrail.data.batches import Batch, Batches
-from vitrail.data.source import Skipped
+from vitrail.data.loader import Batch, Batches
+from vitrail.data.dataset import Skipped
 from vitrail.data.transforms import evaluation_transform
 from vitrail.tasks.classification.losses import cross_entropy, soft_targets
 from vitrail.tasks.classification.mixing import planned
 from vitrail.tasks.classification.settings import Distillation, Mixing, Objective
 from vitrail.tasks.classification.task import ClassificationTask
-from vitrail.train.objective import Step, Task, part
+from vitrail.training.objective import Step, Task, part
 
 NAMES = tuple("abcd")
 SHADES = [k % 4 for k in range(24)]

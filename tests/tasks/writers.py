@@ -6,7 +6,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from vitrail.data.text.vocabulary import END, MARKS, PAD, START, Vocabulary
+from vitrail.tasks.language.vocabulary import END, MARKS, PAD, START, Vocabulary
 from vitrail.tasks.language.decode import length_penalty
 from vitrail.tasks.language.model import LanguageModel, TextIdentity
 

@@ -88,7 +88,7 @@ def _write(a: Namespace, found: dict[str, Any]) -> None:
         write_file(a.out, json.dumps(found, indent=1) + "\n", overwrite=a.overwrite)
     if a.plot:
         from vitrail.evidence.engines.plot import plot
-        from vitrail.report.style import png
+        from vitrail.figures.style import png
         write_file(a.plot, png(plot(found["rows"])), overwrite=a.overwrite)
 
 

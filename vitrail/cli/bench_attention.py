@@ -26,7 +26,7 @@ def _run(a: Namespace) -> int:
     from vitrail.evidence.attention_benchmark import measure as ledger
     from vitrail.evidence.attention_benchmark import pages as ledger_pages
     from vitrail.measure.machine import machine
-    from vitrail.report.style import png
+    from vitrail.figures.style import png
 
     chosen = [n.strip() for n in a.mechanisms.split(",") if n.strip()]
     rows = ledger.measure(chosen, sides=sorted(set(a.tokens)) or ledger.SIDES, dim=a.dim, heads=a.heads,

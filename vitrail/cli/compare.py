@@ -25,7 +25,7 @@ def _compare(a: Namespace | None) -> int:
         return 0
     settings: CompareSettings = a.task
     from vitrail.recipes import compare, compare_pages
-    from vitrail.report.style import png
+    from vitrail.figures.style import png
 
     found, folder = compare.run(settings, tell=show.note), Path(settings.out)
     told = {"settings": settings.resolved(), "mixers": [c.to_json() for c in found]}

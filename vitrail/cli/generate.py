@@ -3,49 +3,41 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from vitrail.cli import show
 from vitrail.cli.command import Command, add_place, whole
 from vitrail.cli.opening import beside, place
-from vitrail.core.errors import DataError, ModelError, SettingsError, did_you_mean
+from vitrail.core.errors import DataError, ModelError, did_you_mean
+from vitrail.core.task import Options, task_of
 
-if TYPE_CHECKING:
-    from vitrail.tasks.language.model import LanguageModel
-
-# which option is for which task
-OPTIONS = {"beams": "translation", "alpha": "translation", "tokens": "causal", "count": "causal",
-           "temperature": "causal", "top_k": "causal", "seed": "causal"}
-DOES = {"translation": "translates", "causal": "goes on with texts", "masked": "fills gaps"}
+ASKED = ("beams", "alpha", "tokens", "count", "temperature", "top_k", "seed")       # a task refuses what is not its own
 
 
 def _generate(a: Namespace) -> int:
     run = Path(a.model).expanduser()
     if not a.model or not run.is_dir():
-        raise ModelError(f"there is no folder {a.model!r}.{did_you_mean(run.name, beside(run), least=0.7)} Name the folder "
-                         "of a run, or of a saved model")
-    texts = _texts(a.text)
-    from vitrail.language import load_language_model
-    model = load_language_model(run)
-    known = model.config
-    for name, task in OPTIONS.items():
-        if getattr(a, name) is not None and task != known.task:
-            raise SettingsError(f"--{name.replace('_', '-')} is for a model that {DOES[task]}, and {known.model} "
-                                f"{DOES[known.task]}")
-    model = model.to(place(a))
-    for text in texts:
-        if unknown := known.vocabulary.unknown(text.replace("[MASK]", "") if known.task == "masked" else text):
-            show.note(f"{known.model} never saw {', '.join(map(repr, unknown[:8]))}"
+        raise ModelError(f"there is no folder {a.model!r}.{did_you_mean(run.name, beside(run), least=0.7)} Name the "
+                         "folder of a run, or of a saved model")
+    prompts = _texts(a.text)
+    from vitrail.models import load_config, load_model
+
+    task = task_of(load_config(run))
+    generate = task.require("generate")
+    model = load_model(run)
+    asked = {name: getattr(a, name) for name in ASKED if getattr(a, name) is not None}
+    answers = list(generate(model, prompts, Options(device=place(a)), asked))
+    for answer in answers:
+        if unknown := answer.unknown:
+            show.note(f"{model.config.model} never saw {', '.join(map(repr, unknown[:8]))}"
                       f"{' and others' if len(unknown) > 8 else ''} when it learned")
-    found = {"translation": _translated, "causal": _continued, "masked": _filled}[known.task](model, texts, a)
     if a.json:
-        show.emit({"model": known.model, "task": known.task, "answers": found})
-    else:
-        for answer in found:
-            for line in [answer["answer"]] if isinstance(answer["answer"], str) else answer["answer"]:
-                show.say(line)
-            for gap in answer.get("gaps", []):
-                show.note("  ".join(f"{unit!r} {100 * share:.0f} %" for unit, share in gap))
+        show.emit({"model": model.config.model, "task": task.name, "answers": [answer.to_json() for answer in answers]})
+        return 0
+    for answer in answers:
+        for line in answer.lines():
+            show.say(line)
+        for note in answer.notes():
+            show.note(note)
     return 0
 
 
@@ -60,32 +52,6 @@ def _texts(words: list[str]) -> list[str]:
     if not lines:
         raise DataError("standard input holds no text")
     return lines
-
-
-def _translated(model: "LanguageModel", texts: list[str], a: Namespace) -> list[dict[str, Any]]:
-    from vitrail.tasks.language.answer import translate
-    beams, alpha = _or(a.beams, 4), _or(a.alpha, 0.6)
-    return [{"text": text, "answer": answer} for text, answer in
-            zip(texts, translate(model, texts, beams=beams, alpha=alpha), strict=True)]
-
-
-def _continued(model: "LanguageModel", texts: list[str], a: Namespace) -> list[dict[str, Any]]:
-    from vitrail.tasks.language.answer import go_on
-    whole = model.config.spec.vocabulary.joined
-    return [{"text": text, "answer": [whole((text, more)) for more in go_on(
-        model, text, tokens=_or(a.tokens, 200), count=_or(a.count, 1), temperature=_or(a.temperature, 0.8),
-        top=_or(a.top_k, 0), seed=_or(a.seed, 0))]} for text in texts]
-
-
-def _filled(model: "LanguageModel", texts: list[str], a: Namespace) -> list[dict[str, Any]]:
-    from vitrail.tasks.language.answer import fill
-    found = [fill(model, text) for text in texts]
-    return [{"text": text, "answer": one.text, "gaps": [list(gap) for gap in one.gaps]}
-            for text, one in zip(texts, found, strict=True)]
-
-
-def _or(given: Any, usual: Any) -> Any:
-    return usual if given is None else given
 
 
 def _number(low: float, high: float) -> Callable[[str], float]:

@@ -2,16 +2,13 @@
 import os
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitrail.core import catalogue
 from vitrail.core.errors import DataError, ModelError, SettingsError, VitrailError, did_you_mean
-from vitrail.language import is_saved_text
 
 if TYPE_CHECKING:
     import torch
-
-    from vitrail.tasks.classification.model import Classifier
 
 
 def check_model(text: str, weights: str) -> None:
@@ -20,9 +17,6 @@ def check_model(text: str, weights: str) -> None:
     if text and path.is_dir():
         if weights:
             raise SettingsError(f"{text} is a folder, which holds its own weights: leave out --weights")
-        if is_saved_text(path):
-            raise ModelError(f"{text} holds a model of text, and this command is for models of images: "
-                             f"vitrail generate {text} TEXT asks it")
         return
     if text and path.exists():
         raise ModelError(f"{text} is a file, and a model is the folder of a run or of a saved model, or a name of the "
@@ -47,7 +41,7 @@ def _path(text: str) -> Path:
     return path
 
 
-def open_model(a: Namespace) -> "Classifier":
+def open_model(a: Namespace) -> Any:
     """The model that the arguments name, in evaluation mode, on the CPU."""
     check_model(a.model, a.weights)
     from vitrail.models import create_model, load_model
@@ -57,12 +51,12 @@ def open_model(a: Namespace) -> "Classifier":
 
 def place(a: Namespace) -> "torch.device":
     """The device asked for; the processor's threads are set on the way. Raises SettingsError where it is not here."""
-    from vitrail.train.distributed import pick_device
+    from vitrail.training.distributed import pick_device
     set_threads(a)
     return pick_device(a.device)
 
 
-def optimised(model: "Classifier", a: Namespace, device: "torch.device") -> "Classifier":
+def optimised(model: Any, a: Namespace, device: "torch.device") -> Any:
     """The model as --optimize asks, rewritten at its first batch. Raises SettingsError anywhere but on a processor."""
     if not a.optimize:
         return model

@@ -1,4 +1,4 @@
-"""`vitrail train`: settings from flags and a file, then the recipe."""
+"""`vitrail train`: settings of the task from flags and a file, then the recipe."""
 import json
 import os
 import signal
@@ -12,84 +12,72 @@ from types import FrameType
 from vitrail.cli import parse, show
 from vitrail.cli.command import Command
 from vitrail.core import catalogue
-from vitrail.recipes.settings import ClassifySettings
-from vitrail.recipes.text_settings import TextSettings
-from vitrail.train import signals
+from vitrail.core.score import Score
+from vitrail.core.task import Task, find_task, task_names
+from vitrail.training import signals
 
-USAGE = "vitrail train --data PHOTOS --out RUN [--settings FILE.toml] [--NAME VALUE | NAME=VALUE] ..."
-TEXTS = USAGE.replace("--data PHOTOS", "--model gpt_tiny --data FILE.txt")
-OF_TEXT = "models of text (transformer_tiny, gpt_tiny, bert_tiny, ...) have settings of their own:\n" \
-          "  vitrail train --model gpt_tiny --help"
+USAGE = "vitrail train --data DATA --out RUN [--model NAME] [--settings FILE.toml] [--NAME VALUE | NAME=VALUE] ..."
 
 
 def _parse(name: str, words: Sequence[str]) -> Namespace | None:
-    asked = any(w in ("-h", "--help") for w in words) or not words
-    if asked and _kind(words) is TextSettings:
-        show.say(parse.page(TextSettings, usage=TEXTS))
-    elif asked:
-        show.say(f"{parse.page(ClassifySettings, usage=USAGE)}\n\n{OF_TEXT}")
-    if asked:
+    task = _task(words)
+    if not words or any(w in ("-h", "--help") for w in words):
+        others = ", ".join(other for other in task_names() if other != task.name)
+        show.say(f"{parse.page(task.settings.target, usage=USAGE)}\n\nThese are the settings of the task {task.name}, "
+                 f"which the model or --task NAME chooses. Other tasks have settings of their own: {others}.")
         return None
-    settings, common = parse.read(_kind(words), words)
+    settings, common = parse.read(task.settings.target, words)
     catalogue.find(settings.model)              # a wrong name is found before torch is imported
-    return Namespace(task=settings, json=common.json)
+    return Namespace(task=task, settings=settings, json=common.json)
 
 
-def _kind(words: Sequence[str]) -> type[ClassifySettings] | type[TextSettings]:
-    """The settings of the recipe that trains the model which the words name."""
+def _task(words: Sequence[str]) -> Task:
+    """The task that the words name, or that of the model which they name; the first of all where they name none."""
+    if named := parse.given("task", words):
+        return find_task(str(named))
     entry = catalogue.entries().get(str(parse.given("model", words)))
-    return TextSettings if entry is not None and entry.kind == "foundation" else ClassifySettings
+    return find_task(entry.tasks[0] if entry is not None and entry.tasks else task_names()[0])
 
 
 def _train(a: Namespace | None) -> int:
     if a is None:
         return 0
-    settings: ClassifySettings | TextSettings = a.task
-    if "RANK" in os.environ:                        # before torch: what it tells of its own workings in each process
+    task: Task = a.task
+    if "RANK" in os.environ:                        # before torch: what it logs of its own workings in each process
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with _signals(settings.out):
-        folder = _run(settings)
+    with _signals(a.settings.out):
+        from vitrail.recipes.train import train
+        folder = train(task, a.settings)
     if os.environ.get("RANK", "0") != "0":          # of the processes of torchrun the first one speaks
         return 0
-    told, report = folder / "evaluation.json", folder / "report.html"
-    found = json.loads(told.read_text("utf-8")) if told.is_file() else {}
-    scores = found.get("scores", {})
+    page = folder / "evaluation.json"
+    evaluation = json.loads(page.read_text("utf-8")) if page.is_file() else {}
+    scores = evaluation.get("scores", {})
     if a.json:
-        show.emit({"run": folder, "model": folder / "model", "scores": scores,
-                   **({"report": report} if report.is_file() else {"evaluation": told})})
+        show.emit({"run": folder, "model": folder / "model", "scores": scores, "report": folder / "report.html"})
         return 0
-    if top1 := scores.get("top1"):
-        value, low, high = (f"{100 * top1[k]:.2f}" for k in ("value", "low", "high"))
-        show.say(f"held-out top-1 {value} %, 95 % interval {low} to {high}{_whose(folder)}")
-    elif scores:
-        show.say(f"held out: {_line(scores)}{_whose(folder)}")
-    for name, simple in found.get("baselines", {}).items():
-        show.say(f"{name}: {_line({score: {'value': value} for score, value in simple.items()})}")
-    show.say(f"model   {folder / 'model'}\n{'report ' if report.is_file() else 'answers'} "
-             f"{report if report.is_file() else told}")
+    if scores:
+        show.say(f"held out: {_line(task, scores)}{_whose(folder)}")
+    for name, simple in evaluation.get("baselines", {}).items():
+        show.say(f"{name}: {_line(task, {score: {'value': value} for score, value in simple.items()})}")
+    show.say(f"model   {folder / 'model'}\nreport  {folder / 'report.html'}")
     return 0
 
 
-def _run(settings: ClassifySettings | TextSettings) -> Path:
-    if isinstance(settings, TextSettings):
-        from vitrail.recipes import text
-        return text.run(settings)
-    from vitrail.recipes import classify
-    return classify.run(settings)
-
-
-def _line(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Scores of a model of text: `perplexity 1.113, accuracy 99.98 %, exact 99.83 % (99.06 to 99.97)`."""
-    said = []
-    for name, score in scores.items():
-        scale, unit = (1, "") if name == "perplexity" else (100, " %")
-        between = f" ({100 * score['low']:.2f} to {100 * score['high']:.2f})" if "low" in score else ""
-        said.append(f"{name} {scale * score['value']:.4g}{unit}{between}")
-    return ", ".join(said)
+def _line(task: Task, scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Scores in a line, the headline first: `top-1 accuracy 98.05 % (96.03 to 99.06)`."""
+    names = [task.headline, *(name for name in scores if name != task.headline)] if task.headline in scores else scores
+    words = []
+    for name in names:
+        metric = task.metric(name)
+        score = Score(scores[name]["value"], scores[name].get("low"), scores[name].get("high"))
+        interval = metric.interval(score)
+        words.append(f"{metric.label} {metric.value(score)}" + (f" ({interval})" if interval else ""))
+    return ", ".join(words)
 
 
 def _whose(run: Path) -> str:
-    """Which weights were judged, as the run's papers say it."""
+    """Which weights were judged, as the run's metadata say it."""
     end = json.loads((run / "run.json").read_text("utf-8")).get("finished") or {}
     return f"; the weights of step {end['chosen']} of {end['steps']}" if {"chosen", "steps"} <= set(end) else ""
 

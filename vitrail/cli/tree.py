@@ -37,7 +37,7 @@ def _tree(a: Namespace) -> int:
 def _picture(a: Namespace) -> int:
     check_free(a.picture, overwrite=a.overwrite)
     from vitrail.report import genealogy
-    from vitrail.report.style import png
+    from vitrail.figures.style import png
 
     nodes = genealogy.papers()
     if a.name:

@@ -52,9 +52,44 @@ class Entry:
     learned: bool = False
 
 
-@functools.cache
+@dataclass(frozen=True)
+class _Registered:
+    """A model of the user's own."""
+
+    entry: Entry
+    variant: Variant[Any]
+
+
+_REGISTERED: dict[str, _Registered] = {}
+_OWN = Paper(title="a model of your own", arxiv="", authors="you", year=0)
+
+
+def register_model(name: str, variant: Variant[Any], *, tasks: tuple[str, ...], kind: str = "backbone") -> None:
+    """Makes a model of your own known by name to `create_model` and to every command, for the rest of the process.
+
+    variant: a checked constructor (`core.card.variant`). tasks: what it can be built for, the usual one first. Raises
+    ModelError where the catalogue has a model of this name already; your own may be registered again.
+
+    >>> register_model("my_net", variant(MyNet, Figures(params=0, gflops=0.0)), tasks=("mine",))    # doctest: +SKIP
+    """
+    if name in _published():
+        raise ModelError(f"there is a model {name!r} already: give yours another name")
+    if not name.isidentifier() or not tasks:
+        raise ModelError(f"a model is registered under a plain name, for one task at least: {name!r}, {tasks}")
+    entry = Entry(name=name, module=variant.build.__module__, kind=kind, tasks=tuple(tasks), paper=_OWN.title, arxiv="",
+                  year=0, builds_on=(), params=variant.figures.params, gflops=variant.figures.gflops,
+                  image=getattr(variant.figures, "image", 0), length=getattr(variant.figures, "length", 0))
+    _REGISTERED[name] = _Registered(entry, variant)
+
+
 def entries() -> Mapping[str, Entry]:
-    """Every system by name."""
+    """Every system by name, those of the user's own last."""
+    return {**_published(), **{name: own.entry for name, own in _REGISTERED.items()}}
+
+
+@functools.cache
+def _published() -> Mapping[str, Entry]:
+    """Every system of the catalogue by name."""
     table: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
     frozen: dict[str, dict[str, Any]] = {
         name: {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()} for name, fields in table.items()}
@@ -93,6 +128,8 @@ def module_of(name: str) -> ModuleType:
 
 def entry_of(name: str) -> Variant[Any] | Mechanism | Position:
     """What the module of a system, a mechanism or a position code declares under this name."""
+    if name in _REGISTERED:
+        return _REGISTERED[name].variant
     found = getattr(module_of(name), name)
     assert isinstance(found, (Variant, Mechanism, Position))
     return found
@@ -115,7 +152,9 @@ def mechanism_of(name: str) -> Mechanism:
 
 
 def paper_of(name: str) -> Paper:
-    """The paper of a system."""
+    """The paper of a system; of a model of the user's own, that there is none."""
+    if name in _REGISTERED:
+        return _OWN
     found = module_of(name).PAPER
     assert isinstance(found, Paper)
     return found

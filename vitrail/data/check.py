@@ -11,7 +11,8 @@ from vitrail.data.check_report import ClassCount, Duplicate, Report, Sizes
 from vitrail.data.decode import decode, kind_of
 from vitrail.data.open import open_with
 from vitrail.data.settings import Decoding, Opening
-from vitrail.data.source import Skipped, Source, in_threads
+from vitrail.data.dataset import Skipped, in_threads
+from vitrail.data.images import ImageDataset
 
 FEW = 10                                                    # images of a class, below which it is near-empty
 IMBALANCE = 10                                              # largest over smallest class
@@ -42,47 +43,47 @@ def check(text: str | Path, opening: Opening | None = None, *, progress: Progres
 
 
 def checked(text: str | Path, opening: Opening | None = None, *,
-            progress: Progress | None = None) -> tuple[Report, Source | None]:
+            progress: Progress | None = None) -> tuple[Report, ImageDataset | None]:
     """The report, and the data set itself for a sample sheet: None where it cannot be opened at all."""
     asked = opening or Opening()
     try:
-        source = open_with(str(text), replace(asked, on_error="skip", verify=False))
+        dataset = open_with(str(text), replace(asked, on_error="skip", verify=False))
     except DataError as e:
         return Report(name=str(text), faults=(str(e),)), None
-    return inspect(source, asked.decoding, threads=asked.threads, progress=progress), source
+    return inspect(dataset, asked.decoding, threads=asked.threads, progress=progress), dataset
 
 
-def inspect(source: Source, how: Decoding | None = None, *, threads: int = 0,
+def inspect(dataset: ImageDataset, how: Decoding | None = None, *, threads: int = 0,
             progress: Progress | None = None) -> Report:
     """The report on a data set that is open."""
     how = how or Decoding()
     seen: list[Seen] = []
-    for image in in_threads(lambda i: _look(source, i, how), len(source), threads):
+    for image in in_threads(lambda i: _look(dataset, i, how), len(dataset), threads):
         seen.append(image)
         if progress is not None:
-            progress(len(seen), len(source))
-    broken = tuple(Skipped(source.key(i), s.why) for i, s in enumerate(seen) if s.why)
+            progress(len(seen), len(dataset))
+    broken = tuple(Skipped(dataset.key(i), s.why) for i, s in enumerate(seen) if s.why)
     good = [s for s in seen if not s.why]
-    classes = _count(source, seen)
-    faults = [f"{s.key}: {s.why}" for s in (*broken, *source.skipped) if s.error]
+    classes = _count(dataset, seen)
+    faults = [f"{s.key}: {s.why}" for s in (*broken, *dataset.skipped) if s.error]
     unused = tuple(c.name for c in classes if not c.images)
-    duplicates = _duplicates(source, seen)
+    duplicates = _duplicates(dataset, seen)
     return Report(
-        name=source.name, images=len(source), classes=classes, broken=broken, skipped=tuple(source.skipped),
-        parts={part: len(members) for part, members in source.parts.items()},
+        name=dataset.name, images=len(dataset), classes=classes, broken=broken, skipped=tuple(dataset.skipped),
+        splits={split: len(members) for split, members in dataset.splits.items()},
         kinds=dict(Counter(s.kind for s in good).most_common()), sizes=_sizes(good), duplicates=duplicates,
         faults=tuple(faults), warnings=tuple(_warnings(classes, good, duplicates, unused)))
 
 
-def _look(source: Source, index: int, how: Decoding) -> Seen:
+def _look(dataset: ImageDataset, index: int, how: Decoding) -> Seen:
     try:
-        stored = source.stored(index)
+        stored = dataset.stored(index)
         if isinstance(stored, Path) and stored.is_file() and stored.stat().st_size <= READ_WHOLE:
             stored = stored.read_bytes()                    # once, for the header and for the pixels
-        image = decode(stored, name=source.key(index), how=how)
+        image = decode(stored, name=dataset.key(index), how=how)
         kind = kind_of(stored, how)
     except DataError as e:
-        return Seen(why=str(e).removeprefix(f"{source.key(index)}: "))
+        return Seen(why=str(e).removeprefix(f"{dataset.key(index)}: "))
     except OSError as e:
         return Seen(why=f"the file cannot be read: {e.strerror}")
     height, width = image.shape[-2:]
@@ -92,18 +93,19 @@ def _look(source: Source, index: int, how: Decoding) -> Seen:
     return Seen(kind=kind, size=(height, width), content=content.digest(), blank=blank)
 
 
-def _count(source: Source, seen: list[Seen]) -> tuple[ClassCount, ...]:
-    images, good = Counter[int](), Counter[int]()
-    where: dict[int, Counter[str]] = {}
-    part_of = {i: part for part, members in source.parts.items() for i in members}
+def _count(dataset: ImageDataset, seen: list[Seen]) -> tuple[ClassCount, ...]:
+    images = Counter[str]()
+    good = Counter[str]()
+    where: dict[str, Counter[str]] = {}
+    split_of = {i: split for split, members in dataset.splits.items() for i in members}
     for index, image in enumerate(seen):
-        label = source.label(index)
+        label = dataset.stratum(index)
         images[label] += 1
         if not image.why:
             good[label] += 1
-            if index in part_of:
-                where.setdefault(label, Counter())[part_of[index]] += 1
-    return tuple(ClassCount(name, images[c], good[c], dict(where.get(c, {}))) for c, name in enumerate(source.classes))
+            if index in split_of:
+                where.setdefault(label, Counter())[split_of[index]] += 1
+    return tuple(ClassCount(name, images[name], good[name], dict(where.get(name, {}))) for name in dataset.classes)
 
 
 def _sizes(good: list[Seen]) -> Sizes | None:
@@ -117,16 +119,16 @@ def _sizes(good: list[Seen]) -> Sizes | None:
                  blank=sum(s.blank for s in good))
 
 
-def _duplicates(source: Source, seen: list[Seen]) -> tuple[Duplicate, ...]:
+def _duplicates(dataset: ImageDataset, seen: list[Seen]) -> tuple[Duplicate, ...]:
     """Images with the same pixels, whatever their files are called or how they are stored."""
-    part_of = {i: part for part, members in source.parts.items() for i in members}
+    split_of = {i: split for split, members in dataset.splits.items() for i in members}
     groups: dict[bytes, list[int]] = {}
     for index, image in enumerate(seen):
         if not image.why:
             groups.setdefault(image.content, []).append(index)
     return tuple(
-        Duplicate(tuple(source.key(i) for i in group), tuple(sorted({source.classes[source.label(i)] for i in group})),
-                  tuple(sorted({part_of[i] for i in group if i in part_of})))
+        Duplicate(tuple(dataset.key(i) for i in group), tuple(sorted({dataset.stratum(i) for i in group if dataset.stratum(i)})),
+                  tuple(sorted({split_of[i] for i in group if i in split_of})))
         for group in groups.values() if len(group) > 1)
 
 
@@ -148,12 +150,12 @@ def _warnings(classes: tuple[ClassCount, ...], good: list[Seen], duplicates: tup
     counts = [c.readable for c in used if c.readable]
     if counts and max(counts) >= IMBALANCE * min(counts):
         found.append(f"the largest class has {max(counts) / min(counts):.0f} times the images of the smallest")
-    for part in sorted({part for c in used for part in c.parts}):
-        lacking = [c.name for c in used if part not in c.parts]
-        say(f"classes without an image in the {part} part", len(lacking), lacking)
+    for split in sorted({split for c in used for split in c.splits}):
+        lacking = [c.name for c in used if split not in c.splits]
+        say(f"classes without an image in the {split} split", len(lacking), lacking)
     say("classes asked for that have no image", len(unused), unused)
     say("images that are copies of others", sum(len(d.keys) - 1 for d in duplicates))
-    say("images in more than one part (held out, yet trained on)", sum(len(d.parts) > 1 for d in duplicates))
+    say("images in more than one split (held out, yet trained on)", sum(len(d.splits) > 1 for d in duplicates))
     say("images in more than one class", sum(len(d.classes) > 1 for d in duplicates))
     say(f"images with a side below {SMALL} pixels", sum(min(s.size) < SMALL for s in good))
     say("images of one colour throughout", sum(s.blank for s in good))

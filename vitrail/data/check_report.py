@@ -3,17 +3,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vitrail.data.source import Skipped
+from vitrail.data.dataset import Skipped
 
 
 @dataclass(frozen=True)
 class ClassCount:
-    """A class: how many images it has, how many of them can be read, and those by part."""
+    """A class: how many images it has, how many of them can be read, and those by split."""
 
     name: str
     images: int
     readable: int
-    parts: Mapping[str, int]
+    splits: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Duplicate:
 
     keys: tuple[str, ...]
     classes: tuple[str, ...]
-    parts: tuple[str, ...]
+    splits: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Report:
     name: str
     images: int = 0
     classes: tuple[ClassCount, ...] = ()
-    parts: Mapping[str, int] = field(default_factory=dict)
+    splits: Mapping[str, int] = field(default_factory=dict)
     kinds: Mapping[str, int] = field(default_factory=dict)  # "JPEG RGB": how many
     sizes: Sizes | None = None
     broken: tuple[Skipped, ...] = ()

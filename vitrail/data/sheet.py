@@ -9,42 +9,44 @@ from torch import Tensor
 from vitrail.core.errors import DataError, SettingsError
 from vitrail.core.seeds import derive_seed
 from vitrail.data.fonts import fitted, width, write
+from vitrail.data.dataset import printable
+from vitrail.data.images import ImageDataset
 from vitrail.data.settings import check_number
-from vitrail.data.source import Source, printable
 
 MARK = "vitrail data check"                                 # in the PNG: only a sheet is ever written over
 CELL, GAP, NAMES = 96, 6, 220                               # pixels
 PAPER, INK, QUIET, ALARM = (255, 255, 255), (30, 30, 30), (120, 120, 120), (190, 40, 40)
 
 
-def sheet(source: Source, *, per_class: int = 8, classes: int = 40, seed: int = 0) -> Image.Image:
+def sheet(dataset: ImageDataset, *, per_class: int = 8, classes: int = 40, seed: int = 0) -> Image.Image:
     """Rows of classes (the first `classes` of them), each with up to `per_class` images drawn by the seed.
 
     An image that cannot be read shows as a crossed cell, so that the sheet tells the truth about the data.
     """
     check_number("per_class", per_class, 1, 64, whole=True)
     check_number("classes", classes, 1, 400, whole=True)
-    members: dict[int, list[int]] = {}
-    for index in range(len(source)):
-        members.setdefault(source.label(index), []).append(index)
-    shown = range(min(classes, len(source.classes)))
+    members: dict[str, list[int]] = {}
+    for index in range(len(dataset)):
+        members.setdefault(dataset.stratum(index), []).append(index)
+    names = dataset.classes or ("",)                         # without labels, one row
+    shown = range(min(classes, len(names)))
     step = CELL + GAP
-    head, foot = 34, 24 if len(source.classes) > len(shown) else 0
+    head, foot = 34, 24 if len(names) > len(shown) else 0
     page = Image.new("RGB", (NAMES + per_class * step + GAP, head + len(shown) * step + foot + GAP), PAPER)
-    title = f"{printable(source.name)}: {len(source)} images, {len(source.classes)} classes"
+    title = f"{printable(dataset.name)}: {len(dataset)} images, {len(dataset.classes)} classes"
     write(page, (GAP, 9), fitted(title, 14, page.width - 2 * GAP), 14, INK)
-    for row, label in enumerate(shown):
+    for row in shown:
         top = head + row * step
-        found = members.get(label, [])
-        name = printable(source.classes[label])
+        indices = members.get(names[row], [])
+        name = printable(names[row]) or "without labels"
         for line, text in enumerate(_lines(name, NAMES - 3 * GAP)):
             write(page, (GAP, top + 4 + 18 * line), text, 13, INK)
-        write(page, (GAP, top + CELL - 22), f"class {label}: {len(found)} images", 11, QUIET)
-        drawn = sorted(found, key=lambda i: derive_seed(seed, "sheet", source.key(i)))[:per_class]
+        write(page, (GAP, top + CELL - 22), f"class {row}: {len(indices)} images", 11, QUIET)
+        drawn = sorted(indices, key=lambda i: derive_seed(seed, "sheet", dataset.key(i)))[:per_class]
         for column, index in enumerate(sorted(drawn)):
-            _cell(page, (NAMES + column * step, top), source, index)
+            _cell(page, (NAMES + column * step, top), dataset, index)
     if foot:
-        rest = f"and {len(source.classes) - len(shown)} more classes"
+        rest = f"and {len(names) - len(shown)} more classes"
         write(page, (GAP, page.height - foot), rest, 12, QUIET)
     return page
 
@@ -92,11 +94,11 @@ def _lines(name: str, room: float) -> list[str]:
     return [*lines, fitted(rest, 13, room)] if rest else lines
 
 
-def _cell(page: Image.Image, at: tuple[int, int], source: Source, index: int) -> None:
+def _cell(page: Image.Image, at: tuple[int, int], dataset: ImageDataset, index: int) -> None:
     draw = ImageDraw.Draw(page)
     x, y = at
     try:
-        picture = _thumbnail(source.read(index))
+        picture = _thumbnail(dataset.image(index))
     except DataError:
         draw.rectangle((x, y, x + CELL - 1, y + CELL - 1), outline=ALARM)
         draw.line((x, y, x + CELL - 1, y + CELL - 1), fill=ALARM)

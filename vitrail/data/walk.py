@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from vitrail.core.errors import DataError
 from vitrail.data.decode import SUFFIXES
-from vitrail.data.source import Skipped, natural, printable
+from vitrail.data.dataset import Skipped, natural, printable
 
 SPECIAL = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
            stat.S_IFBLK: "a device"}

@@ -12,23 +12,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitrail.data.batches import Batches
-from vitrail.data.transforms import evaluation_transform
+from vitrail.core.task import Options
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds
 from vitrail.measure.timing import Times, interleaved
 from vitrail.mixers import find_mixer
 from vitrail.models import load_model
-from vitrail.recipes.classify import build_student, check_student, make_task, open_sides
 from vitrail.recipes.compare_settings import CompareSettings
 from vitrail.recipes.settings import ClassifySettings
+from vitrail.tasks.classification import setup
 from vitrail.tasks.classification.evaluate import evaluate
-from vitrail.tasks.classification.intervals import Score, student_t, wilson
-from vitrail.train.distributed import pick_device
-from vitrail.train.loop import fit
-from vitrail.train.numerics import numerics
-from vitrail.train.pool import pooled
-from vitrail.train.run import Run
+from vitrail.core.score import Score
+from vitrail.measure.intervals import student_t, wilson
+from vitrail.training.distributed import pick_device
+from vitrail.training.loop import fit
+from vitrail.training.numerics import numerics
+from vitrail.training.pool import pooled
+from vitrail.training.run import Run
 
 BATCH, ROUNDS = 32, 15
 
@@ -55,15 +55,15 @@ class Compared:
         return asdict(self)
 
 
-def run(settings: CompareSettings, *, tell: Callable[[str], None] = lambda text: None) -> list[Compared]:
+def run(settings: CompareSettings, *, log: Callable[[str], None] = lambda text: None) -> list[Compared]:
     """Trains and judges every mechanism once a seed, in OUT/<mechanism>/seed-<n>; measures what each costs.
 
-    A comparison that was stopped goes on where it was; trainings that are finished are not done again. tell: is told
-    of each training's score. Raises ModelError for a mechanism that the backbone cannot take, before anything trains.
+    A comparison that was stopped goes on where it was; trainings that are finished are not done again. log: is given
+    each training's score. Raises ModelError for a mechanism that the backbone cannot take, before anything trains.
     """
     for mixer in settings.mixers:
         find_mixer(mixer)
-        check_student(settings.of_run(mixer, 0))
+        setup.check(settings.of_run(mixer, 0))
         for turn in range(settings.seeds):
             Run.look(settings.of_run(mixer, turn))
     hits: dict[str, list[tuple[int, int]]] = {mixer: [] for mixer in settings.mixers}
@@ -71,8 +71,8 @@ def run(settings: CompareSettings, *, tell: Callable[[str], None] = lambda text:
     with pooled(train, todo, settings.jobs) as found:
         for one, (right, total) in zip(todo, found, strict=True):
             hits[one.mixer].append((right, total))
-            tell(f"{one.mixer}, seed {one.seed}: held-out top-1 {100 * right / total:.2f} % of {total}")
-    costs = measure({mixer: build_student(settings.of_run(mixer, 0), ("one", "another")) for mixer in settings.mixers})
+            log(f"{one.mixer}, seed {one.seed}: held-out top-1 {100 * right / total:.2f} % of {total}")
+    costs = measure({mixer: setup.build_student(settings.of_run(mixer, 0), ("one", "another")) for mixer in settings.mixers})
     first = [right / total for right, total in hits[settings.mixers[0]]]
     return [_compared(mixer, hits[mixer], first if mixer != settings.mixers[0] else None, costs[mixer])
             for mixer in settings.mixers]
@@ -80,19 +80,19 @@ def run(settings: CompareSettings, *, tell: Callable[[str], None] = lambda text:
 
 def train(settings: ClassifySettings) -> tuple[int, int]:
     """One training; how many held-out images its last weights tell right, and of how many."""
-    sides = open_sides(settings)
-    task = make_task(settings, sides)
+    splits = setup.open_splits(settings)
+    objective = setup.make_objective(settings, splits)
     with Run.open(settings) as opened:
         if opened.finished:
-            opened.check(task.describe())
+            opened.check(objective.describe())
         with open(opened.folder / "log.txt", "a", encoding="utf-8") as log, redirect_stderr(log):
-            fit(task, settings, opened)
+            fit(objective, settings, opened)
     with numerics(settings):
         model = load_model(settings.out)
-        found = evaluate(model, sides.held_out, transform=evaluation_transform(model.config.spec.preprocessing),
-                         loader=Batches, batch=settings.batch, workers=settings.workers, resamples=1,
-                         on_error=settings.on_error, device=pick_device(settings.device))
-    return sum(p.right for p in found.predictions), found.samples
+        options = Options(batch=settings.batch, workers=settings.workers, on_error=settings.on_error,
+                          device=pick_device(settings.device))
+        evaluation = evaluate(model, splits.val, options, resamples=1)
+    return sum(p.right for p in evaluation.predictions), evaluation.samples
 
 
 @dataclass(frozen=True)

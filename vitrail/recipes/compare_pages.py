@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from vitrail.recipes.compare import BATCH, Compared
 from vitrail.recipes.compare_settings import CompareSettings
-from vitrail.report.style import EMBER, GLASS, INK, LEAF, make_axes
+from vitrail.figures.style import EMBER, GLASS, INK, LEAF, make_axes
 
 HEAD = ("mixer", "top-1 %", "95 %", "to the first", "params", "GFLOPs", "ms", "time ratio", "quartiles", "step MiB")
 NUMBERS = ("top-1 %", "params", "GFLOPs", "ms", "time ratio", "step MiB")

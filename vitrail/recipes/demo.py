@@ -41,18 +41,20 @@ def run(out: Path, *, seed: int = 0) -> dict[str, float]:
     """
     from vitrail.deploy.export import export
     from vitrail.models import load_model
-    from vitrail.recipes import classify
+    from vitrail.core.task import Options, find_task
+    from vitrail.recipes.train import evaluate, train
     from vitrail.report.exports import note_export
 
     taught_by = out.with_name(out.name + "-teacher")
-    classify.run(teacher(taught_by, seed))
+    task = find_task("classification")
+    train(task, teacher(taught_by, seed))
     settings = student(out, taught_by, seed)
-    classify.run(settings)
-    held_out = classify.open_sides(settings).held_out
+    train(task, settings)
+    val = task.splits(settings).val
     model = load_model(out)
-    artefact = export(model, out / "model.onnx", images=[held_out.read(i) for i in range(32)], overwrite=True)
+    artefact = export(model, out / "model.onnx", images=[val.image(i) for i in range(32)], overwrite=True)
     note_export(out, artefact.to_json())
-    classify.judge(out, held_out)
+    evaluate(task, out, val, Options(batch=64))
     return {name: json.loads((folder / "evaluation.json").read_text("utf-8"))["scores"]["top1"]["value"]
             for name, folder in (("teacher", taught_by), ("student", out))}
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from vitrail.core.errors import SettingsError
 from vitrail.core import toml
 from vitrail.core.settings import setting
-from vitrail.train.settings import TrainSettings
+from vitrail.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,8 @@ class ClassifySettings(TrainSettings):
     inside: str = field(default="", metadata={"help": "the entry of such a file that holds the tensors: model"})
     new_head: bool = field(default=False, metadata={"help": "leave the head new: the weights are of other classes"})
     data: str = field(default="digits", metadata={"help": "digits, a folder of class folders, a .csv, hf:..., wds:..."})
-    held_out: str = field(default="", metadata={"help": "images to evaluate on; left out: a share of the data"})
-    fraction: float = setting(0.2, above=0, below=1, help="the share held out where no other images are named")
+    val: str = field(default="", metadata={"help": "images to evaluate on; left out: a share of the data"})
+    val_fraction: float = setting(0.2, above=0, below=1, help="the share held out where no other images are named")
     on_error: Literal["stop", "skip"] = field(default="stop", metadata={"help": "what an unreadable image does"})
     size: int = setting(0, low=0, high=4096, help="pixels a side; 0: the model's own")
     crop: float = setting(0.875, above=0, high=1, help="share of the shorter side that evaluation looks at")
@@ -49,9 +49,9 @@ class ClassifySettings(TrainSettings):
         if bool(self.teacher) != (self.distillation != "none"):
             raise SettingsError("a teacher and a kind of distillation go together: "
                                 f"teacher is {self.teacher!r}, distillation is {self.distillation!r}")
-        self.changes()
+        self.arguments()
 
-    def changes(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """The model's arguments that `change` names, as values. Raises SettingsError for one that is no name=value."""
         return changes_of(self.change)
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from vitrail.core.errors import SettingsError
 from vitrail.core.settings import setting
 from vitrail.recipes.settings import changes_of
-from vitrail.train.settings import TrainSettings
+from vitrail.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,8 @@ class TextSettings(TrainSettings):
     change: tuple[str, ...] = field(default=(), metadata={"help": "arguments of the model: depth=6 ..."})
     data: str = field(default="toy", metadata={
         "help": "to translate: toy, or a .tsv file of pairs; to fill gaps or go on: page, toy, or a .txt file"})
-    held_out: str = field(default="", metadata={"help": "texts to evaluate on; left out: a share of the data"})
-    fraction: float = setting(0.1, above=0, below=1, help="the share held out where no other texts are named")
+    val: str = field(default="", metadata={"help": "texts to evaluate on; left out: a share of the data"})
+    val_fraction: float = setting(0.1, above=0, below=1, help="the share held out where no other texts are named")
     on_error: Literal["stop", "skip"] = field(default="stop", metadata={"help": "what a line that is no pair does"})
     sentences: int = setting(6000, low=10, high=1_000_000, help="of the toy language")
     units: Literal["auto", "characters", "words"] = field(default="auto", metadata={
@@ -38,9 +38,9 @@ class TextSettings(TrainSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.changes()
+        self.arguments()
 
-    def changes(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """The model's arguments that `change` names, as values. Raises SettingsError for one that is no name=value, or
         that follows from the texts."""
         found = changes_of(self.change)

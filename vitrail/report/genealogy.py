@@ -15,7 +15,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 
 from vitrail.core.catalogue import entries
-from vitrail.report.style import EMBER, GLASS, INK, LEAF, make_axes
+from vitrail.figures.style import EMBER, GLASS, INK, LEAF, make_axes
 
 COLOURS = {"backbones": GLASS, "attention": EMBER, "positions": LEAF, "foundations": "#805ad5"}
 COLUMN, ROW = 1.55, 0.36        # inches

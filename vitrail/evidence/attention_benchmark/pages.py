@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from vitrail.evidence.attention_benchmark.measure import TAIL, Row
 from vitrail.measure.fit import Growth
-from vitrail.report.style import EMBER, GLASS, INK, LEAF, make_axes
+from vitrail.figures.style import EMBER, GLASS, INK, LEAF, make_axes
 
 STEP = 0.025            # of the height of a plot, from one name to the next
 HEAD = ("mechanism", "N", "ms", "MiB", "claimed time", "measured", "claimed memory", "measured")

@@ -13,7 +13,7 @@ from vitrail.core.files import write_file
 from vitrail.evidence.claims.claim import Claim, Outcome
 from vitrail.evidence.claims.registry import CLAIMS
 from vitrail.measure.machine import machine
-from vitrail.report.style import png
+from vitrail.figures.style import png
 
 FORMAT = "vitrail-evidence-1"
 

@@ -8,7 +8,7 @@ from vitrail.evidence.claims.claim import Outcome
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds
 from vitrail.nn import Attend
-from vitrail.report.style import EMBER, GLASS, LEAF, make_axes
+from vitrail.figures.style import EMBER, GLASS, LEAF, make_axes
 
 PAPER = {"gflops": (108.0, 16.5), "mbytes": (1411, 127)}       # non-local, and criss-cross twice
 

@@ -11,7 +11,7 @@ from vitrail.core.card import Variant
 from vitrail.evidence.claims.claim import Outcome
 from vitrail.foundations.bert import bert_base
 from vitrail.measure.operations import multiply_adds
-from vitrail.report.style import EMBER, GLASS, make_axes
+from vitrail.figures.style import EMBER, GLASS, make_axes
 
 
 def cheap_nets(smoke: bool) -> Outcome:

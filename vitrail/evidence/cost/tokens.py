@@ -20,7 +20,7 @@ from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds
 from vitrail.measure.timing import interleaved
 from vitrail.nn import Attend, Block, SelfAttention, Windows, transformer_block
-from vitrail.report.style import EMBER, GLASS, LEAF, make_axes
+from vitrail.figures.style import EMBER, GLASS, LEAF, make_axes
 
 SIDES = (48, 64, 96, 128)               # 2,304 to 16,384 places
 LINEAR_ONES = ("reformer", "linformer", "linear_attention", "clustered_attention", "big_bird", "window")

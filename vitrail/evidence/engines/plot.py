@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vitrail.report.style import EMBER, GLASS, INK, LEAF, PLUM, make_axes
+from vitrail.figures.style import EMBER, GLASS, INK, LEAF, PLUM, make_axes
 
 COLOURS = (GLASS, EMBER, LEAF, PLUM)
 AS_IS = "ours as it is"

@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from vitrail.report.style import EMBER, GLASS, make_axes
+from vitrail.figures.style import EMBER, GLASS, make_axes
 from vitrail.testing.noise import fill_
 
 EXACT = 1e-10           # in float64, of the answers' deviation: rounding stays far below, a real difference far above

@@ -16,7 +16,7 @@ from vitrail.positions.gated import GatedPositional, as_convolution
 from vitrail.positions.predecessors import bits, integers, normalised, sines
 from vitrail.positions.sincos_2d import SinCos2d
 from vitrail.positions.sinusoidal import shift, sinusoids
-from vitrail.report.style import EMBER, GLASS, INK, LEAF, make_axes
+from vitrail.figures.style import EMBER, GLASS, INK, LEAF, make_axes
 
 Code = Callable[[int, int], Tensor]
 CODES: dict[str, Code] = {"integers": integers, "normalised": normalised, "binary": bits, "sines only": sines,

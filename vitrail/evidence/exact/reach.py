@@ -7,7 +7,7 @@ from vitrail.evidence.claims.claim import Outcome
 from vitrail.evidence.exact.exactness import draw, least, noisy, seeds, worst
 from vitrail.foundations.gpt import gpt_tiny
 from vitrail.foundations.transformer import transformer_tiny
-from vitrail.report.style import EMBER, make_axes
+from vitrail.figures.style import EMBER, make_axes
 
 
 def reaches(layer: nn.Module, x: Tensor) -> Tensor:

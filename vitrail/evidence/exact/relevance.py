@@ -5,7 +5,7 @@ import vitrail
 from vitrail.evidence.claims.claim import Outcome
 from vitrail.evidence.exact.exactness import draw, noisy, seeds, worst
 from vitrail.explanation.propagation import propagate
-from vitrail.report.style import EMBER, GLASS, make_axes
+from vitrail.figures.style import EMBER, GLASS, make_axes
 
 LIMIT = 1e-8            # residuals divide by sums that may be small, so rounding grows with the depth
 CLASSES = 5

@@ -11,7 +11,7 @@ from vitrail.evidence.learning.plots import lines
 from vitrail.evidence.learning.loop import SIZE, Budget, Found, measure, named, new, paired, percent, plain, score, teach
 from vitrail.evidence.learning.pictures import Pictures
 from vitrail.explanation.record import record
-from vitrail.tasks.classification.intervals import Score
+from vitrail.core.score import Score
 
 DEPTH = 16
 _DEEP: dict[str, Any] = dict(image=SIZE, patch=4, dim=48, depth=DEPTH, heads=6)

@@ -14,7 +14,7 @@ from vitrail.evidence.learning.loop import (SIZE, Budget, Found, Optimizer, lear
 from vitrail.evidence.learning.pictures import Pictures
 from vitrail.models import create_model
 from vitrail.nn import Block, LayerNorm, Mlp, PostResidual, Head, Residual, Stack
-from vitrail.tasks.classification.intervals import student_t
+from vitrail.measure.intervals import student_t
 from vitrail.tasks.classification.model import Classifier
 
 COUNTS = {"digits": 1438, "textures": 1438}

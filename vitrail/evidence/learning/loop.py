@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from vitrail.evidence.learning.pictures import Pictures, pictures
 from vitrail.models import create_model
-from vitrail.tasks.classification.intervals import Score, student_t
-from vitrail.train.pool import pooled
+from vitrail.core.score import Score
+from vitrail.measure.intervals import student_t
+from vitrail.training.pool import pooled
 
 R = TypeVar("R")
 Optimizer = Literal["adamw", "sgd"]

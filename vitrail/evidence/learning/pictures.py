@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitrail.core.extras import need
-from vitrail.data.digits import Digits
+from vitrail.data.formats.digits import Digits
 
 HELD_OUT = 359          # digits that nothing is trained on, as in `vitrail train --data digits`
 TEXTURES = ("brick", "grass", "gravel", "chelsea", "coffee", "immunohistochemistry", "hubble_deep_field", "coins",

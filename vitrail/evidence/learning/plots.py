@@ -3,8 +3,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from vitrail.report.style import EMBER, GLASS, INK, LEAF, make_axes
-from vitrail.tasks.classification.intervals import student_t
+from vitrail.figures.style import EMBER, GLASS, INK, LEAF, make_axes
+from vitrail.measure.intervals import student_t
 
 COLOURS = (GLASS, EMBER, LEAF, INK)
 

@@ -11,7 +11,7 @@ from vitrail.core.files import write_file
 from vitrail.evidence.survey.run import FORMAT, Line
 from vitrail.evidence.survey.plots import ACCURACY, plot
 from vitrail.evidence.survey.settings import SurveySettings
-from vitrail.report.style import png
+from vitrail.figures.style import png
 
 Cells = dict[str, Any]
 

@@ -8,8 +8,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from vitrail.evidence.survey.run import Line
-from vitrail.report.labels import Label, place
-from vitrail.report.style import INK, make_axes
+from vitrail.figures.labels import Label, place
+from vitrail.figures.style import INK, make_axes
 
 # what an axis tells, and whether less of it is better
 ACCURACY = {"operations": ("1e9 multiply-adds of one image, measured", True),

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vitrail.tasks.classification.intervals import Score, chunks, count, reverse_percentile
+from vitrail.core.score import Score
+from vitrail.measure.intervals import chunks, count, reverse_percentile
 
 BINS = 15
 

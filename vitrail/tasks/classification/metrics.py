@@ -10,7 +10,8 @@ from torch import Tensor
 from vitrail.core.errors import DataError, ModelError
 from vitrail.core.seeds import derive_seed
 from vitrail.tasks.classification import calibration
-from vitrail.tasks.classification.intervals import Score, bootstrap, count, percentile, wilson
+from vitrail.core.score import Score
+from vitrail.measure.intervals import bootstrap, count, percentile, wilson
 
 TOP = 5
 

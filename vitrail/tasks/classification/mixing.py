@@ -8,9 +8,7 @@ Plans are drawn on the host when a batch is made, and travel with it: a step tha
 graph, and waits for no device.
 """
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,7 +16,6 @@ from torch import Tensor
 
 from vitrail.core.errors import SettingsError
 from vitrail.core.seeds import derive_seed
-from vitrail.data.batches import Batch, Batches
 from vitrail.tasks.classification.settings import Mixing
 
 UNMIXED = (1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
@@ -87,43 +84,3 @@ def apply(images: Tensor, targets: Tensor, plan: Tensor) -> tuple[Tensor, Tensor
     label = targets.unflatten(0, (-1, 2))
     blend = torch.lerp(label.flip(1), label, share[..., 0].to(targets.dtype))
     return mixed.flatten(0, 1), blend.flatten(0, 1)
-
-
-@dataclass
-class Planned(Batch):
-    """A batch with the plan of each sample's pair, which a micro-batch cut from it keeps."""
-
-    plan: Tensor                                            # (B, 6) float32: the two rows of a pair are equal
-
-    def to(self, device: torch.device | str) -> "Planned":
-        return _planned(super().to(device), self.plan.to(device, non_blocking=True))
-
-    def mixed(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The images and the targets (B, K), mixed."""
-        return apply(self.images, targets, self.plan[::2])
-
-
-def planned(batch: Batch, *, mixing: Mixing, seed: int) -> Planned:
-    """The batch with the plan that its epoch and samples have. Raises SettingsError for an odd number of samples."""
-    height, width = batch.images.shape[-2:]
-    plan = draw(batch.indices.tolist(), mixing=mixing, seed=seed, epoch=batch.epoch, size=(height, width))
-    return _planned(batch, plan.repeat_interleave(2, 0))
-
-
-def _planned(batch: Batch, plan: Tensor) -> Planned:
-    return Planned(**{f.name: getattr(batch, f.name) for f in fields(Batch)}, plan=plan)
-
-
-class Plans:
-    """Batches, each with its plan."""
-
-    def __init__(self, batches: Batches, *, mixing: Mixing, seed: int):
-        self.batches, self.mixing, self.seed = batches, mixing, seed
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        with closing(self.batches.epoch(epoch, start)) as batches:      # type: ignore[type-var]
-            for batch in batches:
-                yield planned(batch, mixing=self.mixing, seed=self.seed)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vitrail.core.errors import SettingsError
-from vitrail.data.text.vocabulary import CLASS, END, MASK, PAD, SEPARATOR, START, UNKNOWN
+from vitrail.tasks.language.vocabulary import CLASS, END, MASK, PAD, SEPARATOR, START, UNKNOWN
 from vitrail.tasks.language.model import State
 
 NEVER = (PAD, START, UNKNOWN, MASK, CLASS, SEPARATOR)           # what nobody wants to read

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vitrail.data.text.vocabulary import PAD
+from vitrail.tasks.language.vocabulary import PAD
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,19 @@ from typing import Any, ClassVar, final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.data.text.batches import MaskedBatch
-from vitrail.data.text.samples import SHARE, MaskedSamples
-from vitrail.data.text.vocabulary import MASK, PAD
-from vitrail.tasks.language.answer import fill
+from vitrail.tasks.language.batches import MaskedBatch
+from vitrail.tasks.language.samples import SHARE, MaskedSamples
+from vitrail.tasks.language.vocabulary import MASK, PAD
+from vitrail.tasks.language.generate import fill
 from vitrail.tasks.language.losses import perplexity, token_loss
 from vitrail.tasks.language.model import LanguageModel
-from vitrail.tasks.language.task import LanguageTask
+from vitrail.tasks.language.kind import Kind
 
 SHOWN = 5
 
 
 @final
-class MaskedTask(LanguageTask[MaskedSamples, MaskedBatch]):
+class Masked(Kind[MaskedSamples, MaskedBatch]):
     """The loss is the sum of both means (BERT, arXiv:1810.04805, appendix A.2).
 
     Scores: perplexity and accuracy of the units in the gaps of the held-out text, which are the same at every
@@ -27,13 +27,14 @@ class MaskedTask(LanguageTask[MaskedSamples, MaskedBatch]):
     """
 
     name = "masked"
+    shares: ClassVar = ("next",)
     summed: ClassVar = ("nll", "hits", "tokens", "next", "samples")
 
-    def loss(self, model: nn.Module, batch: MaskedBatch, step: int) -> dict[str, Tensor]:
+    def loss(self, model: nn.Module, batch: MaskedBatch, smoothing: float) -> dict[str, Tensor]:
         answer = model(batch.tokens, batch.segments)
-        found = token_loss(answer.tokens, batch.expected, self.smoothing).means(batch.share, len(batch))
+        losses = token_loss(answer.tokens, batch.expected, smoothing).means(batch.share, len(batch))
         follows = F.cross_entropy(answer.next.float(), batch.next)
-        return {**found, "loss": found["loss"] + follows, "next": follows.detach()}
+        return {**losses, "loss": losses["loss"] + follows, "next": follows.detach()}
 
     def tally(self, model: LanguageModel, batch: MaskedBatch) -> dict[str, float]:
         answer = model(batch.tokens, batch.segments)
@@ -44,23 +45,23 @@ class MaskedTask(LanguageTask[MaskedSamples, MaskedBatch]):
         return {"perplexity": perplexity(sums["nll"], sums["tokens"]), "accuracy": sums["hits"] / sums["tokens"],
                 "next": sums["next"] / sums["samples"], "samples": sums["samples"], "tokens": sums["tokens"]}
 
-    def baselines(self) -> dict[str, dict[str, float]]:
-        return {"commonest unit": {"accuracy": commonest_accuracy(self.train, self.held_out)}}
+    def baselines(self, train: MaskedSamples, val: MaskedSamples) -> dict[str, dict[str, float]]:
+        return {"commonest unit": {"accuracy": commonest_accuracy(train, val)}}
 
-    def examples(self, model: LanguageModel) -> list[dict[str, Any]]:
+    def examples(self, model: LanguageModel, val: MaskedSamples, seed: int) -> list[dict[str, Any]]:
         """Held-out stretches with gaps, and what the model puts there."""
-        found = []
-        for index in range(min(SHOWN, len(self.held_out))):
-            units = self.held_out.units(index)
+        examples = []
+        for index in range(min(SHOWN, len(val))):
+            units = val.units(index)
             gaps = set(random.Random(index).sample(range(len(units)), max(1, round(SHARE * len(units)))))
-            text = self.held_out.vocabulary.text([MASK if i in gaps else n for i, n in enumerate(units)])
-            found.append({"text": text, "filled": fill(model, text).text,
-                          "truth": self.held_out.vocabulary.text(units)})
-        return found
+            text = val.vocabulary.text([MASK if i in gaps else n for i, n in enumerate(units)])
+            examples.append({"text": text, "filled": fill(model, text).text,
+                          "truth": val.vocabulary.text(units)})
+        return examples
 
 
-def commonest_accuracy(train: MaskedSamples, held_out: MaskedSamples) -> float:
+def commonest_accuracy(train: MaskedSamples, val: MaskedSamples) -> float:
     """What answering every gap with the commonest unit of the training text reaches on the same gaps."""
     (commonest, _), = Counter(unit for piece in train.pieces for unit in piece).most_common(1)
-    asked = [number for i in range(len(held_out)) for number in held_out.sample(i, 0)[2] if number != PAD]
+    asked = [number for i in range(len(val)) for number in val.sample(i, 0)[2] if number != PAD]
     return asked.count(commonest) / len(asked)
