@@ -35,7 +35,7 @@ def test_a_result_is_kept_and_the_page_written(ask: Ask, tmp_path: Path) -> None
 @pytest.mark.parametrize("word, ids", [("exact", [c.id for c in CLAIMS.values() if c.kind == "exact"]),
                                        ("all", list(CLAIMS))])
 def test_a_word_stands_for_many(ask: Ask, monkeypatch: pytest.MonkeyPatch, word: str, ids: list[str]) -> None:
-    from vitrail.evidence.claims.registry import run
+    from vitrail.evidence.claims import run
     from vitrail.evidence.claims.claim import Claim, Outcome
 
     def imagined(claim: Claim, *, smoke: bool = False) -> Outcome:

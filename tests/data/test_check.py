@@ -9,7 +9,7 @@ from PIL import Image
 from vitrail.core.errors import SettingsError
 from vitrail.data.check import check, checked
 from vitrail.data.fonts import fitted, runs, width
-from vitrail.data.open import open_source
+from vitrail.data.open import open_dataset
 from vitrail.data.sheet import CELL, GAP, NAMES, sheet, write_sheet
 
 
@@ -38,7 +38,7 @@ def test_the_report(messy: Path) -> None:
     assert sorted(str(p) for p in messy.rglob("*")) == before
     assert told == [(n, 40) for n in range(1, 41)]
     assert not report.ok
-    assert [(c.name, c.images, c.readable, dict(c.parts)) for c in report.classes] == [
+    assert [(c.name, c.images, c.readable, dict(c.splits)) for c in report.classes] == [
         ("cat", 33, 33, {"train": 31, "val": 2}), ("dog", 7, 6, {"train": 4, "val": 2})]
     assert [b.key for b in report.broken] == ["train/dog/bad.jpg"]
     assert {s.key for s in report.skipped} == {"*.txt", "train/fox"}
@@ -50,7 +50,7 @@ def test_the_report(messy: Path) -> None:
     assert {d.keys for d in report.duplicates} == {("train/cat/3.png", "val/dog/copy.png"),
                                                    ("train/cat/4.png", "train/cat/four.bmp")}
     said = "\n".join(report.warnings)
-    for word in ("fewer than 10 images: 1 (dog: 6)", "copies of others: 2", "more than one part (held out, yet trained "
+    for word in ("fewer than 10 images: 1 (dog: 6)", "copies of others: 2", "more than one split (held out, yet trained "
                  "on): 1", "more than one class: 1", "below 32 pixels: 1", "one colour throughout: 1"):
         assert word in said
     again = json.loads(json.dumps(report.to_json()))
@@ -72,7 +72,7 @@ def test_imbalance_and_missing_parts(tmp_path: Path) -> None:
             Image.new("RGB", (33, 33), (n, count, 0)).save(tmp_path / label / f"{n}.png")
     said = "\n".join(check(tmp_path).warnings)
     assert "13 times" in said
-    assert "without an image in the val part: 1 (b)" in said
+    assert "without an image in the val split: 1 (b)" in said
 
 
 def test_what_cannot_be_opened_is_a_report_too(tmp_path: Path) -> None:
@@ -94,10 +94,10 @@ def test_the_sheet_shows_every_class_and_every_fault(messy: Path) -> None:
 
 
 def test_a_sheet_holds_what_the_data_set_holds() -> None:
-    digits = open_source("digits")
+    digits = open_dataset("digits")
     page = np.asarray(sheet(digits, per_class=2, classes=3))
     assert page.shape[0] == 34 + 3 * (CELL + GAP) + 24 + GAP
-    zeros = {digits.read(i)[0].numpy().tobytes() for i in range(len(digits)) if digits.label(i) == 0}
+    zeros = {digits.image(i)[0].numpy().tobytes() for i in range(len(digits)) if digits.targets(i)["class"] == 0}
     shown = page[34:34 + CELL:CELL // 8, NAMES:NAMES + CELL:CELL // 8, 0]     # enlarged by whole pixels: 12 x 12 each
     assert np.ascontiguousarray(shown).tobytes() in zeros
 
@@ -111,7 +111,7 @@ def test_any_name_stays_in_its_column(tmp_path: Path, name: str) -> None:
     except OSError:
         pytest.skip("this file system does not take the name")
     Image.new("RGB", (50, 50), (0, 0, 255)).save(tmp_path / name / "1.png")
-    pixels = np.asarray(sheet(open_source(tmp_path), per_class=1))
+    pixels = np.asarray(sheet(open_dataset(tmp_path), per_class=1))
     row = pixels[34:34 + CELL]
     assert row[:, NAMES - GAP:NAMES].min() == 255           # nothing runs into the images
     assert row[:70, :NAMES - GAP].min() < 128               # and something is written

@@ -8,7 +8,7 @@ import pytest
 
 from vitrail.core.errors import DataError, SettingsError, VitrailError
 from vitrail.evidence.exact import reach as exact_reach
-from vitrail.evidence.claims.registry import run
+from vitrail.evidence.claims import run
 from vitrail.evidence.claims.claim import Claim, Outcome
 from vitrail.evidence.claims.registry import CLAIMS, find
 from vitrail.figures.style import make_axes
@@ -33,7 +33,7 @@ def test_all_is_said_before_it_runs(claim: Claim) -> None:
     for text in (claim.says, claim.source, claim.miniature, claim.statistic, claim.refuted_by):
         assert len(text) > 10 and "  " not in text and text == text.strip()
     assert claim.says.endswith(".")
-    assert (ROOT / "vitrail" / "evidence" / f"{claim.module}.py").is_file()
+    assert (ROOT / "vitrail" / "evidence" / f"{claim.module.replace(chr(46), chr(47))}.py").is_file()
 
 
 def test_every_module_runs_just_the_claims_that_name_it() -> None:

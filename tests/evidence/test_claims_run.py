@@ -10,7 +10,7 @@ from vitrail.evidence.exact import order as exact_order
 from vitrail.evidence.exact import places as exact_places
 from vitrail.evidence.exact import reach as exact_reach
 from vitrail.evidence.exact import sums as exact_sums
-from vitrail.evidence.claims.registry import run
+from vitrail.evidence.claims import run
 from vitrail.evidence.claims.claim import Outcome
 from vitrail.evidence.claims.registry import CLAIMS
 from vitrail.evidence.exact.exactness import EXACT, apart, draw, least, worst

@@ -13,10 +13,10 @@ import pytest
 from tests.cli.conftest import Ask, ask       # noqa: F401
 from vitrail.core.catalogue import find, variant_of
 from vitrail.core.errors import DataError, ModelError, SettingsError
-from vitrail.evidence.survey.run import run as survey
-from vitrail.evidence.survey.run import measure as survey_measure
-from vitrail.evidence.survey.run import pages as survey_pages
-from vitrail.evidence.survey.run import plots as survey_plots
+from vitrail.evidence.survey import run as survey
+from vitrail.evidence.survey import measure as survey_measure
+from vitrail.evidence.survey import pages as survey_pages
+from vitrail.evidence.survey import plots as survey_plots
 from vitrail.evidence.survey.run import Line
 from vitrail.evidence.survey.settings import SurveySettings
 from vitrail.figures.style import png

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitrail.core.errors import DataError, VitrailError
 from vitrail.data.check import checked
-from vitrail.data.open import open_source
+from vitrail.data.open import open_dataset
 from vitrail.data.sheet import sheet
 from vitrail.data.split import split
 
@@ -43,20 +43,20 @@ def survives(text: str | Path, root: Path, *, fewer: int = 0) -> str:
     ended = ""
     for how in ("stop", "skip"):
         try:
-            source = open_source(text, on_error=how, threads=2)
+            source = open_dataset(text, on_error=how, threads=2)
             assert len(source) > 0
             assert len({source.key(i) for i in range(len(source))}) == len(source)
             for index in range(len(source)):
-                assert 0 <= source.label(index) < len(source.classes)
+                assert 0 <= source.targets(index)["class"] < len(source.classes)
                 try:
-                    assert source.read(index).shape[0] == 3
+                    assert source.image(index).shape[0] == 3
                 except DataError:
                     assert how == "stop"                    # skip has left out what cannot be read
             assert len(source.fingerprint()) == 64
             " ".join([*source.classes, *(s.key for s in source.skipped)]).encode("utf-8")
             try:
                 sides = split(source)
-                assert len(sides.train) + len(sides.held_out) <= len(source)
+                assert len(sides.train) + len(sides.val) <= len(source)
             except VitrailError:
                 pass
             ended = "read"
@@ -285,7 +285,7 @@ def test_names_of_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(VitrailError):
-        open_source(text)
+        open_dataset(text)
 
 
 def test_nothing_is_unpacked_or_written_outside(tmp_path: Path) -> None:

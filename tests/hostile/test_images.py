@@ -17,7 +17,7 @@ from PIL import Image
 from vitrail.core.errors import DataError
 from vitrail.data.check import checked
 from vitrail.data.decode import FORMATS, decode
-from vitrail.data.open import open_source
+from vitrail.data.open import open_dataset
 from vitrail.data.settings import Decoding
 from vitrail.data.sheet import sheet
 
@@ -241,9 +241,9 @@ def test_a_folder_of_damaged_files_is_opened_and_nothing_in_it_changes(tmp_path:
                 (tmp_path / label / f"{count:03d}{suffix}").write_bytes(raw)
             count += 1
     before = {p: (p.lstat().st_size, p.lstat().st_mtime_ns) for p in tmp_path.rglob("*")}
-    source = open_source(tmp_path, on_error="skip", decoding=SMALL, threads=2)
+    source = open_dataset(tmp_path, on_error="skip", decoding=SMALL, threads=2)
     assert len(source) + sum(s.error for s in source.skipped) == count
-    assert all(is_picture(source.read(i)) for i in range(len(source)))
+    assert all(is_picture(source.image(i)) for i in range(len(source)))
     report, whole = checked(tmp_path)
     assert report.images == count
     assert not report.ok

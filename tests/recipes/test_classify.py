@@ -45,13 +45,13 @@ def test_a_run_holds_what_it_promises(done: ClassifySettings) -> None:
     assert list((run / "tensorboard").iterdir()) and ClassifySettings.read(run / "settings.toml") == done
     papers = json.loads((run / "run.json").read_text())
     assert papers["finished"]["steps"] == 18 and papers["task"]["classes"] == list(NAMES)
-    held, trained = (papers["task"]["record"][side] for side in ("held_out", "train"))
+    held, trained = (papers["task"]["record"][side] for side in ("val", "train"))
     assert len(held) == 6 and len(trained) == 30 and not set(held) & set(trained)
     assert len(log(run, "eval")) == 6 and log(run, "train")[-1]["step"] == 18
 
 
 def test_the_evaluation_on_disk_is_what_evaluate_finds(done: ClassifySettings) -> None:
-    run, held_out = Path(done.out), classify.open_sides(done).held_out
+    run, held_out = Path(done.out), classify.open_sides(done).val
     found = evaluate(load_model(run), held_out, batch=5)
     there = json.loads((run / "evaluation.json").read_text())
     here = json.loads(json.dumps(found.to_json()))
@@ -93,7 +93,7 @@ def test_wrong_settings_are_found_before_data_are_read(tmp_path: Path, monkeypat
                                                        said: str) -> None:
     def read(*words: object, **more: object) -> None:
         raise AssertionError("the data were opened")
-    monkeypatch.setattr(classify, "open_source", read)
+    monkeypatch.setattr(classify, "open_dataset", read)
     with pytest.raises(kind, match=said):
         classify.run(replace(tiny(tmp_path / "none", tmp_path / "run"), **changes))
     assert not (tmp_path / "run").exists()
@@ -118,8 +118,8 @@ def test_numbers_with_commas_are_a_list(text: str, value: object) -> None:
 def test_named_images_are_held_out(photos: Path, tmp_path: Path) -> None:
     held = draw(tmp_path / "held", names=NAMES[:2], count=3, seed=1)
     sides = classify.open_sides(tiny(photos, tmp_path / "run", held_out=str(held)))
-    assert len(sides.train) == 36 and len(sides.held_out) == 6 and sides.held_out.classes == NAMES
-    assert sides.record == {"how": "named", "train": str(photos), "held_out": str(held)}
+    assert len(sides.train) == 36 and len(sides.val) == 6 and sides.val.classes == NAMES
+    assert sides.record == {"how": "named", "train": str(photos), "val": str(held)}
 
 
 @pytest.mark.parametrize(("names", "said"), [(("dark", "mauve"), "'mauve'"),

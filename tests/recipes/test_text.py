@@ -51,7 +51,7 @@ def test_a_run_holds_what_it_promises(tmp_path: Path, name: str) -> None:
     if papers["finished"]["chosen"] == last["step"]:
         for score, value in found["scores"].items():
             assert last[score] == pytest.approx(value["value"], rel=1e-5)
-    assert found["examples"] and found["samples"] == papers["task"]["samples"]["held_out"]
+    assert found["examples"] and found["samples"] == papers["task"]["samples"]["val"]
     model = load_language_model(run)
     assert model.config.model == name and is_saved_text(run) and is_saved_text(run / "model")
     if found["task"] == "translation":
@@ -120,7 +120,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureF
     ("transformer_tiny", {"strategy": "fsdp"}, SettingsError, "fsdp"),
     ("transformer_tiny", {"length": 4}, SettingsError, "fewer than 8"),
     ("transformer_tiny", {"out": str(ROOT)}, SettingsError, "no run's"),
-    ("transformer_tiny", {"held_out": "toy"}, SettingsError, "very text"),
+    ("transformer_tiny", {"val": "toy"}, SettingsError, "very text"),
     ("transformer_tiny", {"data": "page"}, DataError, "give toy, or a file whose name ends in .tsv"),
     ("transformer_tiny", {"length": 8}, DataError, "sentence [0-9]+: a sentence of"),
     ("transformer_tiny", {"batch": 40}, SettingsError, "40"),
@@ -144,7 +144,7 @@ def test_the_users_own_pairs(tmp_path: Path) -> None:
     run = text.run(replace(settings, on_error="skip"))
     papers = json.loads((run / "run.json").read_text())["task"]
     assert [s["key"] for s in papers["data"]["train"]["skipped"]] == ["line 31", "line 32"]
-    assert papers["samples"] == {"train": 30, "held_out": 2} and papers["record"]["held_out"] == str(held)
+    assert papers["samples"] == {"train": 30, "val": 2} and papers["record"]["val"] == str(held)
 
 
 def test_the_users_own_text_by_words(tmp_path: Path) -> None:

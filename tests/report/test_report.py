@@ -95,7 +95,7 @@ def write_run(folder: Path, source: Noise, *, finish: str = "best") -> Path:
     settings = {"lr": 0.25, "finish": finish, "out": "<b>"}
     (folder / "run.json").write_text(json.dumps({
         "sessions": [{"settings": settings, "command": ["vitrail", "train", "a b"]}],
-        "task": {"classes": list(source.classes), "data": {"held_out": held}, "record": {"train": ["k"] * 99}}}))
+        "task": {"classes": list(source.classes), "data": {"val": held}, "record": {"train": ["k"] * 99}}}))
     return folder
 
 

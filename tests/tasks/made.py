@@ -1,5 +1,6 @@
 """Tiny sources and classifiers in memory, whose right answers are known."""
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -7,16 +8,22 @@ from torch import Tensor, nn
 from vitrail.core.errors import DataError
 from vitrail.core.config import ModelConfig, Preprocessing
 from vitrail.data.dataset import Skipped
+from vitrail.data.images import ImageDataset
 from vitrail.nn.features import Features
 from vitrail.tasks.classification.model import Classifier
+from vitrail.tasks.classification.spec import ClassificationSpec
 
 PLAIN = Preprocessing(size=(8, 8), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop=1.0, interpolation="nearest")
 
 
-class Greys:
-    """One flat grey image a sample: its shade is 20 times its answer, its label is what the source says."""
+def config(model: str, labels: Sequence[str], preprocessing: Preprocessing = PLAIN) -> ModelConfig:
+    """What a classifier says of itself."""
+    return ModelConfig(model=model, task="classification",
+                       spec=ClassificationSpec(labels=tuple(labels), preprocessing=preprocessing))
 
-    parts: dict[str, tuple[int, ...]] = {}
+
+class Greys(ImageDataset):
+    """One flat grey image a sample: its shade is 20 times its answer, its label is what the data set says."""
 
     def __init__(self, shown: Sequence[int], labels: Sequence[int], classes: Sequence[str], *,
                  broken: Sequence[int] = (), skipped: tuple[Skipped, ...] = ()):
@@ -29,10 +36,13 @@ class Greys:
     def key(self, index: int) -> str:
         return f"image-{index}"
 
-    def label(self, index: int) -> int:
-        return self.labels[index]
+    def targets(self, index: int) -> dict[str, Any]:
+        return {"class": self.labels[index]}
 
-    def read(self, index: int) -> Tensor:
+    def stratum(self, index: int) -> str:
+        return self.classes[self.labels[index]]
+
+    def image(self, index: int) -> Tensor:
         if index in self.broken:
             raise DataError(f"image-{index}: it is torn")
         return torch.full((3, 8, 8), 20 * self.shown[index], dtype=torch.uint8)
@@ -71,7 +81,7 @@ class Nearest(nn.Module):
 def reader(labels: Sequence[str], *, sharp: float = 4.0, preprocessing: Preprocessing = PLAIN) -> Classifier:
     """A classifier that answers class k for an image of shade 20 k."""
     return Classifier(Shade(), Nearest(len(labels), sharp),
-                      ModelConfig(model="shade", labels=tuple(labels), preprocessing=preprocessing)).eval()
+                      config("shade", labels, preprocessing)).eval()
 
 
 class Flat(nn.Module):
@@ -112,4 +122,4 @@ def linear(classes: int, *, two: bool = False, seed: int = 0, side: int = 8, lab
     torch.manual_seed(seed)
     head = (TwoLines if two else Line)(3 * side * side, classes)
     names = tuple(labels) or tuple(map(str, range(classes)))
-    return Classifier(Flat(), head, ModelConfig(model="linear", labels=names, preprocessing=preprocessing))
+    return Classifier(Flat(), head, config("linear", names, preprocessing))

@@ -8,6 +8,7 @@ from torch import nn
 from tests.tasks.made import PLAIN, Greys, reader
 from vitrail.core.errors import DataError, ModelError, SettingsError
 from vitrail.core.config import Preprocessing
+from vitrail.core.task import Options
 from vitrail.data.dataset import Skipped
 from vitrail.tasks.classification.evaluate import Evaluation, answering, evaluate
 
@@ -16,7 +17,8 @@ SHOWN, LABELS = [0, 1, 2, 3, 4, 5, 6, 0, 3, 2], [0, 1, 2, 3, 4, 5, 6, 1, 3, 5]  
 
 
 def judged(source: Greys, sharp: float = 4.0, **settings: object) -> Evaluation:
-    return evaluate(reader(NAMES, sharp=sharp), source, resamples=50, **settings)  # type: ignore[arg-type]
+    processes = {"of": settings.pop("of")} if "of" in settings else {}
+    return evaluate(reader(NAMES, sharp=sharp), source, Options(**settings), resamples=50, **processes)  # type: ignore
 
 
 @pytest.mark.parametrize("batch", [1, 3, 10, 64])
@@ -51,8 +53,8 @@ def test_classes_in_another_order_are_matched_by_name() -> None:
 
 @pytest.mark.parametrize("classes, said", [
     (("a", "b"), "the model alone has 'c', 'd'"),
-    ((*NAMES, "h"), "the source alone has 'h'"),
-    ((*NAMES[:6], "z"), "the source alone has 'z'; the model alone has 'g'"),
+    ((*NAMES, "h"), "the data alone have 'h'"),
+    ((*NAMES[:6], "z"), "the data alone have 'z'; the model alone has 'g'"),
     ((*NAMES, "a"), "a name is used twice"),
 ])
 def test_other_classes_are_refused_by_name(classes: tuple[str, ...], said: str) -> None:

@@ -12,17 +12,18 @@ from torch import nn
 
 from tests.tasks.writers import Tiny, TinyGaps, TinyText, model
 from vitrail.core.errors import DataError, ModelError, SettingsError
-from vitrail.tasks.language.batches import TextBatches
+from vitrail.data.loader import Loader
+from vitrail.tasks.language.batches import collate
 from vitrail.tasks.language.corpus import Pairs, Text, open_pairs, open_text
 from vitrail.tasks.language.samples import CausalSamples, MaskedSamples, PairSamples
 from vitrail.tasks.language.vocabulary import MARKS, PAD, Vocabulary
-from vitrail.tasks.language.answer import fill, go_on, translate
-from vitrail.tasks.language.causal import CausalTask, bigram_perplexity
+from vitrail.tasks.language.generate import fill, go_on, translate
+from vitrail.tasks.language.causal import bigram_perplexity
+from vitrail.tasks.language.kind import kind_of
 from vitrail.tasks.language.losses import perplexity, token_loss
-from vitrail.tasks.language.masked import MaskedTask, commonest_accuracy
+from vitrail.tasks.language.masked import commonest_accuracy
 from vitrail.tasks.language.model import LanguageModel
-from vitrail.tasks.language.task import LanguageTask
-from vitrail.tasks.language.translation import TranslationTask
+from vitrail.tasks.language.objective import LanguageObjective
 from vitrail.training.objective import part
 
 PAIRS = open_pairs("toy", sentences=40)
@@ -32,25 +33,25 @@ LETTERS = Vocabulary.of(PAGE.pieces, "characters")
 
 
 def common(built: LanguageModel, **changes: Any) -> dict[str, Any]:
-    return {"build": lambda: built, "save": lambda model, folder: None, "data": {"fingerprint": "x"}, "seed": 0,
+    return {"kind": kind_of(built.config.spec.kind), "build": lambda: built, "save": lambda model, folder: None, "data": {"fingerprint": "x"}, "seed": 0,
             "batch": 8, **changes}
 
 
-def translation(**changes: Any) -> TranslationTask:
+def translation(**changes: Any) -> LanguageObjective:
     samples = PairSamples(PAIRS, WORDS, length=20)
-    return TranslationTask(train=samples, held_out=samples,
+    return LanguageObjective(train=samples, val=samples,
                            **common(model(Tiny(len(WORDS)), "translation", WORDS, 20), **changes))
 
 
-def causal(**changes: Any) -> CausalTask:
-    return CausalTask(train=CausalSamples(PAGE, LETTERS, length=12, stride=5),
-                      held_out=CausalSamples(PAGE, LETTERS, length=12, stride=12, once=True),
+def causal(**changes: Any) -> LanguageObjective:
+    return LanguageObjective(train=CausalSamples(PAGE, LETTERS, length=12, stride=5),
+                      val=CausalSamples(PAGE, LETTERS, length=12, stride=12, once=True),
                       **common(model(TinyText(len(LETTERS)), "causal", LETTERS), **changes))
 
 
-def masked(**changes: Any) -> MaskedTask:
+def masked(**changes: Any) -> LanguageObjective:
     samples = MaskedSamples(PAGE, LETTERS, length=23, stride=20, seed=0)
-    return MaskedTask(train=samples, held_out=samples,
+    return LanguageObjective(train=samples, val=samples,
                       **common(model(TinyGaps(len(LETTERS)), "masked", LETTERS, 23), **changes))
 
 
@@ -106,10 +107,10 @@ def test_scores_do_not_depend_on_the_batch(name: str, batch: int) -> None:
     one, other = (TASKS[name](batch=size) for size in (batch, 5))
     scores = [task.evaluate(task.model(), torch.device("cpu"), 0, 1) for task in (one, other)]
     assert scores[0] == pytest.approx(scores[1], rel=1e-5) and task_names(one) <= scores[0].keys()
-    assert scores[0]["samples"] == len(one.held_out) and scores[0]["perplexity"] > 1
+    assert scores[0]["samples"] == len(one.val) and scores[0]["perplexity"] > 1
 
 
-def task_names(task: LanguageTask[Any, Any]) -> set[str]:
+def task_names(task: LanguageObjective) -> set[str]:
     return {task.headline, "accuracy", "samples", "tokens"}
 
 
@@ -119,7 +120,7 @@ def test_exact_counts_the_sentences_that_greedy_decoding_writes() -> None:
     written = tuple(translate(network, PAIRS.sources))
     half = (*written[:20], *PAIRS.targets[20:])
     known = Vocabulary.of((*PAIRS.sources, *PAIRS.targets), "words")
-    own = TranslationTask(train=task.train, held_out=PairSamples(replace(PAIRS, targets=half), known, length=21),
+    own = LanguageObjective(train=task.train, val=PairSamples(replace(PAIRS, targets=half), known, length=21),
                           **common(network))
     right = sum(a == b for a, b in zip(half, written, strict=True))
     assert 20 <= right < 40 and own.evaluate(network, torch.device("cpu"), 0, 1)["exact"] == right / 40
@@ -144,8 +145,8 @@ def test_a_bigram_model_by_hand() -> None:
 
 def test_the_commonest_unit_is_answered_everywhere() -> None:
     task = masked()
-    found = commonest_accuracy(task.train, task.held_out)
-    asked = [e for i in range(len(task.held_out)) for e in task.held_out.sample(i, 0)[2] if e != PAD]
+    found = commonest_accuracy(task.train, task.val)
+    asked = [e for i in range(len(task.val)) for e in task.val.sample(i, 0)[2] if e != PAD]
     space = LETTERS.numbers(" ")[0]
     assert found == asked.count(space) / len(asked) and 0.1 < found < 0.25
     assert task.baselines() == {"commonest unit": {"accuracy": found}}
@@ -158,7 +159,7 @@ def test_a_task_describes_itself_and_shows_examples(name: str) -> None:
     assert about["task"] == name and about["fingerprint"] == "x" and json.dumps(about)
     batch = next(iter(task.batches(0, 1).epoch(0)))
     assert task.names(batch) == [task.train.key(i) for i in batch.indices.tolist()]
-    examples = task.examples(task.model())
+    examples = task.kind.examples(task.model(), task.val, task.seed)
     assert examples and json.dumps(examples) and all(isinstance(v, str) for e in examples for v in e.values())
     saved: list[Any] = []
     TASKS[name](save=lambda model, folder: saved.append(folder)).save(task.model(), Path("there"))
@@ -216,5 +217,5 @@ def test_gaps_are_filled() -> None:
 
 def test_pairs_for_a_compiled_step_have_one_size() -> None:
     fixed = PairSamples(PAIRS, WORDS, length=20, fixed=True)
-    sizes = {(b.source.shape[1], b.target.shape[1]) for b in TextBatches(fixed, batch=2, drop_last=True).epoch(0)}
+    sizes = {(b.source.shape[1], b.target.shape[1]) for b in Loader(fixed, collate, batch=2, drop_last=True).epoch(0)}
     assert len(sizes) == 1 and isinstance(PAIRS, Pairs)

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitrail.core.errors import SettingsError
-from vitrail.data.loader import Batch
+from vitrail.tasks.classification.data import Batch
 from vitrail.tasks.classification.losses import soft_targets
-from vitrail.tasks.classification.mixing import Planned, apply, check_pairs, draw, planned
+from vitrail.tasks.classification.mixing import apply, check_pairs, draw
 from vitrail.tasks.classification.settings import Mixing
 from vitrail.training.objective import part
 
@@ -21,10 +21,17 @@ def batch(n: int, height: int = 12, width: int = 9) -> tuple[torch.Tensor, torch
     return images, soft_targets(torch.randint(5, (n,), generator=g), 5, 0.1), torch.randperm(1000, generator=g)[:n]
 
 
+def planned(images: torch.Tensor, indices: torch.Tensor, *, mixing: Mixing, seed: int = 0, epoch: int = 0) -> Batch:
+    """A batch with its plan, as `CollateImages` makes it."""
+    height, width = images.shape[-2:]
+    plan = draw(indices.tolist(), mixing=mixing, seed=seed, epoch=epoch, size=(height, width))
+    return Batch(images=images, labels=torch.zeros(len(images)), indices=indices, plan=plan.repeat_interleave(2, 0))
+
+
 def mix_pairs(images: torch.Tensor, targets: torch.Tensor, indices: torch.Tensor, *, mixing: Mixing, seed: int,
               epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Images and targets mixed, as the task mixes them."""
-    return planned(Batch(images, torch.zeros(len(images)), indices, epoch, 0), mixing=mixing, seed=seed).mixed(targets)
+    return planned(images, indices, mixing=mixing, seed=seed, epoch=epoch).mixed(targets)
 
 
 @pytest.mark.parametrize("mixing", KINDS)
@@ -159,10 +166,10 @@ def test_odd_batches_are_refused() -> None:
 
 def test_a_step_that_mixes_compiles_as_one_graph() -> None:
     images, targets, indices = batch(4)
-    b = planned(Batch(images, torch.zeros(4), indices, 0, 0), mixing=BOTH, seed=0)
+    b = planned(images, indices, mixing=BOTH)
 
     @torch.compile(backend="eager", fullgraph=True)
-    def step(given: Planned, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(given: Batch, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return given.mixed(targets)
     mixed, blend = step(b, targets)
     plain = mix_pairs(images, targets, indices, mixing=BOTH, seed=0, epoch=0)
@@ -171,6 +178,7 @@ def test_a_step_that_mixes_compiles_as_one_graph() -> None:
 
 def test_a_batch_keeps_its_plan_where_it_goes() -> None:
     images, _, indices = batch(8)
-    b = planned(Batch(images, torch.zeros(8), indices, 3, 7), mixing=BOTH, seed=0)
+    b = planned(images, indices, mixing=BOTH, epoch=3)
     moved = part(b, 1, 2).to("cpu")
-    assert torch.equal(moved.plan, b.plan[4:]) and (moved.epoch, moved.step, len(moved)) == (3, 7, 4)
+    assert moved.plan is not None and b.plan is not None
+    assert torch.equal(moved.plan, b.plan[4:]) and len(moved) == 4

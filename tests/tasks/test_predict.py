@@ -8,14 +8,17 @@ from PIL import Image
 from tests.tasks.made import PLAIN, reader
 from vitrail.core.errors import DataError, ModelError, SettingsError
 from vitrail.data.decode import decode
-from vitrail.tasks.classification.predict import Prediction, _file, predict
+from vitrail.core.task import Options
+from vitrail.data.inputs import as_file
+from vitrail.tasks.classification.predict import Prediction, predict
 
 NAMES = tuple("abcdefg")
 GREY = 60                                                   # the shade of "d"
 
 
 def told(inputs: object, **settings: object) -> list[Prediction]:
-    return predict(reader(NAMES), inputs, **settings)  # type: ignore[arg-type]
+    decoding = settings.pop("decoding", None)
+    return list(predict(reader(NAMES), inputs, Options(**settings), decoding=decoding))  # type: ignore[arg-type]
 
 
 def picture(value: int = GREY, mode: str = "RGB", size: tuple[int, int] = (10, 7)) -> Image.Image:
@@ -54,11 +57,11 @@ def test_answers_keep_the_order_of_what_was_given(tmp_path: Path, batch: int) ->
 
 def test_probabilities_are_the_models(tmp_path: Path) -> None:
     model = reader(NAMES, sharp=0.3)
-    [found] = predict(model, array(70), top=7)
+    [found] = predict(model, array(70), Options(top=7))
     p = model(torch.full((1, 3, 8, 8), 70 / 255)).softmax(-1)[0]
     assert dict(found.top) == pytest.approx(dict(zip(NAMES, p.tolist(), strict=True)), rel=1e-4)
     assert [s for _, s in found.top] == sorted((s for _, s in found.top), reverse=True)
-    assert len(predict(model, array(70), top=100)[0].top) == 7
+    assert len(next(predict(model, array(70), Options(top=100))).top) == 7
 
 
 def test_a_folder_stands_for_its_images(tmp_path: Path) -> None:
@@ -95,7 +98,7 @@ def test_pictures_in_memory_are_read_like_files(tmp_path: Path) -> None:
     for name, (image, extra) in cases.items():
         image.save(tmp_path / name, **extra)  # type: ignore[arg-type]
         with Image.open(tmp_path / name) as opened:
-            assert torch.equal(decode(_file(opened, "#0")), decode(tmp_path / name)), name
+            assert torch.equal(decode(as_file(opened, "#0")), decode(tmp_path / name)), name
 
 
 @pytest.mark.parametrize("given", [
@@ -144,4 +147,4 @@ def test_a_model_that_diverged_is_refused() -> None:
     with torch.no_grad():
         model.head.centres.fill_(float("nan"))
     with pytest.raises(ModelError):
-        predict(model, array())
+        next(predict(model, array()))

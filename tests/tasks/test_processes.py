@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 
 from tests.tasks.made import Greys, reader
 from vitrail.core.errors import DataError
+from vitrail.core.task import Options
 from vitrail.tasks.classification.evaluate import evaluate
 
 NAMES = tuple("abcdefg")
@@ -27,11 +28,11 @@ def judge(rank: int, of: int) -> dict[str, object]:
         model = reader(NAMES)
         counted: list[int] = []
         model.register_forward_hook(lambda m, i, o, counted=counted: counted.append(1))
-        settings = {"batch": 4, "rank": rank, "of": of, "resamples": 20}
-        found[name] = evaluate(model, source, on_error="skip", **settings).to_json()    # type: ignore[arg-type]
+        processes = {"rank": rank, "of": of, "resamples": 20}
+        found[name] = evaluate(model, source, Options(batch=4, on_error="skip"), **processes).to_json()
         found[f"{name} forwards"] = len(counted)
         try:
-            evaluate(reader(NAMES), source, **settings)                                 # type: ignore[arg-type]
+            evaluate(reader(NAMES), source, Options(batch=4), **processes)
             found[f"{name} error"] = None
         except DataError as e:
             found[f"{name} error"] = str(e)

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from vitrail.tasks.language.vocabulary import END, MARKS, PAD, START, Vocabulary
 from vitrail.tasks.language.decode import length_penalty
-from vitrail.tasks.language.model import LanguageModel, TextIdentity
+from vitrail.core.config import ModelConfig
+from vitrail.tasks.language.model import LanguageModel
+from vitrail.tasks.language.spec import LanguageSpec
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class TinyGaps(nn.Module):
 
 
 def model(network: nn.Module, task: str, vocabulary: Vocabulary, length: int = 12) -> LanguageModel:
-    return LanguageModel(network, TextIdentity(model="tiny", task=task, vocabulary=vocabulary, length=length)).eval()
+    spec = LanguageSpec(kind=task, vocabulary=vocabulary, length=length)
+    return LanguageModel(network, ModelConfig(model="tiny", task="language", spec=spec)).eval()
 
 
 def log_probability(network: Tiny, source: Tensor, text: tuple[int, ...]) -> float:

@@ -38,7 +38,7 @@ def _run(a: Namespace) -> int:
     for word in a.ids:
         wanted += [c for c in CLAIMS.values() if word in ("all", c.kind)] or [find(word)]
     set_threads(a)
-    from vitrail.evidence.claims.registry import run
+    from vitrail.evidence.claims import run
     told = []
     for claim in dict.fromkeys(wanted):
         show.note(f"{claim.id}: {claim.says}")

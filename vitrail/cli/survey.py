@@ -36,8 +36,8 @@ def _survey(a: Namespace | None) -> int:
     settings: SurveySettings = a.task
     import torch
 
-    from vitrail.evidence.survey.run import run as survey
-    from vitrail.evidence.survey.run import pages as survey_pages
+    from vitrail.evidence.survey import run as survey
+    from vitrail.evidence.survey import pages as survey_pages
     from vitrail.measure.machine import machine
 
     try:

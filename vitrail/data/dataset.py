@@ -74,7 +74,7 @@ class Dataset(Protocol):
 
 
 class Subset:
-    """Some samples of a data set, in the order given. What else the data set has is read from it."""
+    """Some samples of a data set, in the order given. What else the data set has (`classes`, ...) is read from it."""
 
     def __init__(self, dataset: Any, indices: Sequence[int]) -> None:
         self.dataset = dataset
@@ -91,7 +91,10 @@ class Subset:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "dataset":      # while it is unpickled there is none
             raise AttributeError(name)
-        return getattr(self.dataset, name)
+        value = getattr(self.dataset, name)
+        if callable(value):                                 # it might take an index, which means another sample there
+            raise AttributeError(f"a Subset has no {name!r}")
+        return value
 
     def key(self, index: int) -> str:
         return str(self.dataset.key(self.indices[index]))
@@ -112,6 +115,9 @@ class Subset:
 
     def stored(self, index: int) -> Any:
         return self.dataset.stored(self.indices[index])
+
+    def image(self, index: int) -> Any:
+        return self.dataset.image(self.indices[index])
 
     def digest(self, index: int) -> str:
         return str(self.dataset.digest(self.indices[index]))

@@ -89,7 +89,7 @@ def dots(x: Tensor, padded: Tensor, window: int) -> Tensor:
     return result
 
 
-def derive_seed(weights: Tensor, padded: Tensor, window: int) -> Tensor:
+def mix(weights: Tensor, padded: Tensor, window: int) -> Tensor:
     """The weighted sum of every place's neighbours: (k², *, H, W), padded (*, D, ...) -> (*, D, H, W)."""
     result: Tensor = _Mix.apply(weights.to(padded.dtype), padded, window)
     return result

@@ -11,7 +11,7 @@ _LEAD = (f"the difference of held-out top-1, {_MEAN}, at each count; and how far
          "the largest")
 
 LEARNING = (
-    Claim(id="needs_data", kind="learning", module="learn_data",
+    Claim(id="needs_data", kind="learning", module="learning.data",
           says="A ViT trained from scratch loses to a convolutional net on little data, and the gap closes as data "
                "grows.",
           source="Dosovitskiy et al., arXiv:2010.11929, section 4.3",
@@ -20,14 +20,14 @@ LEARNING = (
           statistic=_LEAD,
           refuted_by="a lead of the convolutional net whose interval reaches 0 at the smallest count, or a lead that "
                      "does not shrink by more than 0"),
-    Claim(id="convit_sample_efficiency", kind="learning", module="learn_data",
+    Claim(id="convit_sample_efficiency", kind="learning", module="learning.data",
           says="ConViT beats an equal DeiT most where data is least.",
           source="d'Ascoli et al., arXiv:2103.10697, section 4 and its figure on sample efficiency",
           miniature=f"ConViT with three local blocks of four, and a DeiT of the same widths and depth; {_LITTLE}",
           statistic=_LEAD,
           refuted_by="a lead of ConViT whose interval reaches 0 at the smallest count, or a lead that does not shrink "
                      "by more than 0"),
-    Claim(id="distillation", kind="learning", module="learn_distillation",
+    Claim(id="distillation", kind="learning", module="learning.distillation",
           says="Distillation from a convolutional teacher beats none, hard distillation beats soft, and the class "
                "token and the distillation token end up different.",
           source="Touvron et al., arXiv:2012.12877, sections 4 and 5.3",
@@ -39,7 +39,7 @@ LEARNING = (
           refuted_by="an interval that reaches 0: of the lead of the student with a distillation token over the one "
                      "without a teacher, of hard over either soft, or of the cosine without a teacher over the one "
                      "with"),
-    Claim(id="early_convolutions", kind="learning", module="learn_ease",
+    Claim(id="early_convolutions", kind="learning", module="learning.ease",
           says="A convolutional stem makes a ViT less sensitive to the learning rate and to the optimizer.",
           source="Xiao et al., arXiv:2106.14881, section 5",
           miniature="ViT_P of 4 blocks of 48 channels on patches of 4 pixels, and ViT_C with two convolutions in the "
@@ -48,7 +48,7 @@ LEARNING = (
           statistic="of held-out top-1, how far AdamW's mean over the rates lies below its best rate, and how far SGD "
                     f"at its best lies below AdamW; ViT_P's less ViT_C's, {_MEAN}",
           refuted_by="an interval of either difference that reaches 0"),
-    Claim(id="pre_ln", kind="learning", module="learn_ease",
+    Claim(id="pre_ln", kind="learning", module="learning.ease",
           says="A post-norm transformer needs a warm-up and has larger gradients near its output; a pre-norm one "
                "trains without.",
           source="Xiong et al., arXiv:2002.04745, sections 3.2 and 4",
@@ -59,7 +59,7 @@ LEARNING = (
                     f"gradient of the last block's last matrix, {_MEAN}",
           refuted_by="an interval that reaches 0: of post-norm's loss, of how much less pre-norm loses, or of the "
                      "logarithm of post-norm's gradient over pre-norm's"),
-    Claim(id="deit_depth_reattention", kind="learning", module="learn_depth",
+    Claim(id="deit_depth_reattention", kind="learning", module="learning.depth",
           says="The attention maps of a deep ViT grow alike with depth; re-attention keeps them apart.",
           source="Zhou et al., arXiv:2103.11886, sections 3.2 and 4.2",
           miniature="16 blocks of 48 channels and 6 heads with self-attention or with re-attention; "
@@ -69,7 +69,7 @@ LEARNING = (
                     f"norm moves; {_MEAN}",
           refuted_by="with either cosine, an interval that reaches 0: of its growth from the first quarter of the "
                      "blocks to the last under self-attention, or of what it is higher there than under re-attention"),
-    Claim(id="san_parameters", kind="learning", module="learn_vector",
+    Claim(id="san_parameters", kind="learning", module="learning.vector",
           says="Vector self-attention matches a ResNet with fewer parameters.",
           source="Zhao et al., arXiv:2004.13621, table 2",
           miniature="SAN of three stages of one block of 32, 128 and 256 channels, pairwise and patchwise, and a "
@@ -78,7 +78,7 @@ LEARNING = (
           statistic=f"the difference of held-out top-1, {_MEAN}, and the numbers of parameters",
           refuted_by="for either kind, an interval that reaches a point below the ResNet, or more than 0.86 of its "
                      "parameters, the published share of SAN10 patchwise"),
-    Claim(id="aaconv", kind="learning", module="learn_mixing",
+    Claim(id="aaconv", kind="learning", module="learning.mixing",
           says="Attention and convolution together beat either alone.",
           source="Bello et al., arXiv:1904.09925, sections 4.2 and 4.4",
           miniature="three stages of one bottleneck of 96, 192 and 384 channels, whose middle is a 3 x 3 convolution, "
@@ -86,14 +86,14 @@ LEARNING = (
                     f"images; {_SEEDS}",
           statistic=f"the difference of held-out top-1, {_MEAN}",
           refuted_by="a lead of both together, over either alone, whose interval reaches 0"),
-    Claim(id="conv_then_attention", kind="learning", module="learn_mixing",
+    Claim(id="conv_then_attention", kind="learning", module="learning.mixing",
           says="Convolution in early layers and attention in late ones is the best order.",
           source="Dai et al., arXiv:2106.04803, section 2.2.2",
           miniature="CoAtNets of four stages of one block, two of convolution (C) and two of attention (T): CCTT, "
                     f"CTCT, TCTC and TTCC; {_FEW}; 600 steps of 64 images; {_SEEDS}",
           statistic=f"the difference of held-out top-1, {_MEAN}",
           refuted_by="a lead of CCTT, over any other order, whose interval reaches 0"),
-    Claim(id="adversarial", kind="learning", module="learn_vector",
+    Claim(id="adversarial", kind="learning", module="learning.vector",
           says="Vector attention resists adversarial perturbation better than convolution.",
           source="Zhao et al., arXiv:2004.13621, section 5.3",
           miniature="the networks, pictures and budget of san_parameters; ten projected gradient steps within 0.03, "

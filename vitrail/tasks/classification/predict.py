@@ -66,9 +66,12 @@ def predict(model: Any, inputs: Any, options: Options | None = None, *,
     check_choice("on_error", options.on_error, ON_ERROR)
     check_number("batch", options.batch, 1, 2**24, whole=True)
     check_number("top", options.top, 1, 2**24, whole=True)
+    return _predictions(model.to(options.device), inputs, options, decoding)
+
+
+def _predictions(model: Any, inputs: Any, options: Options, decoding: Decoding | None) -> Iterator[Prediction]:
     spec = model.config.spec
     transform = evaluation_transform(spec.preprocessing)
-    model.to(options.device)
     images = read_images(inputs, decoding)
     while chunk := list(islice(images, options.batch)):
         for _, image in chunk:

@@ -5,7 +5,7 @@ from scipy import stats
 
 from tests.tasks.test_metrics import outcomes, sample
 from vitrail.core.errors import DataError
-from vitrail.tasks.classification import intervals as module
+from vitrail.measure import intervals as module
 from vitrail.core.score import Score
 from vitrail.measure.intervals import bootstrap, percentile, reverse_percentile, student_t, wilson
 from vitrail.tasks.classification.metrics import intervals, summary

@@ -9,7 +9,8 @@ import torch
 
 from vitrail.core.errors import CheckpointError, DataError, SettingsError
 from vitrail.tasks.language import toy
-from vitrail.tasks.language.batches import TextBatches, TranslationBatch
+from vitrail.data.loader import Loader
+from vitrail.tasks.language.batches import TranslationBatch, collate
 from vitrail.tasks.language.corpus import Pairs, Text, open_pairs, open_text, split_pairs, split_text
 from vitrail.tasks.language.samples import CausalSamples, MaskedSamples, PairSamples, without_long
 from vitrail.tasks.language.vocabulary import CLASS, END, MARKS, MASK, PAD, SEPARATOR, START, UNKNOWN, Vocabulary
@@ -171,12 +172,12 @@ def test_a_batch_of_pairs() -> None:
     source, target, expected = batch.source.tolist(), batch.target.tolist(), batch.expected.tolist()
     words = samples.pairs
     for row, index in enumerate((3, 1)):
-        n = len(samples.targets[index])
+        n = len(samples.translations[index])
         assert source[row] == [*samples.sources[index], *[PAD] * (len(source[row]) - len(samples.sources[index]))]
-        assert target[row][:n + 1] == [START, *samples.targets[index]] and set(target[row][n + 1:]) <= {PAD}
-        assert expected[row][:n + 1] == [*samples.targets[index], END] and set(expected[row][n + 1:]) <= {PAD}
+        assert target[row][:n + 1] == [START, *samples.translations[index]] and set(target[row][n + 1:]) <= {PAD}
+        assert expected[row][:n + 1] == [*samples.translations[index], END] and set(expected[row][n + 1:]) <= {PAD}
     known = Vocabulary.of((*words.sources, *words.targets), "words")
-    assert known.text(samples.targets[3]) == words.targets[3]
+    assert known.text(samples.translations[3]) == words.targets[3]
     assert batch.share.item() == (batch.expected != PAD).sum().item() / 2 and samples.key(3) == "sentence 4"
 
 
@@ -195,7 +196,7 @@ def test_sentences_that_are_too_long_are_named_or_left_out() -> None:
 def test_batches_are_shared_out_whatever_the_processes(of: int) -> None:
     samples = pairs(30)
     def two_epochs(rank: int, of: int) -> list[TranslationBatch]:
-        batches = TextBatches(samples, batch=8, seed=5, shuffle=True, drop_last=True, rank=rank, of=of)
+        batches = Loader(samples, collate, batch=8, seed=5, shuffle=True, drop_last=True, rank=rank, of=of)
         return [batch for epoch in (0, 1) for batch in batches.epoch(epoch)]
     whole, parts = two_epochs(0, 1), [two_epochs(rank, of) for rank in range(of)]
     assert len(whole) == 6
@@ -210,17 +211,17 @@ def test_batches_are_shared_out_whatever_the_processes(of: int) -> None:
 
 
 def test_an_epoch_goes_on_from_a_step() -> None:
-    batches = TextBatches(pairs(30), batch=8, seed=5, shuffle=True, drop_last=True)
+    batches = Loader(pairs(30), collate, batch=8, seed=5, shuffle=True, drop_last=True)
     assert [b.indices.tolist() for b in batches.epoch(1, 2)] == [b.indices.tolist() for b in batches.epoch(1)][2:]
-    last = [len(b) for b in TextBatches(pairs(30), batch=8, rank=1, of=2).epoch(0)]
-    assert last == [4, 4, 4, 3] and len(TextBatches(pairs(9), batch=8, rank=0, of=2)) == 2
-    assert [len(b) for b in TextBatches(pairs(9), batch=8, rank=0, of=2).epoch(0)] == [4]       # none of the last one
+    last = [len(b) for b in Loader(pairs(30), collate, batch=8, rank=1, of=2).epoch(0)]
+    assert last == [4, 4, 4, 3] and len(Loader(pairs(9), collate, batch=8, rank=0, of=2)) == 2
+    assert [len(b) for b in Loader(pairs(9), collate, batch=8, rank=0, of=2).epoch(0)] == [4]       # none of the last one
 
 
 @pytest.mark.parametrize(("changes", "said"), [({"batch": 31}, "31"), ({"batch": 9, "of": 2}, "2 processes")])
 def test_batches_that_cannot_be_are_refused(changes: dict[str, int], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
-        TextBatches(pairs(30), drop_last=True, **changes)
+        Loader(pairs(30), collate, drop_last=True, **changes)
 
 
 def running(length: int = 30, *, kind: str = "characters") -> tuple[Text, Vocabulary]:

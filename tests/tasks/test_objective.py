@@ -1,4 +1,4 @@
-"""The classification task as the loop meets it, and one short training with the real loader."""
+"""The objective of classification as the loop meets it, and one short training with the real loader."""
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +11,14 @@ from torch import nn
 
 from tests.tasks.made import PLAIN, Greys, linear, reader
 from vitrail.core.errors import ModelError, SettingsError
-from vitrail.data.loader import Batch, Batches
 from vitrail.data.dataset import Skipped
 from vitrail.data.transforms import evaluation_transform
+from vitrail.tasks.classification.data import Batch
 from vitrail.tasks.classification.losses import cross_entropy, soft_targets
-from vitrail.tasks.classification.mixing import planned
+from vitrail.tasks.classification.mixing import apply, draw
+from vitrail.tasks.classification.objective import ClassificationObjective
 from vitrail.tasks.classification.settings import Distillation, Mixing, Objective
-from vitrail.tasks.classification.task import ClassificationTask
-from vitrail.training.objective import Step, Task, part
+from vitrail.training.objective import Step, part
 
 NAMES = tuple("abcd")
 SHADES = [k % 4 for k in range(24)]
@@ -26,29 +26,29 @@ HARD = Distillation(kind="hard", alpha=0.5)
 SOFT = Distillation(kind="soft", alpha=0.3, temperature=2.0)
 
 
-def make(**changes: Any) -> ClassificationTask:
+def make(**changes: Any) -> ClassificationObjective:
     settings: dict[str, Any] = {
         "build": lambda: linear(4, labels=NAMES), "train": Greys(SHADES, SHADES, NAMES),
-        "held_out": Greys([0, 1, 2, 3, 1], [0, 1, 2, 3, 0], NAMES), "training": evaluation_transform(PLAIN),
-        "evaluation": evaluation_transform(PLAIN), "loader": Batches, "save": lambda model, folder: None,
-        "objective": Objective(smoothing=0.1), "seed": 0, "batch": 8}
-    return ClassificationTask(**(settings | changes))
+        "val": Greys([0, 1, 2, 3, 1], [0, 1, 2, 3, 0], NAMES), "training": evaluation_transform(PLAIN),
+        "evaluation": evaluation_transform(PLAIN), "save": lambda model, folder: None,
+        "loss": Objective(smoothing=0.1), "seed": 0, "batch": 8}
+    return ClassificationObjective(**(settings | changes))
 
 
 def batch(n: int = 8, seed: int = 0) -> Batch:
     g = torch.Generator().manual_seed(seed)
-    return Batch(torch.randn(n, 3, 8, 8, generator=g), torch.randint(4, (n,), generator=g),
-                 torch.randperm(24, generator=g)[:n], 1, 0)
+    return Batch(images=torch.randn(n, 3, 8, 8, generator=g), labels=torch.randint(4, (n,), generator=g),
+                 indices=torch.randperm(24, generator=g)[:n])
 
 
-def test_it_is_a_task() -> None:
-    task: Task = make()
+def test_it_is_an_objective() -> None:
+    task = make()
     assert task.headline == "top1" and task.larger_is_better
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_loss_is_torchs(smoothing: float) -> None:
-    task, b = make(objective=Objective(smoothing=smoothing)), batch()
+    task, b = make(loss=Objective(smoothing=smoothing)), batch()
     model = task.model()
     found = task.loss(model, b, 0)
     logits = model(b.images)
@@ -63,7 +63,7 @@ def test_the_loss_is_torchs(smoothing: float) -> None:
 def test_distillation_weighs_the_two_terms(two: bool, settings: Distillation) -> None:
     teacher = linear(4, labels=NAMES, seed=5)
     task = make(build=lambda: linear(4, labels=NAMES, two=two), teacher=teacher,
-                objective=Objective(smoothing=0.1, distillation=settings))
+                loss=Objective(smoothing=0.1, distillation=settings))
     model, b = task.model(), batch()
     a, d = model.head.separate(model.backbone(b.images)) if two else (model(b.images),) * 2
     z = teacher(b.images).detach()
@@ -81,13 +81,13 @@ def test_distillation_weighs_the_two_terms(two: bool, settings: Distillation) ->
 
 def test_a_teacher_of_no_weight_changes_no_bit() -> None:
     b = batch()
-    deaf = make(teacher=linear(4, seed=5), objective=Objective(distillation=replace(SOFT, alpha=0.0)))
+    deaf = make(teacher=linear(4, seed=5), loss=Objective(distillation=replace(SOFT, alpha=0.0)))
     alone = make()
     assert torch.equal(deaf.loss(deaf.model(), b, 0)["loss"], alone.loss(alone.model(), b, 0)["loss"])
 
 
 def test_a_student_equal_to_its_teacher_learns_from_labels_alone() -> None:
-    task, b = make(teacher=linear(4), objective=Objective(distillation=SOFT)), batch()
+    task, b = make(teacher=linear(4), loss=Objective(distillation=SOFT)), batch()
     found = task.loss(task.model(), b, 0)
     assert found["distillation"].abs() < 1e-6
     torch.testing.assert_close(found["loss"].detach(), (1 - SOFT.alpha) * found["ce"])
@@ -95,9 +95,10 @@ def test_a_student_equal_to_its_teacher_learns_from_labels_alone() -> None:
 
 def test_mixing_follows_the_batches_own_epoch_and_samples() -> None:
     mixing = Mixing(mixup=0.8, cutmix=1.0)
-    task = make(objective=Objective(smoothing=0.1, mixing=mixing), seed=9)
+    task = make(loss=Objective(smoothing=0.1, mixing=mixing), seed=9)
     model, b = task.model(), next(iter(task.batches(0, 1).epoch(1)))
-    images, targets = planned(b, mixing=mixing, seed=9).mixed(soft_targets(b.labels, 4, 0.1))
+    plan = draw(b.indices.tolist(), mixing=mixing, seed=9, epoch=1, size=(8, 8))
+    images, targets = apply(b.images, soft_targets(b.labels, 4, 0.1), plan)
     expected = cross_entropy(model(images), targets).mean()
     torch.testing.assert_close(task.loss(model, b, 0)["loss"], expected)
     halves = [task.loss(model, part(b, i, 2), 0)["loss"] for i in range(2)]
@@ -105,7 +106,7 @@ def test_mixing_follows_the_batches_own_epoch_and_samples() -> None:
 
 
 def test_shares_of_processes_make_up_the_batch_of_one() -> None:
-    task = make(objective=Objective(mixing=Mixing(mixup=0.8)))
+    task = make(loss=Objective(mixing=Mixing(mixup=0.8)))
     model = task.model()
     whole = [task.loss(model, b, 0)["loss"].item() for b in task.batches(0, 1).epoch(3)]
     shares = [[task.loss(model, b, 0)["loss"].item() for b in task.batches(rank, 4).epoch(3)] for rank in range(4)]
@@ -117,14 +118,14 @@ def test_shares_of_processes_make_up_the_batch_of_one() -> None:
 ])
 def test_batches_that_cannot_be_shared_are_refused_before_a_step(batch_size: int, of: int, accumulate: int,
                                                                  mixing: Mixing) -> None:
-    task = make(batch=batch_size, accumulate=accumulate, objective=Objective(mixing=mixing))
+    task = make(batch=batch_size, accumulate=accumulate, loss=Objective(mixing=mixing))
     with pytest.raises(SettingsError, match="multiple of"):
         task.batches(0, of)
 
 
 @pytest.mark.parametrize("changes, said", [
     ({"batch": 25}, "24 training samples"), ({"batch": 0}, "batch of 0"),
-    ({"objective": Objective(distillation=HARD)}, "needs a teacher"),
+    ({"loss": Objective(distillation=HARD)}, "needs a teacher"),
     ({"teacher": linear(4)}, "distillation is none"),
 ])
 def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], said: str) -> None:
@@ -135,7 +136,7 @@ def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], said: str) -
 def test_models_that_do_not_fit_are_refused() -> None:
     with pytest.raises(SettingsError, match="not the classes of 'greys'"):
         make(build=lambda: linear(4, labels="abdc")).model()
-    distilled = {"objective": Objective(distillation=HARD)}
+    distilled = {"loss": Objective(distillation=HARD)}
     with pytest.raises(SettingsError, match="5 classes apart and the student 4"):
         make(teacher=linear(5), **distilled).model()
     same = linear(4, labels=NAMES)
@@ -148,7 +149,7 @@ def test_models_that_do_not_fit_are_refused() -> None:
 def test_the_whole_step_compiles() -> None:
     other = replace(PLAIN, size=(6, 6), mean=(0.1, 0.2, 0.3))
     objective = Objective(mixing=Mixing(mixup=0.8, cutmix=1.0), distillation=SOFT)
-    task = make(build=lambda: linear(4, labels=NAMES, two=True), objective=objective,
+    task = make(build=lambda: linear(4, labels=NAMES, two=True), loss=objective,
                 teacher=linear(4, side=6, labels=NAMES[::-1], preprocessing=other))
     model, b = task.model(), next(iter(task.batches(0, 1).epoch(0)))
     plain = task.loss(model, b, 0)
@@ -162,19 +163,19 @@ def test_evaluation_scores_the_held_out_side() -> None:
     assert found["top1"] == 0.8 and found["samples"] == 5 and found["unread"] == 0
     assert set(found) == {"top1", "balanced", "f1", "ece", "brier", "nll", "samples", "unread"}
     assert all(type(v) is float for v in found.values())
-    torn = make(held_out=Greys([0, 1, 2], [0, 1, 2], NAMES, broken=(1,)), on_error="skip", accumulate=4)
+    torn = make(val=Greys([0, 1, 2], [0, 1, 2], NAMES, broken=(1,)), on_error="skip", accumulate=4)
     assert torn.evaluate(reader(NAMES), torch.device("cpu"), 0, 1)["unread"] == 1
 
 
 def test_it_describes_itself_in_json() -> None:
     train = Greys(SHADES, SHADES, NAMES, skipped=(Skipped("x.png", "torn"),))
-    task = make(train=train, record={"seed": 3}, teacher=linear(4, seed=1), objective=Objective(distillation=SOFT))
+    task = make(train=train, record={"seed": 3}, teacher=linear(4, seed=1), loss=Objective(distillation=SOFT))
     found = json.loads(json.dumps(task.describe(), allow_nan=False))
     assert found["classes"] == list(NAMES) and found["record"] == {"seed": 3}
     assert found["data"]["train"]["skipped"] == [{"key": "x.png", "why": "torn"}]
     assert found["data"]["train"]["samples"] == 24 and found["objective"]["distillation"]["kind"] == "soft"
     assert found["teacher"]["model"] == "linear"
-    other = make(held_out=Greys([1], [1], NAMES)).describe()
+    other = make(val=Greys([1], [1], NAMES)).describe()
     assert other["fingerprint"] != make().describe()["fingerprint"] == make().describe()["fingerprint"]
 
 
@@ -192,7 +193,7 @@ def test_a_student_learns_from_its_teacher() -> None:
     """Every part at once: real batches, both kinds of mixing, a soft teacher, a distilled head."""
     sharp = reader(NAMES, sharp=1.0)
     objective = Objective(mixing=Mixing(mixup=0.2, cutmix=0.2, probability=0.5), distillation=SOFT)
-    task = make(build=lambda: linear(4, labels=NAMES, two=True), teacher=sharp, objective=objective)
+    task = make(build=lambda: linear(4, labels=NAMES, two=True), teacher=sharp, loss=objective)
     model = task.model().train()
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     losses = []
