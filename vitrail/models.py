@@ -55,7 +55,7 @@ def card(name: str) -> Card:
 
 def create_model(name: str, *, task: str = "", weights: str | Path | None = None, keys: str = "", inside: str = "",
                  resize: bool = False, head: str = "", mixer: "str | type[nn.Module] | Mechanism" = "",
-                 **options: Any) -> "nn.Module":
+                 **options: Any) -> Any:
     """A model by name, on the CPU, in evaluation mode; `model.config` says what it is.
 
     task:    what it is to do; the first of the tasks that the catalogue names for it, unless given.
@@ -90,7 +90,7 @@ def create_model(name: str, *, task: str = "", weights: str | Path | None = None
     return model
 
 
-def build(config: ModelConfig, *, mixer: "str | type[nn.Module] | Mechanism" = "") -> "nn.Module":
+def build(config: ModelConfig, *, mixer: "str | type[nn.Module] | Mechanism" = "") -> Any:
     """The model that a config describes, with new weights, in evaluation mode.
 
     mixer: in the place of the config's name for it, where it is a class of your own. Raises ModelError.
@@ -104,7 +104,7 @@ def build(config: ModelConfig, *, mixer: "str | type[nn.Module] | Mechanism" = "
             found = find_mixer(mixer or config.mixer)
             network = Mixed(config.model, network, found)
             config = replace(config, mixer=found.name)
-        model: nn.Module = task_of(config).build(config, network)
+        model = task_of(config).build(config, network)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as e:
         raise ModelError(f"{config.model} cannot be built with {dict(config.arguments)}: {e}") from e
     if config.edits:
@@ -220,7 +220,7 @@ def _read(folder: str | Path) -> Mapping[str, Any]:
     return data
 
 
-def load_model(folder: str | Path, *, mixer: "type[nn.Module] | Mechanism | None" = None) -> "nn.Module":
+def load_model(folder: str | Path, *, mixer: "type[nn.Module] | Mechanism | None" = None) -> Any:
     """The model of a folder that `save_model` wrote, or of a finished run, in evaluation mode.
 
     mixer: the class or Mechanism that its blocks mix tokens by, where that is your own: a file names it, and no file

@@ -2,7 +2,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitrail.core import catalogue
 from vitrail.core.errors import CheckpointError, did_you_mean
@@ -42,7 +42,7 @@ def renamed(state: "Mapping[str, Tensor]", written: object) -> "dict[str, Tensor
     return {".".join(names.get(part, part) for part in key.split(".")): tensor for key, tensor in state.items()}
 
 
-def keys_of(model: "nn.Module", layout: str) -> Keys | None:
+def keys_of(model: Any, layout: str) -> Keys | None:
     """The key table of a layout for this very model; None for our own. Raises CheckpointError on an unknown one."""
     if layout == "vitrail":
         return None
@@ -59,7 +59,7 @@ def keys_of(model: "nn.Module", layout: str) -> Keys | None:
     return table
 
 
-def load_weights(model: "nn.Module", source: "str | Path | Mapping[str, Tensor]", *, keys: str = "vitrail",
+def load_weights(model: Any, source: "str | Path | Mapping[str, Tensor]", *, keys: str = "vitrail",
                  inside: str = "", strict: bool = True, resize: bool = False, head: str = "load",
                  sha256: str = "", allow_nonfinite: bool = False) -> Loaded:
     """Copies the tensors of a file, an address or a mapping into the model; says what became of each.

@@ -27,7 +27,7 @@ def _compare(a: Namespace | None) -> int:
     from vitrail.recipes import compare, compare_pages
     from vitrail.figures.style import png
 
-    found, folder = compare.run(settings, tell=show.note), Path(settings.out)
+    found, folder = compare.run(settings, log=show.note), Path(settings.out)
     told = {"settings": settings.resolved(), "mixers": [c.to_json() for c in found]}
     write_file(folder / "compare.json", json.dumps(told, indent=1) + "\n", overwrite=True)
     write_file(folder / "compare.md", compare_pages.page(found, settings), overwrite=True)

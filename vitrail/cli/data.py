@@ -51,14 +51,14 @@ def _progress(quiet: bool) -> Callable[[int, int], None]:
 
 def _print(report: "Report") -> None:
     show.say(f"{report.name}: {report.images:,} images of {len(report.classes)} classes")
-    if report.parts:
-        show.say("parts: " + ", ".join(f"{part} {count:,}" for part, count in report.parts.items()))
+    if report.splits:
+        show.say("splits: " + ", ".join(f"{split} {count:,}" for split, count in report.splits.items()))
     if report.classes:
         show.say()
-        parts = list(report.parts)
-        rows = [(n, c.name, f"{c.images:,}", f"{c.readable:,}", *(f"{c.parts.get(p, 0):,}" for p in parts))
+        splits = list(report.splits)
+        rows = [(n, c.name, f"{c.images:,}", f"{c.readable:,}", *(f"{c.splits.get(p, 0):,}" for p in splits))
                 for n, c in enumerate(report.classes)]
-        show.table(("id", "class", "images", "readable", *parts), rows, right=("id", "images", "readable", *parts))
+        show.table(("id", "class", "images", "readable", *splits), rows, right=("id", "images", "readable", *splits))
     if report.sizes is not None:
         s = report.sizes
         show.say(f"\nkinds: {', '.join(f'{count:,} {kind}' for kind, count in report.kinds.items())}")

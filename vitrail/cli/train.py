@@ -1,5 +1,6 @@
 """`vitrail train`: settings of the task from flags and a file, then the recipe."""
 import json
+import math
 import os
 import signal
 import threading
@@ -70,7 +71,7 @@ def _line(task: Task, scores: Mapping[str, Mapping[str, float]]) -> str:
     words = []
     for name in names:
         metric = task.metric(name)
-        score = Score(scores[name]["value"], scores[name].get("low"), scores[name].get("high"))
+        score = Score(scores[name]["value"], scores[name].get("low", math.nan), scores[name].get("high", math.nan))
         interval = metric.interval(score)
         words.append(f"{metric.label} {metric.value(score)}" + (f" ({interval})" if interval else ""))
     return ", ".join(words)

@@ -1,23 +1,28 @@
 """A measured number with its interval, and what a metric is called."""
+import math
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Score:
-    """A measured number. low, high: its 95 % interval (unless another level was asked for); None where it has none."""
+    """A measured number. low, high: its 95 % interval (unless another level was asked for); nan where it has none."""
 
     value: float
-    low: float | None = None
-    high: float | None = None
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def has_interval(self) -> bool:
+        return not math.isnan(self.low)
 
     def __str__(self) -> str:
-        if self.low is None:
+        if not self.has_interval:
             return f"{self.value:.4f}"
         return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f})"
 
     def to_json(self) -> dict[str, Any]:
-        if self.low is None:
+        if not self.has_interval:
             return {"value": self.value}
         return {"value": self.value, "low": self.low, "high": self.high}
 
@@ -48,6 +53,6 @@ class Metric:
 
     def interval(self, score: Score) -> str:
         """`96.03 to 99.06`; empty where there is no interval."""
-        if score.low is None or score.high is None:
+        if not score.has_interval:
             return ""
         return f"{self.number(score.low)} to {self.number(score.high)}"

@@ -20,6 +20,7 @@ class ImageDataset:
     classes: the names of what can be told apart, in the order of their numbers; () where nobody labelled the images.
     """
 
+    name = ""
     classes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     splits: Mapping[str, tuple[int, ...]] = {}

@@ -14,7 +14,7 @@ class TokenBody(nn.Module):
     """
 
     tokens = 1
-    tokenize: nn.Module
+    patch_embed: nn.Module
     prefix: Prefix
     position: PositionTable
     blocks: Stack

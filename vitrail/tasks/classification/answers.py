@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrail.core.config import ModelConfig
 from vitrail.core.errors import DataError, ExplainError, ExportError, did_you_mean
@@ -18,24 +18,29 @@ def score(output: Tensor, target: Tensor) -> Tensor:
     return output.gather(1, target[:, None])[:, 0]
 
 
-def targets(model: nn.Module, output: Tensor, target: int | str | None) -> tuple[Tensor, tuple[str, ...], Tensor]:
+def targets(model: Any, output: Tensor, target: int | str | None) -> tuple[Tensor, tuple[str, ...], Tensor]:
     """The class of each image that is asked about: its number (B,), its name, and its probability (B,).
 
     target: a number or a label; the class that the model prefers, unless given. Raises ExplainError for another.
     """
     labels = model.config.spec.labels
-    if isinstance(target, str) and target not in labels and target.removeprefix("-").isdecimal():
-        target = int(target)
-    if isinstance(target, str):
-        if target not in labels:
-            raise ExplainError(f"{model.config.model} knows no class {target!r}.{did_you_mean(target, labels)}")
-        target = labels.index(target)
-    if target is not None and not 0 <= target < len(labels):
-        raise ExplainError(f"{model.config.model} has {len(labels)} classes, 0 to {len(labels) - 1}, and {target} is "
-                           "not one of them")
-    numbers = output.argmax(-1) if target is None else torch.full_like(output[:, 0], target, dtype=torch.long)
+    if target is None:
+        numbers = output.argmax(-1)
+    else:
+        numbers = torch.full((len(output),), _number(model.config.model, labels, target), device=output.device)
     names = tuple(labels[number] if number < len(labels) else str(number) for number in numbers.tolist())
     return numbers, names, output.double().softmax(-1).gather(1, numbers[:, None])[:, 0]
+
+
+def _number(model: str, labels: tuple[str, ...], target: int | str) -> int:
+    """The number of a class by its name, or by its number, which may be written out. Raises ExplainError."""
+    if isinstance(target, str) and target in labels:
+        return labels.index(target)
+    if isinstance(target, str) and not target.removeprefix("-").isdecimal():
+        raise ExplainError(f"{model} knows no class {target!r}.{did_you_mean(target, labels)}")
+    if not 0 <= int(target) < len(labels):
+        raise ExplainError(f"{model} has {len(labels)} classes, 0 to {len(labels) - 1}, and {target} is not one of them")
+    return int(target)
 
 
 def agreement(output: Tensor, other: Tensor) -> float:

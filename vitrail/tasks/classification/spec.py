@@ -55,6 +55,7 @@ def make_spec(name: str, variant: Variant[Any], arguments: Mapping[str, Any], re
 
 def usual_preprocessing(variant: Variant[Any], arguments: Mapping[str, Any], release: Weights | None) -> Preprocessing:
     """The release's preprocessing, or the default one, at the size this model is built for."""
+    assert isinstance(variant.figures, Figures), "a variant that takes images says at which size"
     published = release.image if release else variant.settings().get("image", variant.figures.image)
     asked = arguments.get("image", published)
     size = (asked, asked) if isinstance(asked, int) else tuple(asked)
