@@ -1,6 +1,6 @@
 """Train each backbone at a small size on the bundled digits, through the recipe of `vitrail train`.
 
-`docs/digits/<module>.json` says what to train: {"model": ..., "change": [...], "size": ..., and any other setting of
+`docs/digits/<module>.json` says what to train: {"model": ..., "set": [...], "size": ..., and any other setting of
 `vitrail train`}. `python tools/digits.py <module> ...` (all, where none is named) trains it in runs/digits/<module>,
 and writes the held-out score beside it; docs/digits.md has all of them.
 """
@@ -27,7 +27,7 @@ def run(module: str) -> None:
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
     start, out = time.perf_counter(), Path("runs", "digits", module)
     shutil.rmtree(out, ignore_errors=True)              # else a run made before a change of the model would go on
-    right, of = train(ClassifySettings(**{**BUDGET, **settings, "out": str(out)}))
+    right, of = train(ClassifySettings.of({**BUDGET, **settings, "out": str(out)}))
     found = {"right": right, "of": of, "seconds": round(time.perf_counter() - start)}
     path.write_text(json.dumps({**told, "found": found}, indent=1) + "\n", encoding="utf-8")
     print(f"{module}: {100 * right / of:.2f} % of {of} held-out digits in {found['seconds']} s", flush=True)
@@ -38,8 +38,8 @@ def page() -> None:
     for path in sorted(FOLDER.glob("*.json")):
         told = json.loads(path.read_text("utf-8"))
         if found := told.get("found"):
-            own = ", ".join(f"{k} {v}" for k, v in told.items() if k not in ("model", "change", "found"))
-            rows.append(f"| {path.stem} | `{told['model']}` | {' '.join(told.get('change', [])) or 'as published'} | "
+            own = ", ".join(f"{k} {v}" for k, v in told.items() if k not in ("model", "set", "found"))
+            rows.append(f"| {path.stem} | `{told['model']}` | {' '.join(told.get('set', [])) or 'as published'} | "
                         f"{own} | {100 * found['right'] / found['of']:.2f} % | {found['seconds']} s |")
     budget = ", ".join(f"{k} {v}" for k, v in BUDGET.items())
     text = ["# Every backbone, trained on digits", "",

@@ -28,7 +28,7 @@ def _parse(name: str, words: Sequence[str]) -> Namespace | None:
                  f"which the model or --task NAME chooses. Other tasks have settings of their own: {others}.")
         return None
     settings, common = parse.read(task.settings.target, words)
-    catalogue.find(settings.model)              # a wrong name is found before torch is imported
+    catalogue.find(settings.model.name)              # a wrong name is found before torch is imported
     return Namespace(task=task, settings=settings, json=common.json)
 
 

@@ -1,121 +1,177 @@
 """Frozen dataclasses of settings that check themselves: kinds from their annotations, ranges from their fields.
 
+Settings nest: a field whose annotation is a class of settings is a part. A single value, a leaf, is named by its path
+(`training.lr`) or, where no other part has the same, by its own name (`lr`), in Python, TOML and on the command line.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Recipe(Checked):
+        depth: int = setting(12, low=1, help="number of blocks")
+        training: TrainSettings = part(TrainSettings, epochs=15)
+
+    Recipe.of({"out": "runs/a", "lr": 0.1}).training.lr             # 0.1
+
 Imports no torch, so that the command line can refuse a wrong setting at once.
 """
-import math
-import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self
 
-from vitrail.core.errors import SettingsError, did_you_mean
 from vitrail.core import toml
+from vitrail.core.errors import SettingsError, did_you_mean
+from vitrail.core.leaves import Leaf, Part, defaults_of, hints, is_part, leaf_names, leaves
+from vitrail.core.validation import check_limits, fit, limits
 
 
-def setting(default: Any, *, low: float = -math.inf, high: float = math.inf, above: float | None = None,
-            below: float | None = None, free: bool = False, help: str = "") -> Any:
+def setting(default: Any = MISSING, *, low: float | None = None, high: float | None = None, above: float | None = None,
+            below: float | None = None, free: bool = False, flag: str = "", positional: bool = False, metavar: str = "",
+            help: str = "") -> Any:
     """A field with a range: low <= value <= high, above < value < below (each number, where there are several).
 
-    free: the value does not change what is learned, so that a run may go on with another one.
+    default: left out, the value must be given. free: the value does not change what is learned, so that a run may go
+    on with another one. flag: what flags and flat files call it, where that is not the field's name. positional: on the
+    command line the value stands without a flag. metavar: what the page of help writes for the value.
     """
-    limits = {"low": low, "high": high, "above": -math.inf if above is None else above,
-              "below": math.inf if below is None else below}
-    return field(default=default, metadata={"limits": limits, "free": free, "help": help})
+    given = {"low": low, "high": high, "above": above, "below": below}
+    bounds = {name: value for name, value in given.items() if value is not None}
+    metadata = {"limits": limits(**bounds), "free": free, "flag": flag, "positional": positional, "metavar": metavar,
+                "help": help}
+    return field(default=default, metadata=metadata)
+
+
+def like(kind: type["Checked"], name: str, **changes: Any) -> Any:
+    """A field with the default, the range and the help of another class's field, for settings handed on to that class.
+
+    changes: what `setting` takes, where this field differs.
+    """
+    leaf = leaf_names(kind)[name]
+    bounds = {bound: value for bound, value in leaf.limits.items() if abs(value) < float("inf")}
+    return setting(**{"default": leaf.default, "help": leaf.help, **bounds, **changes})
+
+
+def part(kind: type["Checked"], **defaults: Any) -> Any:
+    """A field that holds settings of their own; `defaults` replace those of the part's fields."""
+    needed = [leaf for leaf in leaves(kind) if leaf.default is MISSING and leaf.path not in defaults]
+    if needed:
+        return field(metadata={"defaults": defaults})
+    return field(default_factory=partial(_build, kind, {}, "", defaults), metadata={"defaults": defaults})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checked:
+class Checked(Part):
     """The base of settings. Raises SettingsError that names the field, its value and what it may be."""
 
+    # old name -> (name today, the version that renamed it): files of old runs hold the old names
+    RENAMED: ClassVar[Mapping[str, tuple[str, str]]] = {}
+
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
         for f in fields(self):
-            value = _fit(f.name, getattr(self, f.name), hints[f.name])
+            value = fit(f.name, getattr(self, f.name), hints(type(self))[f.name])
             object.__setattr__(self, f.name, value)             # a whole number given for a float, a list for a tuple
-            if limits := f.metadata.get("limits"):
-                for number in value if isinstance(value, tuple) else (value,):
-                    _check(f.name, number, **limits)
+            if f.metadata.get("limits"):
+                check_limits(f.name, value, **f.metadata["limits"])
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Settings from names and values. Raises SettingsError for an unknown name, with the nearest right one."""
-        known = {f.name: f for f in fields(cls) if f.init}
-        for name in values:
-            if name not in known:
-                raise SettingsError(f"there is no setting {name!r}.{did_you_mean(str(name), known)}")
-        for name, f in known.items():
-            if name not in values and f.default is MISSING and f.default_factory is MISSING:
-                raise SettingsError(f"the setting {name!r} is missing")
-        return cls(**values)
+        """Settings from names and values: leaves by name or path, and parts as mappings or as settings.
+
+        Raises SettingsError for an unknown name, with the nearest right one, and for one that is missing.
+        """
+        given: dict[str, Any] = {}
+        for leaf, value in cls.named(values):
+            if leaf.path in given:
+                raise SettingsError(f"the setting {leaf.path!r} is given twice: {given[leaf.path]!r} and {value!r}")
+            given[leaf.path] = value
+        for leaf in leaves(cls):
+            if leaf.default is MISSING and leaf.path not in given:
+                raise SettingsError(f"the setting {leaf.path!r} is missing")
+        built: Self = _build(cls, given, "", {})
+        return built
+
+    @classmethod
+    def named(cls, values: Mapping[str, Any], *, renamed: bool = False) -> Iterator[tuple[Leaf, Any]]:
+        """The leaves that a nested or flat mapping names, with their values; the values are not checked yet.
+
+        renamed: names of older versions are understood. Raises SettingsError for a name that no leaf has.
+        """
+        yield from _named(cls, values, "", renamed)
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Settings from a TOML file."""
+        """Settings from a TOML file: a table for each part, or all names flat, those of older versions included."""
         try:
-            return cls.of(toml.load(path))
+            return cls.of({leaf.path: value for leaf, value in cls.named(toml.load(path), renamed=True)})
         except SettingsError as e:
             raise e if str(path) in str(e) else SettingsError(f"{path}: {e}") from None
 
+    def at(self, path: str) -> Any:
+        """The value at a path: `settings.at("training.lr")`."""
+        value: Any = self
+        for name in path.split("."):
+            value = getattr(value, name)
+        return value
+
     def resolved(self) -> dict[str, Any]:
-        """Every setting by name, defaults included."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """Every leaf by name, defaults included: flat, as `of` takes them back."""
+        return {leaf.name: self.at(leaf.path) for leaf in leaves(type(self))}
+
+    def nested(self) -> dict[str, Any]:
+        """Every field by name, a part as a dictionary of its own."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value.nested() if isinstance(value, Checked) else value for name, value in values.items()}
+
+    def updated(self, **changes: Any) -> Self:
+        """The same settings with some leaves changed, each by its name: `settings.updated(lr=0.1)`."""
+        kept = {leaf.path: self.at(leaf.path) for leaf in leaves(type(self))}
+        return type(self).of({**kept, **{leaf.path: value for leaf, value in self.named(changes)}})
 
     def to_toml(self) -> str:
-        return toml.dump(self.resolved())
+        return toml.dump(self.nested())
 
     def changed(self, other: "Checked") -> list[str]:
         """What differs and matters: `lr: 0.1 there, 0.2 here`, other's value first."""
         mine, theirs = self.resolved(), other.resolved()
-        fixed = [f.name for f in fields(self) if not f.metadata.get("free")]
+        fixed = [leaf.name for leaf in leaves(type(self)) if not leaf.free]
         return [f"{name}: {theirs.get(name)!r} there, {mine[name]!r} here" for name in fixed
                 if name not in theirs or theirs[name] != mine[name]]
 
 
-def _fit(name: str, value: Any, kind: Any) -> Any:
-    """The value as its annotation wants it. Raises SettingsError where it is of another kind."""
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in get_args(kind):
-            return None
-        for option in get_args(kind):
-            try:
-                return _fit(name, value, option)
-            except SettingsError:
-                continue
-    elif origin is Literal:
-        choices = get_args(kind)
-        if any(value == c and type(value) is type(c) for c in choices):
-            return value
-        raise SettingsError(f"the setting {name!r} is {value!r}, and must be one of {', '.join(map(repr, choices))}."
-                            f"{did_you_mean(str(value), [str(c) for c in choices])}")
-    elif origin is tuple and isinstance(value, (list, tuple)):
-        parts = get_args(kind)
-        parts = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        if len(parts) == len(value):
-            return tuple(_fit(name, v, p) for v, p in zip(value, parts, strict=True))
-    elif kind is float and type(value) in (int, float):
-        return math.inf if type(value) is int and abs(value) > 1e300 else float(value)
-    elif isinstance(kind, type) and origin is None and type(value) is kind:
-        return value
-    raise SettingsError(f"the setting {name!r} is {value!r}, and must be {_words(kind)}")
+def _named(kind: type[Checked], values: Mapping[str, Any], table: str, renamed: bool) -> Iterator[tuple[Leaf, Any]]:
+    known = leaf_names(kind)
+    for key, value in values.items():
+        path = f"{table}{key}"
+        inner = value.nested() if isinstance(value, Checked) else value
+        if isinstance(inner, Mapping) and any(leaf.path.startswith(f"{path}.") for leaf in leaves(kind)):
+            yield from _named(kind, inner, f"{path}.", renamed)
+            continue
+        if path not in known and path in kind.RENAMED:
+            name, version = kind.RENAMED[path]
+            if not renamed:
+                raise SettingsError(f"the setting {path!r} is called {name!r} since vitrail {version}")
+            path = name
+        if path not in known:
+            raise SettingsError(f"there is no setting {path!r}.{did_you_mean(path, _choices(kind, path))}")
+        yield known[path], value
 
 
-def _words(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "left out"}
-    if get_origin(kind) is tuple:
-        parts = get_args(kind)
-        many = "any number of" if parts[-1] is Ellipsis else str(len(parts))
-        return f"a list of {many} values, each {_words(parts[0])}"
-    if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(_words(k) for k in get_args(kind))
-    return names.get(kind, getattr(kind, "__name__", str(kind)))
+def _choices(kind: type[Checked], path: str) -> list[str]:
+    """The names that a wrong one is compared with: paths where it is a path."""
+    return [leaf.path if "." in path else leaf.name for leaf in leaves(kind)]
 
 
-def _check(name: str, value: Any, low: float, high: float, above: float, below: float) -> None:
-    if isinstance(value, str) or value is None or (low <= value <= high and above < value < below):
-        return
-    bounds = [f"at least {low:g}" * (low > -math.inf), f"more than {above:g}" * (above > -math.inf),
-              f"at most {high:g}" * (high < math.inf), f"less than {below:g}" * (below < math.inf)]
-    allowed = " and ".join(b for b in bounds if b) or "a finite number"
-    raise SettingsError(f"the setting {name!r} is {value!r}, and must be {allowed}")
+def _build(kind: type[Any], given: Mapping[str, Any], table: str, defaults: Mapping[str, Any]) -> Any:
+    """Settings with their parts from values by path, in a table such as "training."."""
+    arguments = {}
+    for f in fields(kind):
+        path, hint = f"{table}{f.name}", hints(kind)[f.name]
+        if is_part(hint):
+            arguments[f.name] = _build(hint, given, f"{path}.", defaults_of(f, defaults))
+        elif path in given:
+            arguments[f.name] = given[path]
+        elif f.name in defaults:
+            arguments[f.name] = defaults[f.name]
+    try:
+        return kind(**arguments)
+    except SettingsError as e:      # the part names its own field; who reads the message knows the whole path
+        raise SettingsError(str(e).replace("the setting '", f"the setting '{table}", 1)) from None

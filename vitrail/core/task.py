@@ -75,7 +75,7 @@ class Task:
     kinds: tuple[str, ...] = ()
     check: Callable[..., None] = lambda settings: None
     summary: Callable[..., str] = lambda settings, splits: (
-        f"{settings.model} on {settings.data}: {len(splits.train):,} samples to learn from, {len(splits.val):,} held out")
+        f"{settings.model.name} on {settings.data.source}: {len(splits.train):,} samples to learn from, {len(splits.val):,} held out")
     predict: Callable[..., Any] | None = None
     generate: Callable[..., Any] | None = None
     score: Callable[..., Any] | None = None

@@ -1,4 +1,4 @@
-"""Flat settings as TOML, both ways. Reading is the standard library's; it has no writer."""
+"""Settings as TOML, both ways. Reading is the standard library's; it has no writer."""
 import math
 import tomllib
 from collections.abc import Mapping
@@ -12,19 +12,28 @@ _BARE = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 _LARGEST = 1 << 20          # bytes; a file of settings is a page, not a book
 
 
-def dump(values: Mapping[str, Any]) -> str:
-    """One line a value: str, bool, int, float, or a list of these. A None is left out: TOML has no word for it.
+def dump(values: Mapping[str, Any], *, table: str = "") -> str:
+    """One line a value: str, bool, int, float, or a list of these; a mapping becomes a table, behind the values.
 
-    Raises SettingsError for a value of another kind.
+    A None is left out: TOML has no word for it. table: the name of the table that the values stand in, for tables
+    within it. Raises SettingsError for a value of another kind.
+
+        dump({"out": "runs/a", "training": {"lr": 0.1}})    # out = "runs/a"  and below it  [training]  lr = 0.1
     """
-    return "".join(f"{_key(k)} = {_value(k, v)}\n" for k, v in values.items() if v is not None)
+    lines = [f"{_key(k)} = {_value(k, v)}\n" for k, v in values.items() if v is not None and not isinstance(v, Mapping)]
+    for name, inner in values.items():
+        if isinstance(inner, Mapping):
+            path = f"{table}{_key(name)}"
+            blank = "\n" if lines else ""
+            lines.append(f"{blank}[{path}]\n{dump(inner, table=f'{path}.')}")
+    return "".join(lines)
 
 
 def load(path: Path) -> dict[str, Any]:
     """The values of a file. Raises SettingsError where it cannot be read, or is not TOML (a key given twice, say)."""
     try:
         if path.stat().st_size > _LARGEST:
-            raise SettingsError(f"{path} has more than {_LARGEST} bytes: this is no file of settings")
+            raise SettingsError(f"{path} has more than {_LARGEST} bytes: this is not a file of settings")
         return tomllib.loads(path.read_bytes().decode())
     except OSError as e:
         raise SettingsError(f"cannot read the settings {path}: {e.strerror or e}") from None

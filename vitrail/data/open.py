@@ -1,14 +1,14 @@
 """One door to every data set of images: what the user wrote, read as the kind of data it names."""
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from vitrail.core.errors import DataError, SettingsError, did_you_mean
 from vitrail.data.dataset import Subset, printable
 from vitrail.data.formats.digits import Digits
 from vitrail.data.formats.folder import SPLITS, open_folder
 from vitrail.data.formats.table import SUFFIX, open_table
-from vitrail.data.settings import Decoding, Opening
+from vitrail.data.settings import Decoding, OnError, Opening
 
 BUNDLED = ("digits",)
 
@@ -25,7 +25,7 @@ def open_dataset(text: str | Path, *, on_error: str = "stop", classes: tuple[str
     >>> len(open_dataset("digits"))
     1797
     """
-    opening = Opening(on_error=on_error, classes=classes, class_depth=class_depth, threads=threads,
+    opening = Opening(on_error=cast(OnError, on_error), classes=classes, class_depth=class_depth, threads=threads,
                       decoding=decoding or Decoding())
     dataset = open_with(str(text), opening)
     return dataset if split is None else take_split(dataset, split)

@@ -1,56 +1,50 @@
 """Settings of the data floor. Nothing here imports torch, so that the command line can check them at once."""
-import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from vitrail.core.errors import SettingsError, did_you_mean
+from vitrail.core.errors import SettingsError
+from vitrail.core.settings import Checked, part, setting
+from vitrail.core.validation import check_choice, check_number, check_ordered
 
-ON_ERROR = ("stop", "skip")
+__all__ = ["ON_ERROR", "Augmentation", "Decoding", "OnError", "Opening", "SplitSettings", "check_choice",
+           "check_number"]
 
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raises SettingsError naming the nearest choice."""
-    if value not in choices:
-        raise SettingsError(f"{name} is {value!r}, and must be one of {', '.join(choices)}."
-                            f"{did_you_mean(str(value), choices)}")
-
-
-def check_number(name: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
-    """Raises SettingsError where value is not a finite number in [low, high], or not whole where it must be."""
-    kind = "a whole number" if whole else "a number"
-    good = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not good or not math.isfinite(value) or not low <= value <= high:  # type: ignore[arg-type,operator]
-        raise SettingsError(f"{name} is {value!r}, and must be {kind} from {low:g} to {high:g}")
-
-
-def _check_pair(name: str, value: object, low: float, high: float) -> None:
-    if not isinstance(value, tuple) or len(value) != 2:
-        raise SettingsError(f"{name} is {value!r}, and must be two numbers, the smaller first")
-    for number in value:
-        check_number(name, number, low, high)
-    if value[0] > value[1]:
-        raise SettingsError(f"{name} is {value!r}, and its first number must not be above its second")
+OnError = Literal["stop", "skip"]
+ON_ERROR = get_args(OnError)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augmentation:
+class SplitSettings(Checked):
+    """Which samples are held out for validation."""
+
+    val: str = setting("", help="data to evaluate on; left out: a share of the data")
+    val_fraction: float = setting(0.2, low=1e-6, high=1 - 1e-6, help="the share held out where no other data are named")
+    on_error: OnError = setting("stop", help="what a sample that cannot be read does")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation(Checked):
     """What training does to an image, in this order. Every chance is in [0, 1]; SettingsError outside its range."""
 
-    scale: tuple[float, float] = (0.08, 1.0)                # share of the image's area that a crop keeps
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)             # width over height of a crop
-    flip: float = 0.5                                       # chance of a left-right mirror image
-    vertical_flip: float = 0.0
-    randaugment_ops: int = 2                                # operations an image; 0 turns RandAugment off
-    randaugment_magnitude: int = 9                          # of 30 (Cubuk et al. 2019, arXiv 1909.13719)
-    jitter: float = 0.0                                     # strength of brightness, contrast and saturation changes
-    erase: float = 0.25                                     # chance of a rectangle of noise (arXiv 1708.04896)
+    scale: tuple[float, float] = setting((0.08, 1.0), low=0.001, high=1, flag="crop_scale",
+                                         help="share of the image's area that a crop keeps; one number: at least that")
+    ratio: tuple[float, float] = setting((3 / 4, 4 / 3), low=0.01, high=100, flag="crop_ratio",
+                                         help="width over height of a crop")
+    flip: float = setting(0.5, low=0, high=1, help="chance of a left-right mirror image")
+    vertical_flip: float = setting(0.0, low=0, high=1, help="chance of an upside-down image")
+    # of 31 steps, 0 to 30 (Cubuk et al. 2019, arXiv 1909.13719)
+    randaugment_ops: int = setting(2, low=0, high=14, flag="randaugment", help="RandAugment operations an image; 0: off")
+    randaugment_magnitude: int = setting(9, low=0, high=30, flag="magnitude", help="of RandAugment, of 31 steps")
+    jitter: float = setting(0.0, low=0, high=1, help="strength of brightness, contrast and saturation changes")
+    erase: float = setting(0.25, low=0, high=1, help="chance of a rectangle of noise (arXiv 1708.04896)")
 
     def __post_init__(self) -> None:
-        _check_pair("scale", self.scale, 0.001, 1.0)
-        _check_pair("ratio", self.ratio, 0.01, 100.0)
-        for name in ("flip", "vertical_flip", "erase", "jitter"):
-            check_number(name, getattr(self, name), 0.0, 1.0)
-        check_number("randaugment_ops", self.randaugment_ops, 0, 14, whole=True)
-        check_number("randaugment_magnitude", self.randaugment_magnitude, 0, 30, whole=True)
+        if isinstance(self.scale, int | float) or len(self.scale) == 1:     # a share alone is the least one
+            least = self.scale if isinstance(self.scale, int | float) else self.scale[0]
+            object.__setattr__(self, "scale", (least, 1.0))
+        super().__post_init__()
+        check_ordered("scale", self.scale)
+        check_ordered("ratio", self.ratio)
 
     @classmethod
     def none(cls) -> "Augmentation":
@@ -59,41 +53,35 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoding:
+class Decoding(Checked):
     """How a file becomes an upright picture of 8-bit RGB. SettingsError outside a field's range."""
 
-    max_pixels: int = 50_000_000                            # a larger image is refused before it is decoded
-    background: tuple[int, int, int] = (255, 255, 255)      # what shows through a transparent image
-    value_range: tuple[float, float] | None = None          # black and white of float, 16- and 32-bit images
-    draft: int = 0                                          # pixels that a JPEG's sides need at least; 0: all there are
+    max_pixels: int = setting(50_000_000, low=1, high=2**31, help="a larger image is refused before it is decoded")
+    background: tuple[int, int, int] = setting((255, 255, 255), low=0, high=255,
+                                               help="red, green and blue of what shows through a transparent image")
+    value_range: tuple[float, float] | None = setting(None, low=-1e38, high=1e38, help="black and white of float, 16- "
+                                                                                       "and 32-bit images")
+    draft: int = setting(0, low=0, high=2**16, help="pixels that a JPEG's sides need at least; 0: all there are")
 
     def __post_init__(self) -> None:
-        check_number("max_pixels", self.max_pixels, 1, 2**31, whole=True)
-        check_number("draft", self.draft, 0, 2**16, whole=True)
-        if not isinstance(self.background, tuple) or len(self.background) != 3:
-            raise SettingsError(f"background is {self.background!r}, and must be three numbers: red, green, blue")
-        for value in self.background:
-            check_number("background", value, 0, 255, whole=True)
-        if self.value_range is not None:
-            _check_pair("value_range", self.value_range, -1e38, 1e38)
-            if self.value_range[0] == self.value_range[1]:
-                raise SettingsError(f"value_range is {self.value_range!r}, and its two numbers must differ")
+        super().__post_init__()
+        check_ordered("value_range", self.value_range)
+        if self.value_range is not None and self.value_range[0] == self.value_range[1]:
+            raise SettingsError(f"the setting 'value_range' is {self.value_range!r}, and its two numbers must differ")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opening:
+class Opening(Checked):
     """How a data set is opened. SettingsError outside a field's range."""
 
-    on_error: str = "stop"                                  # stop: the first bad file is an error; skip: leave it out
-    classes: tuple[str, ...] | None = None                  # the labels of a model, in its order
-    class_depth: int = 0                                    # folder levels that name a class; 0: down to the images
-    decoding: Decoding = Decoding()
-    threads: int = 0                                        # for the pass over all files; 0: as many as processors
-    verify: bool = True                                     # False: skip makes no such pass, for who reads all anyway
+    on_error: OnError = setting("stop", help="stop: the first bad file is an error; skip: leave it out")
+    classes: tuple[str, ...] | None = setting(None, help="the labels of a model, in its order")
+    class_depth: int = setting(0, low=0, high=64, help="folder levels that name a class; 0: down to the images")
+    decoding: Decoding = part(Decoding)
+    threads: int = setting(0, low=0, high=256, help="for the pass over all files; 0: as many as processors")
+    verify: bool = setting(True, help="false: skip makes no such pass, for who reads all anyway")
 
     def __post_init__(self) -> None:
-        check_choice("on_error", self.on_error, ON_ERROR)
-        check_number("class_depth", self.class_depth, 0, 64, whole=True)
-        check_number("threads", self.threads, 0, 256, whole=True)
+        super().__post_init__()
         if self.classes is not None and (not self.classes or len(set(self.classes)) != len(self.classes)):
             raise SettingsError("classes must name every class once, and at least one")

@@ -70,8 +70,8 @@ def run(settings: CompareSettings, *, log: Callable[[str], None] = lambda text: 
     todo = [settings.of_run(mixer, turn) for turn in range(settings.seeds) for mixer in settings.mixers]
     with pooled(train, todo, settings.jobs) as found:
         for one, (right, total) in zip(todo, found, strict=True):
-            hits[one.mixer].append((right, total))
-            log(f"{one.mixer}, seed {one.seed}: held-out top-1 {100 * right / total:.2f} % of {total}")
+            hits[one.model.mixer].append((right, total))
+            log(f"{one.model.mixer}, seed {one.training.seed}: held-out top-1 {100 * right / total:.2f} % of {total}")
     costs = measure({mixer: setup.build_student(settings.of_run(mixer, 0), ("one", "another")) for mixer in settings.mixers})
     first = [right / total for right, total in hits[settings.mixers[0]]]
     return [_compared(mixer, hits[mixer], first if mixer != settings.mixers[0] else None, costs[mixer])
@@ -86,11 +86,12 @@ def train(settings: ClassifySettings) -> tuple[int, int]:
         if opened.finished:
             opened.check(objective.describe())
         with open(opened.folder / "log.txt", "a", encoding="utf-8") as log, redirect_stderr(log):
-            fit(objective, settings, opened)
-    with numerics(settings):
+            fit(objective, settings.training, opened)
+    training = settings.training
+    with numerics(training):
         model = load_model(settings.out)
-        options = Options(batch=settings.batch, workers=settings.workers, on_error=settings.on_error,
-                          device=pick_device(settings.device))
+        options = Options(batch=training.batch, workers=training.workers, on_error=settings.data.on_error,
+                          device=pick_device(training.device))
         evaluation = evaluate(model, splits.val, options, resamples=1)
     return sum(p.right for p in evaluation.predictions), evaluation.samples
 

@@ -27,9 +27,10 @@ def note(settings: CompareSettings) -> str:
     interval = (f"the mean of {settings.seeds} seeds with Student's interval, and the difference to "
                 f"{settings.mixers[0]} seed by seed" if settings.seeds > 1 else "one seed with Wilson's interval over "
                 "the held-out images")
-    return (f"{settings.model} with {' '.join(settings.change) or 'its own arguments'}, {settings.size or 'its own'} "
-            f"pixels, on {settings.data}: {settings.epochs} epochs of batches of {settings.batch} at a rate of "
-            f"{settings.lr:g}, the same for all. top-1: {interval}. ms: a forward pass of {BATCH} images in turns in "
+    model, data, training = settings.model, settings.data, settings.training
+    return (f"{model.name} with {' '.join(model.set) or 'its own arguments'}, {data.size or 'its own'} "
+            f"pixels, on {data.source}: {training.epochs} epochs of batches of {training.batch} at a rate of "
+            f"{training.lr:g}, the same for all. top-1: {interval}. ms: a forward pass of {BATCH} images in turns in "
             f"one process, beside {settings.mixers[0]}'s. step: the peak of a training step of {BATCH}. "
             "GFLOPs: 1e9 multiply-adds of one image in products, convolutions and attention.")
 

@@ -19,19 +19,19 @@ SIZE = 32       # the 8 x 8 digits are enlarged: a stride-32 network needs that 
 # reads, which on networks as small as these is quicker than two threads that wait for each other.
 SEEN: dict[str, Any] = dict(data="digits", size=SIZE, crop=1.0, crop_scale=0.7, flip=0.0, randaugment=1, magnitude=5,
                             erase=0.0, finish="last", threads=1, workers=1, log_every=22)
-TEACHER: dict[str, Any] = dict(model="resnet18", change=("dim=16", "depths=[1, 1, 1, 1]"), epochs=12, batch=64, lr=3e-3,
+TEACHER: dict[str, Any] = dict(model="resnet18", set=("dim=16", "depths=[1, 1, 1, 1]"), epochs=12, batch=64, lr=3e-3,
                                **SEEN)
 STUDENT: dict[str, Any] = dict(model="deit_ti16_distilled", epochs=50, batch=32, lr=1.5e-3, ema=0.99,
-                               change=("patch=8", "dim=96", "depth=4", "heads=3", "drop_path=0.05"),
+                               set=("patch=8", "dim=96", "depth=4", "heads=3", "drop_path=0.05"),
                                distillation="hard", evaluate_every=2, **SEEN)
 
 
 def teacher(out: Path, seed: int) -> ClassifySettings:
-    return ClassifySettings(out=str(out), seed=seed, **TEACHER)
+    return ClassifySettings.of({**TEACHER, "out": str(out), "seed": seed})
 
 
 def student(out: Path, taught_by: Path, seed: int) -> ClassifySettings:
-    return ClassifySettings(out=str(out), teacher=str(taught_by), seed=seed, **STUDENT)
+    return ClassifySettings.of({**STUDENT, "out": str(out), "teacher": str(taught_by), "seed": seed})
 
 
 def run(out: Path, *, seed: int = 0) -> dict[str, float]:

@@ -34,13 +34,14 @@ def train(task: Task, settings: Any) -> Path:
             log(f"{run.folder} is finished: nothing is trained")
         else:
             log(task.summary(settings, splits))
-        fit(objective, settings, run)
+        fit(objective, settings.training, run)
     folder = Path(settings.out)
     if lead():
         log(f"evaluating on {len(splits.val):,} held-out samples, and writing the report")
-        with numerics(settings):
-            options = Options(batch=settings.batch, workers=settings.workers, device=pick_device(settings.device),
-                              on_error=getattr(settings, "on_error", "stop"), seed=settings.seed)
+        training = settings.training
+        with numerics(training):
+            options = Options(batch=training.batch, workers=training.workers, device=pick_device(training.device),
+                              on_error=settings.data.on_error, seed=training.seed)
             evaluate(task, folder, splits.val, options, baselines=getattr(objective, "baselines", dict)())
     return folder
 

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from vitrail.core.errors import CheckpointError, SettingsError, TrainingError
 from vitrail.training import disk, manifest
-from vitrail.training.settings import TrainSettings
+from vitrail.training.settings import RunSettings, TrainSettings
 
 try:
     import fcntl
@@ -34,7 +34,7 @@ class Run:
     stopped before its first checkpoint has learned nothing, and gives way to one with other settings or other data.
     """
 
-    def __init__(self, settings: TrainSettings, *, lead: bool):
+    def __init__(self, settings: TrainSettings | RunSettings, *, lead: bool):
         self.settings, self.lead = settings, lead
         self.folder = Path(settings.out)
         self._lock = self._log = -1
@@ -44,12 +44,12 @@ class Run:
             self._create()
 
     @classmethod
-    def look(cls, settings: TrainSettings) -> None:
+    def look(cls, settings: TrainSettings | RunSettings) -> None:
         """Raises what `open` would raise for what lies in the folder, and touches nothing."""
         cls(settings, lead=False)
 
     @classmethod
-    def open(cls, settings: TrainSettings) -> "Run":
+    def open(cls, settings: TrainSettings | RunSettings) -> "Run":
         """A new run, or the one in settings.out to go on with, as settings.resume allows."""
         return cls(settings, lead=os.environ.get("RANK", "0") == "0")
 

@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vitrail.core.errors import SettingsError
-from vitrail.core.settings import Checked, setting
+from vitrail.core.settings import Checked, part, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +56,25 @@ class TrainSettings(Checked):
             raise SettingsError(f"the setting 'warmup' is {self.warmup!r}, and must be at most epochs, {self.epochs}")
         if self.batch % self.accumulate:
             raise SettingsError(f"the setting 'accumulate' is {self.accumulate}, and must divide batch, {self.batch}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(Checked):
+    """What a run is told: how to train, and beside it a part for each subject of its task.
+
+    Files of runs before 0.2 hold flat settings under the names on the left.
+    """
+
+    RENAMED = {"change": ("set", "0.2"), "held_out": ("val", "0.2"), "fraction": ("val_fraction", "0.2")}
+
+    training: TrainSettings = part(TrainSettings)
+
+    @property
+    def out(self) -> str:
+        """The run's folder."""
+        return self.training.out
+
+    @property
+    def resume(self) -> str:
+        """What becomes of a run that is there."""
+        return self.training.resume

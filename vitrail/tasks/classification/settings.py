@@ -1,8 +1,8 @@
 """What a classifier is trained to answer, as plain checked values. Imports no torch."""
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from vitrail.core.settings import Checked, setting
+from vitrail.core.settings import Checked, part, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,10 +14,11 @@ class Mixing(Checked):
     blended, where both kinds are on. Raises SettingsError for a value out of range.
     """
 
-    mixup: float = setting(0.0, low=0, high=1000)
-    cutmix: float = setting(0.0, low=0, high=1000)
-    probability: float = setting(1.0, low=0, high=1)
-    switch: float = setting(0.5, low=0, high=1)
+    mixup: float = setting(0.0, low=0, high=1000, help="alpha of mixup; 0: none")
+    cutmix: float = setting(0.0, low=0, high=1000, help="alpha of cutmix; 0: none")
+    probability: float = setting(1.0, low=0, high=1, flag="mix_prob", help="share of pairs that are mixed at all")
+    switch: float = setting(0.5, low=0, high=1, flag="mix_switch_prob", help="share of mixed pairs that are cut, where "
+                                                                             "both kinds are on")
 
     @property
     def on(self) -> bool:
@@ -33,9 +34,9 @@ class Distillation(Checked):
     distillation alone; the paper uses 3. Raises SettingsError for a value out of range.
     """
 
-    kind: Literal["none", "soft", "hard"] = "none"
-    alpha: float = setting(0.5, low=0, high=1)
-    temperature: float = setting(3.0, low=0.01, high=1000)
+    kind: Literal["none", "soft", "hard"] = setting("none", flag="distillation", help="how it learns from its teacher")
+    alpha: float = setting(0.5, low=0, high=1, help="weight of the teacher's term")
+    temperature: float = setting(3.0, low=0.01, high=1000, help="of soft distillation")
 
     @property
     def on(self) -> bool:
@@ -46,6 +47,6 @@ class Distillation(Checked):
 class Objective(Checked):
     """Everything that shapes the loss. smoothing: the share of a label given evenly to all classes."""
 
-    smoothing: float = setting(0.1, low=0, high=1)
-    mixing: Mixing = field(default_factory=Mixing)
-    distillation: Distillation = field(default_factory=Distillation)
+    smoothing: float = setting(0.1, low=0, below=1, help="label smoothing")
+    mixing: Mixing = part(Mixing)
+    distillation: Distillation = part(Distillation)

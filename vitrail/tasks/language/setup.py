@@ -9,6 +9,7 @@ from vitrail.core.errors import SettingsError
 from vitrail.core.task import Options
 from vitrail.data.split import Splits
 from vitrail.models import create_model, save_model
+from vitrail.recipes.text_settings import TextSettings
 from vitrail.tasks.language.corpus import Pairs, Text, open_pairs, open_text, split_pairs, split_text
 from vitrail.tasks.language.kind import kind_of
 from vitrail.tasks.language.objective import LanguageObjective
@@ -29,19 +30,19 @@ class _Texts:
     record: Mapping[str, Any]
 
 
-def check(settings: Any) -> None:
+def check(settings: TextSettings) -> None:
     """Raises ModelError or SettingsError where the model cannot be as the settings say; no numbers are computed."""
     spec_of(settings)
 
 
-def spec_of(settings: Any) -> LanguageSpec:
+def spec_of(settings: TextSettings) -> LanguageSpec:
     """What the model will be, but for its vocabulary."""
-    if settings.strategy == "fsdp":
+    if settings.training.strategy == "fsdp":
         raise SettingsError("strategy = 'fsdp' is not for models of language, which write word by word: give ddp or "
                             "single")
     with torch.device("meta"):
-        model = create_model(settings.model, vocabulary=Vocabulary("words", ("a", "word")), length=settings.length,
-                             **settings.arguments())
+        model = create_model(settings.model.name, vocabulary=Vocabulary("words", ("a", "word")), length=settings.data.length,
+                             **settings.model.arguments())
     spec = model.config.spec
     assert isinstance(spec, LanguageSpec)
     if spec.length < 8:
@@ -49,18 +50,18 @@ def spec_of(settings: Any) -> LanguageSpec:
     return spec
 
 
-def open_splits(settings: Any) -> Splits:
+def open_splits(settings: TextSettings) -> Splits:
     """The texts as the settings name them, cut for the model. Raises DataError where they cannot be read, and
     SettingsError where both sides are one text."""
     spec = spec_of(settings)
     texts = _open(settings, spec)
     vocabulary = texts.vocabulary
     length = spec.length
-    stride = settings.stride or _stride(texts, spec)
+    stride = settings.data.stride or _stride(texts, spec)
     train: TextDataset
     val: TextDataset
     if isinstance(texts.train, Pairs) and isinstance(texts.val, Pairs):
-        train = PairSamples(texts.train, vocabulary, length=length, fixed=settings.compile)
+        train = PairSamples(texts.train, vocabulary, length=length, fixed=settings.training.compile)
         val = PairSamples(texts.val, vocabulary, length=length)
     else:
         assert isinstance(texts.train, Text) and isinstance(texts.val, Text), "both sides are opened alike"
@@ -68,36 +69,37 @@ def open_splits(settings: Any) -> Splits:
             train = CausalSamples(texts.train, vocabulary, length=length, stride=stride)
             val = CausalSamples(texts.val, vocabulary, length=length, stride=stride, once=True)
         else:
-            train = MaskedSamples(texts.train, vocabulary, length=length, stride=stride, seed=settings.seed)
-            val = MaskedSamples(texts.val, vocabulary, length=length, stride=length - 3, seed=settings.seed)
+            train = MaskedSamples(texts.train, vocabulary, length=length, stride=stride, seed=settings.training.seed)
+            val = MaskedSamples(texts.val, vocabulary, length=length, stride=length - 3, seed=settings.training.seed)
     return Splits(train, val, {**texts.record, "stride": stride})
 
 
-def _open(settings: Any, spec: LanguageSpec) -> _Texts:
-    if settings.val == settings.data:
-        raise SettingsError(f"val is {settings.val!r}, the very text that is learned from: leave it out, and "
-                            f"a share of {settings.val_fraction:g} is held out")
+def _open(settings: TextSettings, spec: LanguageSpec) -> _Texts:
+    data = settings.data
+    if data.val == data.source:
+        raise SettingsError(f"val is {data.val!r}, the very text that is learned from: leave it out, and "
+                            f"a share of {data.val_fraction:g} is held out")
     pairs = spec.kind == "translation"
-    kind = settings.units
+    kind = data.units
     if kind == "auto":
-        kind = "words" if pairs or settings.data == "toy" else "characters"
+        kind = "words" if pairs or data.source == "toy" else "characters"
 
     def opened(name: str) -> Any:
         if not pairs:
-            return open_text(name, sentences=settings.sentences, seed=settings.seed)
-        text = open_pairs(name, sentences=settings.sentences, seed=settings.seed, on_error=settings.on_error)
-        return without_long(text, kind, spec.length) if settings.on_error == "skip" else text
-    whole = opened(settings.data)
-    record: dict[str, Any] = {"how": "named", "val": settings.val}
-    if settings.val:
+            return open_text(name, sentences=data.sentences, seed=settings.training.seed)
+        text = open_pairs(name, sentences=data.sentences, seed=settings.training.seed, on_error=data.on_error)
+        return without_long(text, kind, spec.length) if data.on_error == "skip" else text
+    whole = opened(data.source)
+    record: dict[str, Any] = {"how": "named", "val": data.val}
+    if data.val:
         train = whole
-        val = opened(settings.val)
+        val = opened(data.val)
     else:
         cut = split_pairs if pairs else split_text
-        train, val = cut(whole, fraction=settings.val_fraction, seed=settings.seed)
-        record = {"how": "a share", "fraction": settings.val_fraction, "seed": settings.seed}
+        train, val = cut(whole, fraction=data.val_fraction, seed=settings.training.seed)
+        record = {"how": "a share", "fraction": data.val_fraction, "seed": settings.training.seed}
     texts: Sequence[str] = (*train.sources, *train.targets) if pairs else train.pieces
-    return _Texts(train, val, Vocabulary.of(texts, kind, most=settings.most), record)
+    return _Texts(train, val, Vocabulary.of(texts, kind, most=data.most), record)
 
 
 def _stride(texts: _Texts, spec: LanguageSpec) -> int:
@@ -122,7 +124,7 @@ def open_for_model(text: str, options: Options, spec: LanguageSpec, *, split: st
     return MaskedSamples(running, spec.vocabulary, length=spec.length, stride=spec.length - 3, seed=options.seed)
 
 
-def make_objective(settings: Any, splits: Splits) -> LanguageObjective:
+def make_objective(settings: TextSettings, splits: Splits) -> LanguageObjective:
     """What is learned from these texts. Raises SettingsError and DataError where they do not go together."""
     spec = spec_of(settings)
     vocabulary = splits.train.vocabulary
@@ -131,18 +133,20 @@ def make_objective(settings: Any, splits: Splits) -> LanguageObjective:
             for name, dataset in (("train", splits.train), ("val", splits.val))}
     texts = "/".join(str(split["fingerprint"]) for split in data.values())
     return LanguageObjective(
-        kind=kind_of(spec.kind), train=splits.train, val=splits.val, seed=settings.seed, batch=settings.batch,
-        accumulate=settings.accumulate, smoothing=settings.smoothing,
-        build=lambda: create_model(settings.model, vocabulary=vocabulary, length=spec.length, **settings.arguments()),
+        kind=kind_of(spec.kind), train=splits.train, val=splits.val, seed=settings.training.seed, batch=settings.training.batch,
+        accumulate=settings.training.accumulate, smoothing=settings.loss.smoothing,
+        build=lambda: create_model(settings.model.name, vocabulary=vocabulary, length=spec.length,
+                                   **settings.model.arguments()),
         save=lambda model, folder: save_model(model, folder, overwrite=True),
         data={"data": data, "record": dict(splits.record), "length": spec.length,
               "vocabulary": {"units": vocabulary.kind, "size": len(vocabulary)},
               "fingerprint": f"{texts}/{vocabulary.kind}/{spec.length}/{splits.record['stride']}"})
 
 
-def about(settings: Any, splits: Splits) -> str:
+def about(settings: TextSettings, splits: Splits) -> str:
     """What is trained on what, in a line."""
     words = splits.train.vocabulary
-    held = settings.val or f"a share of {settings.val_fraction:g}, seed {settings.seed}"
-    return (f"{settings.model} ({spec_of(settings).kind}) on {settings.data}: {len(splits.train):,} samples of "
+    data = settings.data
+    held = data.val or f"a share of {data.val_fraction:g}, seed {settings.training.seed}"
+    return (f"{settings.model.name} ({spec_of(settings).kind}) on {data.source}: {len(splits.train):,} samples of "
             f"{len(words.units):,} different {words.kind} to learn from, {len(splits.val):,} held out ({held})")
