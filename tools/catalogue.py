@@ -1,9 +1,12 @@
-"""Recompute vitrail/core/catalogue.json from the modules: `python tools/catalogue.py` writes it."""
+"""Recompute vitrail/core/catalogue.json and lineage.json from the modules: `python tools/catalogue.py` writes them."""
 import importlib
 import json
 import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
+from vitrail.core import lineage
 from vitrail.core.card import Figures, Variant
 from vitrail.core.catalogue import FILE
 from vitrail.core.mechanism import Mechanism, Position
@@ -17,18 +20,36 @@ def recompute() -> dict[str, dict[str, object]]:
     the files and of their lines."""
     table: dict[str, dict[str, object]] = {}
     for floor, (kind, tasks) in KINDS.items():
-        package = importlib.import_module(f"vitrail.{floor}")
-        for found in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
-            module = importlib.import_module(f"vitrail.{floor}.{found.name}")
+        for path, module in _modules(floor):
             for name, value in vars(module).items():
                 if isinstance(value, (Variant, Mechanism, Position)):
-                    assert name not in table, f"{name} stands in two modules: {table[name]['module']}, {found.name}"
+                    assert name not in table, f"{name} stands in two modules: {table[name]['module']}, {path}"
                     paper = module.PAPER
                     table[name] = {
-                        "module": f"{floor}.{found.name}", "kind": kind,
+                        "module": path, "kind": kind,
                         "tasks": list(getattr(module, "TASKS", tasks)), **_facts(value), "paper": paper.title,
                         "arxiv": paper.arxiv, "year": paper.year, "builds_on": list(paper.builds_on)}
     return table
+
+
+def recompute_lineage() -> dict[str, dict[str, object]]:
+    """What every paper with a file builds on, by its module: its PAPER without the official code."""
+    table: dict[str, dict[str, object]] = {}
+    for floor in KINDS:
+        for path, module in _modules(floor):
+            paper = module.PAPER
+            table[path] = {
+                "title": paper.title, "arxiv": paper.arxiv, "authors": paper.authors, "year": paper.year,
+                "venue": paper.venue, "builds_on": list(paper.builds_on),
+                "ideas": [[idea.of, idea.source, idea.what] for idea in paper.ideas]}
+    return table
+
+
+def _modules(floor: str) -> Iterator[tuple[str, ModuleType]]:
+    """("backbones.vit", the module) of each file of a package, by name."""
+    package = importlib.import_module(f"vitrail.{floor}")
+    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
+        yield f"{floor}.{info.name}", importlib.import_module(f"vitrail.{floor}.{info.name}")
 
 
 def _facts(value: Variant[Any] | Mechanism | Position) -> dict[str, object]:
@@ -45,5 +66,6 @@ def _facts(value: Variant[Any] | Mechanism | Position) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps(recompute(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"wrote {FILE}")
+    for file, table in ((FILE, recompute()), (lineage.FILE, recompute_lineage())):
+        file.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(f"wrote {file}")

@@ -58,12 +58,52 @@ def test_show_tells_paper_arguments_and_releases_with_their_licences(ask: Ask) -
     assert all(w["license"] and w["source"] for w in found["weights"])
 
 
-def test_tree_follows_the_papers_down(ask: Ask) -> None:
+def test_tree_follows_ideas_and_imports(ask: Ask) -> None:
     lines = ask("tree", "deit_s16_distilled").out.splitlines()
-    assert "2012.12877" in lines[0] and lines[1].startswith("└── backbones.vit") and "2010.11929" in lines[1]
-    found = ask("tree", "deit_s16_distilled", "--json").json
-    assert [t["module"] for t in found["builds_on"]] == ["backbones.vit"] and not found["builds_on"][0]["builds_on"]
-    assert "backbones.deit" in ask("tree", "vit_s16", "--json").json["built_on_by"]
+    assert "2012.12877" in lines[0]
+    ideas = lines.index("builds on, as ideas [where the paper says so]:")
+    assert lines[ideas + 1].startswith("├── backbones.vit: the network [section 3]  An Image is Worth 16x16 Words")
+    assert lines[ideas + 2].startswith("│   ├── foundations.transformer: ") and "2010.11929" in lines[ideas + 1]
+    imports = lines.index("its file imports:")
+    assert lines[imports + 1].startswith("└── backbones.vit  An Image") and lines[imports + 2] == ""
+    assert any(line.startswith("imported by: ") and "backbones.kvt" in line for line in lines)
+    assert sum("conv_s2s" in line and "1705.03122" in line for line in lines) == 1, "told once"
+    assert any("conv_s2s: translation without recurrence [section 2]  (above)" in line for line in lines)
+
+
+def test_tree_answers_programs(ask: Ask) -> None:
+    deit = ask("tree", "deit_s16_distilled", "--json").json
+    assert [branch["module"] for branch in deit["imports"]] == ["backbones.vit"] and not deit["imports"][0]["imports"]
+    assert [branch["module"] for branch in deit["builds_on"]] == ["backbones.vit", "distillation", "regnet"]
+    assert deit["builds_on"][1] == {
+        "module": "distillation", "paper": "Distilling the Knowledge in a Neural Network", "year": 2015,
+        "arxiv": "1503.02531", "what": "learning from a teacher's answers", "source": "section 4", "repeated": False,
+        "builds_on": []}
+    assert "descendants" not in deit
+    vit = ask("tree", "vit_s16", "--json").json
+    assert {"backbones.swin", "backbones.deit"} <= set(vit["built_on_by"]) and "backbones.deit" in vit["imported_by"]
+    assert "backbones.swin" not in vit["imported_by"]
+
+
+def test_tree_goes_down_and_knows_papers_without_a_file(ask: Ask) -> None:
+    lines = ask("tree", "sinusoidal", "--down").out
+    assert "├── foundations.transformer: its positions [section 3.5]" in lines
+    assert "│   ├── foundations.bert: the encoder [section 3]" in lines
+    below = ask("tree", "sinusoidal", "--down", "--json").json
+    assert [branch["module"] for branch in below["descendants"]] == below["built_on_by"]
+    unet = ask("tree", "unet").out
+    assert "U-Net" in unet and "no file here" in unet and "backbones.swin_unet" in unet
+    assert ask("tree", "backbones.swin", "--json").json["module"] == "backbones.swin"
+    assert ask("tree", "uent").code == 2
+    assert "--picture" in ask("tree").err and ask("tree").code == 2
+
+
+def test_show_and_diff_tell_ideas_and_imports(ask: Ask) -> None:
+    lines = ask("show", "swin_t").out.splitlines()
+    assert any(line.startswith("builds on  backbones.vit, ") for line in lines) and "imports    no other paper" in lines
+    figures = ask("diff", "vit_s16", "deit_s16_distilled", "--json").json["figures"]
+    assert figures["builds_on"]["two"] == "backbones.vit, distillation, regnet"
+    assert figures["imports"] == {"one": "-", "two": "backbones.vit"}
 
 
 def test_diff_tells_what_differs_and_what_does_not(ask: Ask) -> None:

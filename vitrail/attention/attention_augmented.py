@@ -5,14 +5,17 @@ Bello et al., ICCV 2019, arXiv:1904.09925.
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import QUADRATIC, Mechanism, Takes
 from vitrail.nn import Attend, Conv, Elsewhere, Merge
 from vitrail.ops.neighbours import reach
 from vitrail.positions.relative_2d import RelativeLogits2d
 
 PAPER = Paper(title="Attention Augmented Convolutional Networks", arxiv="1904.09925", authors="Bello et al.",
-              year=2019, venue="ICCV", builds_on=("positions.relative_2d",))
+              year=2019, venue="ICCV", builds_on=("positions.relative_2d",),
+              ideas=(Idea("attention.self_attention", "section 3.1", "several heads over all places"),
+                     Idea("positions.relative_2d", "section 3.1", "its positions"),
+                     Idea("attention.non_local", "related work", "attention among convolutions")))
 
 
 class RelativeAttention2d(nn.Module):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import THREE_HALVES, Mechanism, Takes
 from vitrail.nn import BatchNorm, Elsewhere, Softmax
 from vitrail.ops.windows import by_size
@@ -17,7 +17,9 @@ from vitrail.positions.relative_2d import resampled
 
 PAPER = Paper(title="Axial-DeepLab: Stand-Alone Axial-Attention for Panoptic Segmentation", arxiv="2003.07853",
               authors="Wang et al.", year=2020, venue="ECCV", code="csrhddlam/axial-deeplab", license="Apache-2.0",
-              builds_on=("positions.relative_2d",))
+              builds_on=("positions.relative_2d",),
+              ideas=(Idea("attention.stand_alone", "section 3.1", "attention in place of convolutions, with offsets"),
+                     Idea("attention.axial_plain", "section 3.2", "columns, then rows")))
 
 
 class Scores(nn.Module):

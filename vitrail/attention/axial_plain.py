@@ -4,12 +4,15 @@ Ho et al. 2019, arXiv:1912.12180.
 """
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import THREE_HALVES, Mechanism, Takes
 from vitrail.nn import Elsewhere, SelfAttention
 
 PAPER = Paper(title="Axial Attention in Multidimensional Transformers", arxiv="1912.12180", authors="Ho et al.",
-              year=2019, code="google-research/google-research", license="Apache-2.0")
+              year=2019, code="google-research/google-research", license="Apache-2.0",
+              ideas=(Idea("attention.self_attention", "introduction", "attention, along one axis at a time"),
+                     Idea("image_transformer", "introduction", "attention over pixels, block by block"),
+                     Idea("sparse_transformer", "introduction", "attention in factors")))
 
 
 class PlainLine(SelfAttention):

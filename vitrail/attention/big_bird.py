@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.errors import ModelError
 from vitrail.core.mechanism import LINEAR, Mechanism, Takes
 from vitrail.core.seeds import derive_seed
@@ -17,7 +17,10 @@ from vitrail.nn import Attend, Elsewhere, Merge, Split
 from vitrail.ops.windows import by_size
 
 PAPER = Paper(title="Big Bird: Transformers for Longer Sequences", arxiv="2007.14062", authors="Zaheer et al.",
-              year=2020, venue="NeurIPS", code="google-research/bigbird", license="Apache-2.0")
+              year=2020, venue="NeurIPS", code="google-research/bigbird", license="Apache-2.0",
+              ideas=(Idea("attention.self_attention", "section 2", "attention, as a graph with fewer edges"),
+                     Idea("longformer", "related work", "windows and a few global tokens"),
+                     Idea("etc", "section 2", "global tokens beside the text")))
 
 
 @torch.compiler.assume_constant_result

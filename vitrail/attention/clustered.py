@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import LINEAR, Mechanism, Takes
 from vitrail.nn import Attend, Elsewhere, Merge, Softmax, Split
 from vitrail.ops.windows import by_size
 
 PAPER = Paper(title="Fast Transformers with Clustered Attention", arxiv="2007.04825", authors="Vyas et al.", year=2020,
-              venue="NeurIPS", code="idiap/fast-transformers", license="MIT")
+              venue="NeurIPS", code="idiap/fast-transformers", license="MIT",
+              ideas=(Idea("attention.self_attention", "section 3.1", "attention, approximated for groups of queries"),))
 
 
 class Clusters(nn.Module):

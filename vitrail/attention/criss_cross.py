@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import THREE_HALVES, Mechanism, Takes
 from vitrail.nn import Elsewhere, Shown
 
 PAPER = Paper(title="CCNet: Criss-Cross Attention for Semantic Segmentation", arxiv="1811.11721",
-              authors="Huang et al.", year=2019, venue="ICCV", code="speedinghzl/CCNet", license="MIT")
+              authors="Huang et al.", year=2019, venue="ICCV", code="speedinghzl/CCNet", license="MIT",
+              ideas=(Idea("attention.non_local", "introduction", "every place learns of all, by all pairs there"),))
 
 
 class JointSoftmax(torch.autograd.Function):

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import LINEAR, Mechanism, Takes
 from vitrail.nn import Attend, Channels, Merge, Split
 
 PAPER = Paper(title="XCiT: Cross-Covariance Image Transformers", arxiv="2106.09681", authors="El-Nouby et al.",
-              year=2021, venue="NeurIPS", code="facebookresearch/xcit", license="Apache-2.0")
+              year=2021, venue="NeurIPS", code="facebookresearch/xcit", license="Apache-2.0",
+              ideas=(Idea("attention.self_attention", "section 3.1", "attention, transposed"),))
 
 
 class CrossCovariance(nn.Module):

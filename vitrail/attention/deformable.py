@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.errors import ModelError
 from vitrail.core.mechanism import LINEAR, Mechanism, Takes
 from vitrail.nn import Elsewhere, Shown
@@ -16,7 +16,10 @@ from vitrail.ops.deformable import centres, sample_sum
 
 PAPER = Paper(title="Deformable DETR: Deformable Transformers for End-to-End Object Detection", arxiv="2010.04159",
               authors="Zhu et al.", year=2021, venue="ICLR", code="fundamentalvision/Deformable-DETR",
-              license="Apache-2.0")
+              license="Apache-2.0",
+              ideas=(Idea("attention.self_attention", "section 3", "several heads"),
+                     Idea("detr", "section 3", "the detector whose attention it replaces"),
+                     Idea("deformable_conv", "introduction", "learned offsets of the points that are read")))
 
 
 class Deformable(nn.Module):

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.attention.axial import Line, Scores, Sum
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import THREE_HALVES, Mechanism, Takes
 from vitrail.positions.relative_2d import resampled
 
 PAPER = Paper(title="Medical Transformer: Gated Axial-Attention for Medical Image Segmentation", arxiv="2102.10662",
               authors="Valanarasu et al.", year=2021, venue="MICCAI", code="jeya-maria-jose/Medical-Transformer",
-              license="MIT", builds_on=("attention.axial", "positions.relative_2d"))
+              license="MIT", builds_on=("attention.axial", "positions.relative_2d"),
+              ideas=(Idea("attention.axial", "method", "the attention whose positions it gates"),))
 
 
 class Gated(nn.Module):

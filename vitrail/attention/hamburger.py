@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import LINEAR, Mechanism, Takes
 from vitrail.nn import BatchNorm, Elsewhere
 
 PAPER = Paper(title="Is Attention Better Than Matrix Decomposition?", arxiv="2109.04553", authors="Geng et al.",
-              year=2021, venue="ICLR", code="Gsunshine/Enjoy-Hamburger", license="GPL-3.0")
+              year=2021, venue="ICLR", code="Gsunshine/Enjoy-Hamburger", license="GPL-3.0",
+              ideas=(Idea("attention.self_attention", "abstract", "the global context that it sets out to match"),
+                     Idea("nmf", "method", "a factorisation without negative numbers")))
 
 
 class Hamburger(nn.Module, ABC):

@@ -5,12 +5,14 @@ Wang et al., ECCV 2022, arXiv:2106.00515.
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import QUADRATIC, Mechanism, Takes
 from vitrail.nn import Merge, Shown, Split
 
 PAPER = Paper(title="KVT: k-NN Attention for Boosting Vision Transformers", arxiv="2106.00515", authors="Wang et al.",
-              year=2022, venue="ECCV", code="damo-cv/KVT", license="MIT")
+              year=2022, venue="ECCV", code="damo-cv/KVT", license="MIT",
+              ideas=(Idea("attention.self_attention", "method", "attention, of which it keeps the top k"),
+                     Idea("explicit_sparse", "related work", "keeping the top k, there for text")))
 
 
 class KnnAttention(nn.Module):

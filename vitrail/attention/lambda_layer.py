@@ -7,14 +7,17 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import LINEAR, QUADRATIC, Mechanism, Takes
 from vitrail.nn import BatchNorm, Elsewhere
 from vitrail.ops.neighbours import reach
 from vitrail.ops.positions import resample_positions
 
 PAPER = Paper(title="LambdaNetworks: Modeling Long-Range Interactions Without Attention", arxiv="2102.08602",
-              authors="Bello", year=2021, venue="ICLR")
+              authors="Bello", year=2021, venue="ICLR",
+              ideas=(Idea("attention.self_attention", "section 2", "queries, keys and values"),
+                     Idea("attention.linear", "related work", "keys and values summed up before the queries"),
+                     Idea("attention.stand_alone", "introduction", "a layer in place of convolutions")))
 
 
 class Lambda(nn.Module, ABC):

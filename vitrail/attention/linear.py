@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import LINEAR, Mechanism, Takes
 from vitrail.nn import Elsewhere, Merge, Split
 
 PAPER = Paper(title="Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention", arxiv="2006.16236",
-              authors="Katharopoulos et al.", year=2020, venue="ICML", code="idiap/fast-transformers", license="MIT")
+              authors="Katharopoulos et al.", year=2020, venue="ICML", code="idiap/fast-transformers", license="MIT",
+              ideas=(Idea("attention.self_attention", "section 3", "attention, written with a kernel"),
+                     Idea("transformer_dissection", "section 2.2", "the softmax read as a kernel")))
 
 EPS = 1e-6          # of the published code, added to every normaliser
 SEGMENT = 1024      # tokens whose sums stay in a processor's cache; any number gives the same answers

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import LINEAR, Mechanism, Takes
 from vitrail.nn import Attend, Elsewhere, Merge, Split
 
 PAPER = Paper(title="Linformer: Self-Attention with Linear Complexity", arxiv="2006.04768", authors="Wang et al.",
-              year=2020, code="facebookresearch/fairseq", license="MIT")
+              year=2020, code="facebookresearch/fairseq", license="MIT",
+              ideas=(Idea("attention.self_attention", "section 2.1", "attention, whose rank it finds low"),))
 
 
 class Compress(nn.Module):

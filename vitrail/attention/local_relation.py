@@ -7,14 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import LINEAR, Mechanism, Takes
 from vitrail.nn import Elsewhere, Shown
 from vitrail.ops.neighbours import by_offset, by_place, gather, masked_edges, mix, pad_zero, reach
 from vitrail.ops.windows import by_size
 
 PAPER = Paper(title="Local Relation Networks for Image Recognition", arxiv="1904.11491", authors="Hu et al.",
-              year=2019, venue="ICCV", code="microsoft/Swin-Transformer", license="MIT")
+              year=2019, venue="ICCV", code="microsoft/Swin-Transformer", license="MIT",
+              ideas=(Idea("relation_networks", "related work", "weights by appearance and by geometry"),
+                     Idea("attention.non_local", "related work", "weights of pairs of places")))
 
 
 def squared_difference(q: Tensor, k: Tensor) -> Tensor:

@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import QUADRATIC, Mechanism, Takes
 from vitrail.nn import Attend, Elsewhere, Merge, Softmax, Split
 
 PAPER = Paper(title="Lite Transformer with Long-Short Range Attention", arxiv="2004.11886", authors="Wu et al.",
-              year=2020, venue="ICLR", code="mit-han-lab/lite-transformer", license="BSD-3-Clause")
+              year=2020, venue="ICLR", code="mit-han-lab/lite-transformer", license="BSD-3-Clause",
+              ideas=(Idea("attention.self_attention", "section 4", "the half that looks far"),
+                     Idea("light_conv", "section 4", "the half that looks near")))
 
 
 def slide(x: Tensor, taps: Tensor) -> Tensor:

@@ -9,12 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import LINEAR, QUADRATIC, Mechanism, Takes
 from vitrail.nn import Attend, Elsewhere, Residual, Shown
 
 PAPER = Paper(title="Non-local Neural Networks", arxiv="1711.07971", authors="Wang et al.", year=2018, venue="CVPR",
-              code="facebookresearch/video-nonlocal-net", license="CC-BY-NC-4.0")
+              code="facebookresearch/video-nonlocal-net", license="CC-BY-NC-4.0",
+              ideas=(Idea("non_local_means", "abstract", "a mean of all places, weighted by likeness"),
+                     Idea("attention.self_attention", "section 3.2", "the softmax, as one function of a pair"),
+                     Idea("backbones.resnet", "section 3.3", "a residual block, to be put anywhere")))
 
 
 class NonLocal(nn.Module, ABC):

@@ -4,13 +4,15 @@ Guo et al., Computational Visual Media 2021, arXiv:2012.09688 (PCT). Points have
 """
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.errors import ModelError
 from vitrail.core.mechanism import QUADRATIC, Mechanism, Takes
 from vitrail.nn import Attend
 
 PAPER = Paper(title="PCT: Point Cloud Transformer", arxiv="2012.09688", authors="Guo et al.", year=2021,
-              venue="Computational Visual Media", code="MenghaoGuo/PCT")
+              venue="Computational Visual Media", code="MenghaoGuo/PCT",
+              ideas=(Idea("attention.self_attention", "method", "attention over a set"),
+                     Idea("spectral_networks", "method", "the Laplacian of a graph")))
 
 
 class Offset(nn.Module):

@@ -5,12 +5,16 @@ Choromanski et al., ICLR 2021, arXiv:2009.14794 (FAVOR+). So the keys can be sum
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import LINEAR, Mechanism, Takes
 from vitrail.nn import Elsewhere, Merge, Split
 
 PAPER = Paper(title="Rethinking Attention with Performers", arxiv="2009.14794", authors="Choromanski et al.", year=2021,
-              venue="ICLR", code="google-research/google-research", license="Apache-2.0")
+              venue="ICLR", code="google-research/google-research", license="Apache-2.0",
+              ideas=(Idea("attention.self_attention", "section 2.1", "attention, estimated without bias"),
+                     Idea("attention.linear", "introduction", "keys and values summed up before the queries"),
+                     Idea("random_features", "section 2", "a kernel as products of random features"),
+                     Idea("orthogonal_features", "section 2.4", "features orthogonal to each other")))
 
 EPS = 1e-6          # of the published code, added to every feature: a sum of them is then never zero
 

@@ -5,14 +5,16 @@ Zhao et al., ICCV 2021, arXiv:2012.09164. Differences take the place of products
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.errors import ModelError
 from vitrail.core.mechanism import LINEAR, QUADRATIC, Mechanism, Takes
 from vitrail.nn import Chain, Elsewhere, Softmax
 from vitrail.ops.points import nearest_points, points_at
 
 PAPER = Paper(title="Point Transformer", arxiv="2012.09164", authors="Zhao et al.", year=2021, venue="ICCV",
-              code="POSTECH-CVLab/point-transformer")
+              code="POSTECH-CVLab/point-transformer",
+              ideas=(Idea("attention.self_attention", "section 3.1", "attention over a set"),
+                     Idea("attention.vector", "section 3.1", "weights channel by channel, of differences")))
 
 
 class PointTransformer(nn.Module):

@@ -5,12 +5,13 @@ Zhou et al., 2021, arXiv:2103.11886.
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import QUADRATIC, Mechanism, Takes
 from vitrail.nn import Merge, Shown, Split
 
 PAPER = Paper(title="DeepViT: Towards Deeper Vision Transformer", arxiv="2103.11886", authors="Zhou et al.", year=2021,
-              code="zhoudaquan/dvit_repo", license="MIT")
+              code="zhoudaquan/dvit_repo", license="MIT",
+              ideas=(Idea("attention.self_attention", "section 3", "attention, whose maps it mixes"),))
 
 
 class ReAttention(nn.Module):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.errors import ModelError
 from vitrail.core.mechanism import LINEAR, LOG_LINEAR, Mechanism, Takes
 from vitrail.core.seeds import derive_seed
@@ -18,7 +18,10 @@ from vitrail.nn.reversible import Choice, Reversible, ReversibleStack
 from vitrail.ops.hashing import angular_hash
 
 PAPER = Paper(title="Reformer: The Efficient Transformer", arxiv="2001.04451", authors="Kitaev et al.", year=2020,
-              venue="ICLR", code="google/trax", license="Apache-2.0")
+              venue="ICLR", code="google/trax", license="Apache-2.0",
+              ideas=(Idea("attention.self_attention", "section 2", "attention, among likely pairs only"),
+                     Idea("angular_lsh", "section 2", "hashing by random rotations"),
+                     Idea("revnet", "section 3", "layers that can be run backwards")))
 
 
 def earlier(asking: Tensor, asked: Tensor) -> Tensor:

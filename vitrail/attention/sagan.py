@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from vitrail.attention.non_local import max_pool
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import QUADRATIC, Mechanism, Takes
 from vitrail.nn import Attend, Elsewhere
 
 PAPER = Paper(title="Self-Attention Generative Adversarial Networks", arxiv="1805.08318", authors="Zhang et al.",
               year=2019, venue="ICML", code="brain-research/self-attention-gan", license="Apache-2.0",
-              builds_on=("attention.non_local",))
+              builds_on=("attention.non_local",),
+              ideas=(Idea("attention.non_local", "section 3", "the block, moved to generation"),))
 
 
 def normed(layer: nn.Linear | nn.Conv2d) -> nn.Module:

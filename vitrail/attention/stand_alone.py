@@ -7,13 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import LINEAR, Mechanism, Takes
 from vitrail.nn import Elsewhere, Shown, Split
 from vitrail.ops.neighbours import by_offset, by_place, dots, mix, pad_zero, reach, zero_edges
 
 PAPER = Paper(title="Stand-Alone Self-Attention in Vision Models", arxiv="1906.05909", authors="Ramachandran et al.",
-              year=2019, venue="NeurIPS")
+              year=2019, venue="NeurIPS",
+              ideas=(Idea("attention.self_attention", "section 2.2", "attention, within a neighbourhood"),
+                     Idea("attention.attention_augmented", "introduction", "attention beside convolutions"),
+                     Idea("relative_positions", "section 2.2", "vectors of the offset")))
 
 
 class StandAlone(nn.Module):

@@ -5,11 +5,12 @@ Shazeer et al., 2020, arXiv:2003.02436.
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import QUADRATIC, Mechanism, Takes
 from vitrail.nn import Merge, Shown, Split
 
-PAPER = Paper(title="Talking-Heads Attention", arxiv="2003.02436", authors="Shazeer et al.", year=2020)
+PAPER = Paper(title="Talking-Heads Attention", arxiv="2003.02436", authors="Shazeer et al.", year=2020,
+              ideas=(Idea("attention.self_attention", "introduction", "several heads, there apart"),))
 
 
 class HeadMix(nn.Module):

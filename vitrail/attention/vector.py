@@ -8,14 +8,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import LINEAR, Mechanism, Takes
 from vitrail.nn import BatchNorm, Chain, Conv, Elsewhere, Shown
 from vitrail.ops.neighbours import by_offset, dots, gather, mix, pad_reflected, reach
 from vitrail.ops.windows import by_size
 
 PAPER = Paper(title="Exploring Self-attention for Image Recognition", arxiv="2004.13621", authors="Zhao et al.",
-              year=2020, venue="CVPR", code="hszhao/SAN", license="MIT")
+              year=2020, venue="CVPR", code="hszhao/SAN", license="MIT",
+              ideas=(Idea("attention.self_attention", "section 4", "attention, there with scalar weights"),
+                     Idea("attention.stand_alone", "section 4", "attention within a neighbourhood"),
+                     Idea("attention.local_relation", "section 4", "attention within a neighbourhood")))
 
 Relation = Callable[[Tensor, Tensor, int], Tensor]
 """What a relation makes of φ and ψ, maps (B, r, h, w), in a window: (B, R, k², h, w) of pairs, (B, R, h, w) of patches.

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from vitrail.attention.attention_augmented import RelativeAttention2d
 from vitrail.backbones.resnet import Bottleneck, Names, ResNetBody, Stem, torchvision
-from vitrail.core.card import Figures, Paper, Variant, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, variant
 from vitrail.core.keys import AS_CONV, Row
 from vitrail.nn import AvgPool, Conv, Elsewhere, grid_of
 
 PAPER = Paper(title="Attention Augmented Convolutional Networks", arxiv="1904.09925", authors="Bello et al.", year=2019,
-              venue="ICCV", builds_on=("attention.attention_augmented", "backbones.resnet"))
+              venue="ICCV", builds_on=("attention.attention_augmented", "backbones.resnet"),
+              ideas=(Idea("attention.attention_augmented", "section 3.2", "the layer"),
+                     Idea("backbones.resnet", "experiments", "the network whose convolutions it augments")))
 
 
 def channels(dim: int, heads: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import HALF_MEAN, HALF_STD, Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import HALF_MEAN, HALF_STD, Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.errors import CheckpointError
 from vitrail.core.keys import Keys
 from vitrail.nn import (Attend, Block, DropPath, Features, LayerNorm, Merge, Mlp, PatchEmbed, Prefix, Head, Residual,
@@ -20,7 +20,10 @@ from vitrail.ops.positions import resample_positions
 from vitrail.ops.windows import by_size
 
 PAPER = Paper(title="BEiT: BERT Pre-Training of Image Transformers", arxiv="2106.08254", authors="Bao et al.",
-              year=2022, venue="ICLR", code="microsoft/unilm", license="MIT")
+              year=2022, venue="ICLR", code="microsoft/unilm", license="MIT",
+              ideas=(Idea("backbones.vit", "section 2.2", "the backbone"),
+                     Idea("foundations.bert", "abstract", "learning to fill in what is masked"),
+                     Idea("dall_e", "section 2.1", "a discrete autoencoder's tokens as targets")))
 
 
 def class_offsets(grid: tuple[int, int], like: Tensor) -> Tensor:

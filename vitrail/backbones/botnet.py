@@ -10,14 +10,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitrail.backbones.resnet import Bottleneck, Names, ResNetBody, Stem, pooled, torchvision
-from vitrail.core.card import Figures, Paper, Variant, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import AS_CONV, Row
 from vitrail.nn import Attend, Conv, Split, SqueezeExcite, conv_norm, grid_of
 from vitrail.positions.relative_2d import RelativeLogits2d
 
 PAPER = Paper(title="Bottleneck Transformers for Visual Recognition", arxiv="2101.11605", authors="Srinivas et al.",
-              year=2021, venue="CVPR", builds_on=("backbones.resnet", "positions.relative_2d"))
+              year=2021, venue="CVPR", builds_on=("backbones.resnet", "positions.relative_2d"),
+              ideas=(Idea("backbones.resnet", "figure 1", "the bottleneck whose convolution is replaced"),
+                     Idea("foundations.transformer", "figure 3", "its block, read as a bottleneck"),
+                     Idea("positions.relative_2d", "method", "relative places of rows and columns")))
 
 
 class BottleneckAttention(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.attention.talking_heads import HeadMix, TalkingHeads
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Attend, Block, DropPath, Features, LayerNorm, Merge, Mlp, PatchEmbed, PositionTable, Prefix,
                         Head, Residual, Scale, Split, Stack, class_token, from_tokens, grid_of, init)
@@ -16,7 +16,13 @@ from vitrail.nn.names import block_names
 
 PAPER = Paper(title="Going deeper with Image Transformers", arxiv="2103.17239", authors="Touvron et al.", year=2021,
               venue="ICCV", code="facebookresearch/deit", license="Apache-2.0",
-              builds_on=("attention.talking_heads",))
+              builds_on=("attention.talking_heads",),
+              ideas=(Idea("backbones.vit", "section 2", "the patches and the blocks"),
+                     Idea("backbones.deit", "experiments", "the training and the distillation"),
+                     Idea("foundations.transformer", "introduction", "an encoder, and a decoder that asks it"),
+                     Idea("fixup", "figure 1", "a learned factor on each residual branch"),
+                     Idea("rezero", "figure 1", "a factor that starts at or near zero"),
+                     Idea("attention.talking_heads", "experiments", "heads that mix")))
 
 
 class ClassAttention(nn.Module):

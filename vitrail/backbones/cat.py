@@ -8,13 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitrail.backbones.swin import PatchMerging, WindowAttention, merging
-from vitrail.core.card import Figures, Paper, Variant, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, variant
 from vitrail.core.keys import Keys
 from vitrail.nn import (Attend, Chain, Features, Merge, PatchEmbed, PositionTable, Head, Split, Stack, Strided, Windows,
                         each_stage, grid_of, init, mean_map, pyramid, drop_path_rates, transformer_block)
 
 PAPER = Paper(title="CAT: Cross Attention in Vision Transformer", arxiv="2106.05786", authors="Lin et al.", year=2022,
-              venue="ICME", code="linhezheng19/CAT", license="MIT", builds_on=("backbones.swin",))
+              venue="ICME", code="linhezheng19/CAT", license="MIT", builds_on=("backbones.swin",),
+              ideas=(Idea("backbones.vit", "introduction", "patches as tokens"),
+                     Idea("backbones.swin", "method", "relative positions inside a patch of the map")))
 
 
 class CrossPatchAttention(nn.Module):

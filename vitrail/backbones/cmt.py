@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.errors import CheckpointError
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, Gelu, LayerNorm, MapPatchEmbed, ReducedAttention,
@@ -18,7 +18,12 @@ from vitrail.ops.positions import resample_positions
 
 PAPER = Paper(title="CMT: Convolutional Neural Networks Meet Vision Transformers", arxiv="2107.06263",
               authors="Guo et al.", year=2022, venue="CVPR", code="huawei-noah/Efficient-AI-Backbones",
-              license="Apache-2.0")
+              license="Apache-2.0",
+              ideas=(Idea("backbones.vit", "introduction", "attention over patches"),
+                     Idea("backbones.resnet", "method", "stem and stages"),
+                     Idea("backbones.pvt", "related work", "stages; keys and values from a smaller map"),
+                     Idea("backbones.mobilenet_v2", "section 3.2", "the inverted residual as the Mlp"),
+                     Idea("efficientnet", "method", "scaling depth, width and image together")))
 
 Grid = tuple[int, int]
 

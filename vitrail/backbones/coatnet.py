@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Figures, Paper, Variant, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import AS_CONV, Fold, Keys, Row
 from vitrail.nn import (Attend, BatchNorm, Block, Chain, Conv, DropPath, Features, LayerNorm, MaxPool, Merge, Mlp,
@@ -18,7 +18,11 @@ from vitrail.nn import (Attend, BatchNorm, Block, Chain, Conv, DropPath, Feature
                         transformer_block)
 
 PAPER = Paper(title="CoAtNet: Marrying Convolution and Attention for All Data Sizes", arxiv="2106.04803",
-              authors="Dai et al.", year=2021, venue="NeurIPS")
+              authors="Dai et al.", year=2021, venue="NeurIPS",
+              ideas=(Idea("backbones.mobilenet_v2", "section 2.1", "the inverted residual of the early stages"),
+                     Idea("attention.self_attention", "section 2.1", "attention over all places"),
+                     Idea("t5", "section 2.1", "a learned bias of each offset"),
+                     Idea("backbones.vit", "section 2.2", "the design without stages that it starts from")))
 
 
 class RelativeAttention(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.backbones.vit import BLOCKS
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Features, LayerNorm, PatchEmbed, PositionTable, Prefix, Head, SelfAttention, Stack, class_token,
@@ -19,7 +19,10 @@ from vitrail.positions.gated import GatedPositional, as_convolution
 PAPER = Paper(title="ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
               arxiv="2103.10697", authors="d'Ascoli et al.", year=2021, venue="ICML", code="facebookresearch/convit",
               license="Apache-2.0 (its LICENSE; the headers of two files say CC-BY-NC)",
-              builds_on=("backbones.vit", "positions.gated"))
+              builds_on=("backbones.vit", "positions.gated"),
+              ideas=(Idea("positions.gated", "method", "its attention"),
+                     Idea("backbones.vit", "introduction", "the network that is given a bias to locality"),
+                     Idea("backbones.deit", "method", "the sizes and the training")))
 
 
 class ConViT(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitrail.backbones.vit import BLOCKS
-from vitrail.core.card import Figures, Variant, variant
+from vitrail.core.card import Figures, Idea, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Keys
 from vitrail.nn import (Features, LayerNorm, PatchEmbed, Prefix, Head, SelfAttention, Stack, class_token, from_tokens,
@@ -18,7 +18,10 @@ from vitrail.nn import (Features, LayerNorm, PatchEmbed, Prefix, Head, SelfAtten
 from vitrail.positions.conditional import PAPER as POSITIONS
 from vitrail.positions.conditional import ConditionalPosition
 
-PAPER = replace(POSITIONS, builds_on=("backbones.vit", "positions.conditional"))
+PAPER = replace(POSITIONS, builds_on=("backbones.vit", "positions.conditional"),
+                ideas=(Idea("positions.conditional", "section 3", "its positions"),
+                       Idea("backbones.vit", "section 3", "the network"),
+                       Idea("backbones.deit", "section 3", "the sizes and the training")))
 
 
 class CPVT(nn.Module):

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.backbones.vit import BLOCKS
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Features, LayerNorm, PatchEmbed, PositionTable, Prefix, Head, SelfAttention, Stack, TokenBody,
                         class_token, grid_of, init, drop_path_rates, transformer_block)
 
 PAPER = Paper(title="Training data-efficient image transformers & distillation through attention", arxiv="2012.12877",
               authors="Touvron et al.", year=2021, venue="ICML", code="facebookresearch/deit", license="Apache-2.0",
-              builds_on=("backbones.vit",))
+              builds_on=("backbones.vit",),
+              ideas=(Idea("backbones.vit", "section 3", "the network"),
+                     Idea("distillation", "section 4", "learning from a teacher's answers"),
+                     Idea("regnet", "experiments", "the convolutional teacher")))
 
 
 class DistilledReadout(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vitrail.core.card import Figures, Paper, Variant, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Chain, Conv, LayerNorm, Mlp, PatchEmbed, PositionTable, Prefix, Head, SelfAttention, Stack,
@@ -15,7 +15,8 @@ from vitrail.nn import (Chain, Conv, LayerNorm, Mlp, PatchEmbed, PositionTable, 
 from vitrail.nn.names import conv_norm_names
 
 PAPER = Paper(title="Early Convolutions Help Transformers See Better", arxiv="2106.14881", authors="Xiao et al.",
-              year=2021, venue="NeurIPS", code="facebookresearch/pycls", license="MIT")
+              year=2021, venue="NeurIPS", code="facebookresearch/pycls", license="MIT",
+              ideas=(Idea("backbones.vit", "section 3.1", "the network whose patches it replaces"),))
 
 
 class ConvStem(nn.Module):

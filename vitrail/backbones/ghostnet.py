@@ -9,14 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
 from vitrail.nn import (Chain, Conv, DropPath, Features, SqueezeExcite, Stack, conv_norm, mean_map, pyramid, drop_path_rates,
                         round_width)
 from vitrail.nn.names import conv_norm_names
 
 PAPER = Paper(title="GhostNet: More Features from Cheap Operations", arxiv="1911.11907", authors="Han et al.",
-              year=2020, venue="CVPR", code="huawei-noah/Efficient-AI-Backbones", license="Apache-2.0")
+              year=2020, venue="CVPR", code="huawei-noah/Efficient-AI-Backbones", license="Apache-2.0",
+              ideas=(Idea("backbones.resnet", "section 3.2", "the residual block"),
+                     Idea("backbones.mobilenet_v2", "section 3.2", "no activation after the narrowing"),
+                     Idea("mobilenet_v3", "section 3.2", "the layout of the network"),
+                     Idea("squeeze_excite", "section 3.2", "gates on the channels")))
 
 
 class Ghost(nn.Module):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.errors import CheckpointError, ModelError
 from vitrail.core.keys import Keys
 from vitrail.nn import (Block, Chain, Features, LayerNorm, PatchEmbed, PositionTable, Head, SelfAttention, Stack,
@@ -17,7 +17,10 @@ from vitrail.nn import (Block, Chain, Features, LayerNorm, PatchEmbed, PositionT
 from vitrail.nn.names import block_names
 
 PAPER = Paper(title="Scalable Vision Transformers with Hierarchical Pooling", arxiv="2103.10619", authors="Pan et al.",
-              year=2021, venue="ICCV", code="MonashAI/HVT", license="Apache-2.0")
+              year=2021, venue="ICCV", code="MonashAI/HVT", license="Apache-2.0",
+              ideas=(Idea("backbones.vit", "method", "the network whose sequence it pools"),
+                     Idea("backbones.resnet", "introduction", "coarser maps in deeper layers"),
+                     Idea("backbones.deit", "experiments", "the sizes and the training")))
 SIZE, STRIDE = 3, 2         # of every pooling
 
 

@@ -8,11 +8,13 @@ from typing import Any
 from vitrail.attention.knn import PAPER as KNN
 from vitrail.attention.knn import KnnAttention
 from vitrail.backbones.deit import PLAIN, DeiT
-from vitrail.core.card import Figures, Variant, variant
+from vitrail.core.card import Figures, Idea, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.nn import init
 
-PAPER = dataclasses.replace(KNN, builds_on=("attention.knn", "backbones.deit"))
+PAPER = dataclasses.replace(KNN, builds_on=("attention.knn", "backbones.deit"),
+                            ideas=(Idea("attention.knn", "method", "its attention"),
+                                   Idea("backbones.deit", "experiments", "the network and its training")))
 
 
 def kvt(*, image: int | tuple[int, int] = 224, patch: int = 16, dim: int = 384, depth: int = 12, heads: int = 6,

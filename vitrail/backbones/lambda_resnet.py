@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from vitrail.attention.lambda_layer import LambdaGlobal, LambdaLocal
 from vitrail.backbones.resnet import Bottleneck, Names, ResNetBody, Stem, pooled, torchvision
 from vitrail.backbones.resnet_rs import DeepStem
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.keys import AS_CONV, Fold, Keys, Row
 from vitrail.nn import Conv, MaxPool, each_stage, grid_of, init
 from vitrail.nn.names import conv_norm_names
 
 PAPER = Paper(title="LambdaNetworks: Modeling Long-Range Interactions Without Attention", arxiv="2102.08602",
               authors="Bello", year=2021, venue="ICLR",
-              builds_on=("attention.lambda_layer", "backbones.resnet", "backbones.resnet_rs"))
+              builds_on=("attention.lambda_layer", "backbones.resnet", "backbones.resnet_rs"),
+              ideas=(Idea("attention.lambda_layer", "section 3", "the layer"),
+                     Idea("backbones.resnet", "section 5.1", "the network whose convolutions it replaces")))
 INIT = partial(init.kaiming_convs, kind=Conv)       # the ResNet's own convolutions; the lambda layers stay as they are
 
 

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from vitrail.attention.local_relation import LocalRelation
 from vitrail.backbones.resnet import Bottleneck, Names, ResNetBody, torchvision
-from vitrail.core.card import Figures, Paper, Variant, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, variant
 from vitrail.core.keys import AS_CONV, Keys, Row
 from vitrail.nn import BatchNorm, Chain, Conv, MaxPool
 
 PAPER = Paper(title="Local Relation Networks for Image Recognition", arxiv="1904.11491", authors="Hu et al.",
               year=2019, venue="ICCV", code="microsoft/Swin-Transformer", license="MIT",
-              builds_on=("attention.local_relation", "backbones.resnet"))
+              builds_on=("attention.local_relation", "backbones.resnet"),
+              ideas=(Idea("attention.local_relation", "method", "the layer"),
+                     Idea("backbones.resnet", "method", "the network whose convolutions it replaces")))
 # m of the paper: so many neighbouring channels have their weights in common
 SHARED = 8
 

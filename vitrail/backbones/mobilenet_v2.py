@@ -7,14 +7,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Keys
 from vitrail.nn import DropPath, DroppedMean, Features, Head, Stack, conv_norm, init, pyramid, drop_path_rates, round_width
 from vitrail.nn.names import conv_norm_names
 
 PAPER = Paper(title="MobileNetV2: Inverted Residuals and Linear Bottlenecks", arxiv="1801.04381",
-              authors="Sandler et al.", year=2018, venue="CVPR", code="tensorflow/models", license="Apache-2.0")
+              authors="Sandler et al.", year=2018, venue="CVPR", code="tensorflow/models", license="Apache-2.0",
+              ideas=(Idea("mobilenet", "section 3.1", "convolutions, channel by channel"),
+                     Idea("backbones.resnet", "section 3.3", "the residual block, turned inside out")))
 
 
 class InvertedResidual(nn.Module):

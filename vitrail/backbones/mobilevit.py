@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.backbones.mobilenet_v2 import InvertedResidual
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Block, Chain, Conv, DropPath, DroppedMean, Features, GroupedAttention, Mlp, Head, Residual,
@@ -20,7 +20,9 @@ from vitrail.nn.names import block_names
 
 PAPER = Paper(title="MobileViT: Light-weight, General-purpose, and Mobile-friendly Vision Transformer",
               arxiv="2110.02178", authors="Mehta & Rastegari", year=2022, venue="ICLR", code="apple/ml-cvnets",
-              license="Apple", builds_on=("backbones.mobilenet_v2",))
+              license="Apple", builds_on=("backbones.mobilenet_v2",),
+              ideas=(Idea("backbones.mobilenet_v2", "section 3", "the convolutional blocks"),
+                     Idea("backbones.vit", "section 3", "attention over patches")))
 
 
 class MobileViTBlock(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.backbones.deit import DistilledReadout
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Conv, Features, LayerNorm, PositionTable, Prefix, Head, SelfAttention, Stack, class_token,
@@ -18,7 +18,10 @@ from vitrail.nn.names import block_names
 
 PAPER = Paper(title="Rethinking Spatial Dimensions of Vision Transformers", arxiv="2103.16302", authors="Heo et al.",
               year=2021, venue="ICCV", code="naver-ai/pit", license="Apache-2.0",
-              builds_on=("backbones.deit",))
+              builds_on=("backbones.deit",),
+              ideas=(Idea("backbones.vit", "section 3.2", "the network that it pools"),
+                     Idea("backbones.resnet", "section 3.1", "maps that shrink while channels grow"),
+                     Idea("backbones.deit", "experiments", "the training and the distillation")))
 
 
 class Pool(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Features, LayerNorm, MapPatchEmbed, PositionTable, Prefix, Head, ReducedAttention,
@@ -17,7 +17,10 @@ from vitrail.nn import (Features, LayerNorm, MapPatchEmbed, PositionTable, Prefi
 
 PAPER = Paper(title="Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction without Convolutions",
               arxiv="2102.12122", authors="Wang et al.", year=2021, venue="ICCV", code="whai362/PVT",
-              license="Apache-2.0")
+              license="Apache-2.0",
+              ideas=(Idea("backbones.vit", "introduction", "attention over patches, without convolutions"),
+                     Idea("backbones.resnet", "method", "four stages of coarser maps"),
+                     Idea("attention.self_attention", "method", "attention, with keys and values reduced")))
 
 
 def spatial_reduction(dim: int, heads: int, size: int) -> ReducedAttention:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitrail.backbones.pvt import spatial_reduction, sra_block
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Keys
 from vitrail.nn import (Block, Chain, Conv, DepthwiseMlp, DropPath, Features, LayerNorm, PoolCells, Head, Reduced,
@@ -16,7 +16,11 @@ from vitrail.nn import (Block, Chain, Conv, DepthwiseMlp, DropPath, Features, La
 
 PAPER = Paper(title="PVT v2: Improved Baselines with Pyramid Vision Transformer", arxiv="2106.13797",
               authors="Wang et al.", year=2022, venue="Computational Visual Media", code="whai362/PVT",
-              license="Apache-2.0", builds_on=("backbones.pvt",))
+              license="Apache-2.0", builds_on=("backbones.pvt",),
+              ideas=(Idea("backbones.pvt", "method", "the network that it improves"),
+                     Idea("positions.conditional", "method", "positions by a convolution"),
+                     Idea("cnn_positions", "method", "zeros at the border tell where a place is"),
+                     Idea("localvit", "method", "a convolution inside the Mlp")))
 
 
 def overlapping_patches(patch: int, stride: int, channels: int, dim: int) -> Chain:

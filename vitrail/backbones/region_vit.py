@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Attend, Chain, Conv, DropPath, Elsewhere, Features, LayerNorm, Merge, Mlp, Head,
@@ -17,7 +17,10 @@ from vitrail.nn import (Attend, Chain, Conv, DropPath, Elsewhere, Features, Laye
 from vitrail.ops.windows import by_size
 
 PAPER = Paper(title="RegionViT: Regional-to-Local Attention for Vision Transformers", arxiv="2106.02689",
-              authors="Chen et al.", year=2022, venue="ICLR", code="IBM/RegionViT", license="Apache-2.0")
+              authors="Chen et al.", year=2022, venue="ICLR", code="IBM/RegionViT", license="Apache-2.0",
+              ideas=(Idea("backbones.vit", "introduction", "attention over patches"),
+                     Idea("backbones.pvt", "related work", "a pyramid of stages"),
+                     Idea("backbones.swin", "method", "relative positions of local tokens")))
 PATCH = 4       # pixels of a local token, down and across
 
 

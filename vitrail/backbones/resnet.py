@@ -9,13 +9,16 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys, Row
 from vitrail.nn import (AvgPool, BatchNorm, Chain, Conv, DropPath, Features, MaxPool, Head, Stack, conv_norm, init,
                         mean_map, pyramid, drop_path_rates)
 
 PAPER = Paper(title="Deep Residual Learning for Image Recognition", arxiv="1512.03385", authors="He et al.", year=2016,
-              venue="CVPR", code="KaimingHe/deep-residual-networks", license="MIT")
+              venue="CVPR", code="KaimingHe/deep-residual-networks", license="MIT",
+              ideas=(Idea("highway", "related work", "shortcuts past layers, there with gates"),
+                     Idea("vgg", "section 3.3", "the plain network of 3 x 3 convolutions"),
+                     Idea("batch_norm", "section 3.4", "a norm after each convolution")))
 
 
 class Stem(nn.Module):

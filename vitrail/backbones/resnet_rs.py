@@ -9,14 +9,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitrail.backbones.resnet import Bottleneck, ResNetBody, shortcut
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
 from vitrail.nn import AvgPool, Chain, Conv, DroppedMean, Head, SqueezeExcite, conv_norm, init
 from vitrail.nn.names import conv_norm_names
 
 PAPER = Paper(title="Revisiting ResNets: Improved Training and Scaling Strategies", arxiv="2103.07579",
               authors="Bello et al.", year=2021, venue="NeurIPS", code="tensorflow/tpu", license="Apache-2.0",
-              builds_on=("backbones.resnet",))
+              builds_on=("backbones.resnet",),
+              ideas=(Idea("backbones.resnet", "abstract", "the network that it trains anew"),
+                     Idea("bag_of_tricks", "method", "the ResNet-D stem and shortcuts"),
+                     Idea("squeeze_excite", "method", "gates on the channels"),
+                     Idea("efficientnet", "introduction", "scaling as part of a design")))
 
 
 class DeepStem(nn.Module):

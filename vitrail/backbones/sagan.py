@@ -9,14 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.attention.sagan import Sagan, normed
-from vitrail.core.card import Figures, Paper, variant
+from vitrail.core.card import Figures, Idea, Paper, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Keys
 from vitrail.nn import AvgPool, Chain, Conv, Features, Head, Residual, Stack, init, pyramid
 
 PAPER = Paper(title="Self-Attention Generative Adversarial Networks", arxiv="1805.08318", authors="Zhang et al.",
               year=2019, venue="ICML", code="brain-research/self-attention-gan", license="Apache-2.0",
-              builds_on=("attention.sagan",))
+              builds_on=("attention.sagan",),
+              ideas=(Idea("attention.sagan", "section 3", "the layer"),
+                     Idea("gan", "introduction", "generator and discriminator"),
+                     Idea("spectral_norm", "section 4.1", "the norm of every weight")))
 
 
 class HalvingBlock(nn.Module):

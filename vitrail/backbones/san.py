@@ -8,14 +8,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitrail.attention.vector import VectorPairwise, VectorPatchwise
-from vitrail.core.card import Figures, Paper, Variant, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import AS_CONV, Keys, Row
 from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, MaxPool, Head, Residual, Stack, conv_norm,
                         mean_map, pyramid, drop_path_rates)
 
 PAPER = Paper(title="Exploring Self-attention for Image Recognition", arxiv="2004.13621", authors="Zhao et al.",
-              year=2020, venue="CVPR", code="hszhao/SAN", license="MIT", builds_on=("attention.vector",))
+              year=2020, venue="CVPR", code="hszhao/SAN", license="MIT", builds_on=("attention.vector",),
+              ideas=(Idea("attention.vector", "section 3", "the layer"),
+                     Idea("backbones.resnet", "section 3.4", "residual bottlenecks in stages")))
 
 
 class SAN(nn.Module):

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from vitrail.attention.stand_alone import StandAlone
 from vitrail.backbones.resnet import STEM, Bottleneck, Names, ResNetBody, Stem, pooled, torchvision
-from vitrail.core.card import Figures, Paper, Variant, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, variant
 from vitrail.core.keys import AS_CONV, Keys, Row
 from vitrail.nn import Attend, BatchNorm, MaxPool, Windows
 
 PAPER = Paper(title="Stand-Alone Self-Attention in Vision Models", arxiv="1906.05909", authors="Ramachandran et al.",
-              year=2019, venue="NeurIPS", builds_on=("attention.stand_alone", "backbones.resnet"))
+              year=2019, venue="NeurIPS", builds_on=("attention.stand_alone", "backbones.resnet"),
+              ideas=(Idea("attention.stand_alone", "section 3.1", "the layer"),
+                     Idea("backbones.resnet", "section 3", "the network whose convolutions it replaces")))
 
 
 class BlockAttention(nn.Module):

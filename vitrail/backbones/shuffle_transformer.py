@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitrail.backbones.swin import WindowAttention, window_block
-from vitrail.core.card import Figures, Paper, Variant, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, variant
 from vitrail.core.keys import AS_CONV, Keys, Row
 from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, Mlp, Head, Residual, Split, Stack, Strided,
                         Windows, each_stage, init, mean_map, pyramid, drop_path_rates)
@@ -16,7 +16,9 @@ from vitrail.ops.windows import pad_to
 
 PAPER = Paper(title="Shuffle Transformer: Rethinking Spatial Shuffle for Vision Transformer", arxiv="2106.03650",
               authors="Huang et al.", year=2021, code="mulinmeng/Shuffle-Transformer", license="MIT",
-              builds_on=("backbones.swin",))
+              builds_on=("backbones.swin",),
+              ideas=(Idea("backbones.swin", "introduction", "attention inside windows"),
+                     Idea("shufflenet", "introduction", "shuffling, there of channels")))
 
 
 class ConvMerging(nn.Module):

@@ -9,14 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
 from vitrail.nn import (Attend, Chain, Features, Merge, PatchEmbed, Head, RelativeBias, Split, Stack, Strided, Windows,
                         each_stage, init, mean_map, pyramid, drop_path_rates, transformer_block)
 from vitrail.nn.names import block_names
 
 PAPER = Paper(title="Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arxiv="2103.14030",
-              authors="Liu et al.", year=2021, venue="ICCV", code="microsoft/Swin-Transformer", license="MIT")
+              authors="Liu et al.", year=2021, venue="ICCV", code="microsoft/Swin-Transformer", license="MIT",
+              ideas=(Idea("backbones.vit", "section 3.1", "patches as tokens, and the blocks"),
+                     Idea("backbones.resnet", "section 3.1", "the resolutions of the stages"),
+                     Idea("attention.stand_alone", "introduction", "attention to a neighbourhood"),
+                     Idea("attention.local_relation", "section 3.2", "a bias of the scores by the offset"),
+                     Idea("relation_networks", "section 3.2", "a bias of the scores by the offset"),
+                     Idea("t5", "section 3.2", "a bias of the scores by the offset"),
+                     Idea("backbones.deit", "section 4.1", "the training on ImageNet alone")))
 
 
 class WindowAttention(nn.Module):

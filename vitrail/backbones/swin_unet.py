@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.backbones.swin import PatchMerging, swin_blocks, window_block
-from vitrail.core.card import Figures, Paper, variant
+from vitrail.core.card import Figures, Idea, Paper, variant
 from vitrail.core.keys import Keys
 from vitrail.nn import Features, PatchEmbed, Head, each_stage, init, mean_finest, drop_path_rates
 from vitrail.ops.windows import unfold_windows
 
 PAPER = Paper(title="Swin-Unet: Unet-like Pure Transformer for Medical Image Segmentation", arxiv="2105.05537",
               authors="Cao et al.", year=2022, venue="ECCV workshops", code="HuCaoFighting/Swin-Unet",
-              builds_on=("backbones.swin",))
+              builds_on=("backbones.swin",),
+              ideas=(Idea("backbones.swin", "abstract", "the blocks of encoder and decoder"),
+                     Idea("unet", "abstract", "encoder and decoder joined at each size")))
 
 
 class PatchExpanding(nn.Module):

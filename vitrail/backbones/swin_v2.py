@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.backbones.swin import four_neighbours, merging
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
 from vitrail.nn import (Attend, Block, Chain, DropPath, Features, Merge, Mlp, PatchEmbed, Head, Residual, Split, Stack,
                         Windows, init, mean_map, pyramid, drop_path_rates)
@@ -19,7 +19,9 @@ from vitrail.positions.log_cpb import LogBias
 
 PAPER = Paper(title="Swin Transformer V2: Scaling Up Capacity and Resolution", arxiv="2111.09883",
               authors="Liu et al.", year=2022, venue="CVPR", code="microsoft/Swin-Transformer", license="MIT",
-              builds_on=("backbones.swin", "positions.log_cpb"))
+              builds_on=("backbones.swin", "positions.log_cpb"),
+              ideas=(Idea("backbones.swin", "abstract", "the network that it makes larger"),
+                     Idea("positions.log_cpb", "section 3.3", "its positions")))
 
 
 class CosineAttention(nn.Module):

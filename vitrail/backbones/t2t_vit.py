@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitrail.attention.performer import attend_features, exponent
 from vitrail.backbones.vit import BLOCKS
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
 from vitrail.nn import (Attend, Chain, Elsewhere, Features, Mlp, Prefix, Head, Residual, SelfAttention, Stack,
                         class_token, fit_table, from_tokens, grid_of, init, pad_image, drop_path_rates, transformer_block)
@@ -22,7 +22,12 @@ from vitrail.positions.sinusoidal import sinusoids
 PAPER = Paper(title="Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet", arxiv="2101.11986",
               authors="Yuan et al.", year=2021, venue="ICCV", code="yitu-opensource/T2T-ViT",
               license="BSD-3-Clause-Clear",
-              builds_on=("attention.performer", "backbones.vit", "positions.sinusoidal"))
+              builds_on=("attention.performer", "backbones.vit", "positions.sinusoidal"),
+              ideas=(Idea("backbones.vit", "section 3", "the network whose tokens it makes otherwise"),
+                     Idea("attention.performer", "section 3", "cheap attention over the many early tokens"),
+                     Idea("positions.sinusoidal", "section 3", "fixed positions"),
+                     Idea("wide_resnet", "section 3.2", "narrow and deep against wide and shallow"),
+                     Idea("resnext", "section 3.2", "more and smaller parts, here heads")))
 STRIDE = 16             # of the three soft splits together
 README = "README of yitu-opensource/T2T-ViT"
 

@@ -13,13 +13,17 @@ from torch import Tensor, nn
 from vitrail.backbones.t2t_vit import PAPER as PLAIN
 from vitrail.backbones.t2t_vit import STRIDE, Embedding, embedding, readout
 from vitrail.backbones.vit import BLOCKS
-from vitrail.core.card import Figures, variant
+from vitrail.core.card import Figures, Idea, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Attend, Block, Chain, DropPath, Features, Gelu, Merge, Residual, Scale, SelfAttention, Stack,
                         from_tokens, init, drop_path_rates, transformer_block)
 
-PAPER = replace(PLAIN, builds_on=("backbones.t2t_vit", "backbones.vit"))
+PAPER = replace(PLAIN, builds_on=("backbones.t2t_vit", "backbones.vit"),
+                ideas=(Idea("backbones.t2t_vit", "section 3.2", "the tokens and the plain body"),
+                       Idea("densenet", "section 3.2", "each layer sees all before it"),
+                       Idea("squeeze_excite", "section 3.2", "gates on the channels"),
+                       Idea("backbones.ghostnet", "section 3.2", "half of the features made cheaply")))
 
 
 class SqueezeExciteTokens(nn.Module):

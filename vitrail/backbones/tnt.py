@@ -8,14 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import HALF_MEAN, HALF_STD, Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import HALF_MEAN, HALF_STD, Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Attend, Block, DropPath, Features, Merge, Mlp, PositionTable, Prefix, Head, Residual,
                         SelfAttention, Split, Stack, Within, class_token, from_tokens, grid_of, init, pad_image, drop_path_rates,
                         transformer_block)
 
 PAPER = Paper(title="Transformer in Transformer", arxiv="2103.00112", authors="Han et al.", year=2021, venue="NeurIPS",
-              code="huawei-noah/Efficient-AI-Backbones", license="Apache-2.0")
+              code="huawei-noah/Efficient-AI-Backbones", license="Apache-2.0",
+              ideas=(Idea("foundations.transformer", "section 2.1", "the block"),
+                     Idea("backbones.vit", "section 2.2", "patches as tokens"),
+                     Idea("backbones.deit", "experiments", "the training")))
 
 LayerNorm = nn.LayerNorm        # with PyTorch's own epsilon of 1e-5
 

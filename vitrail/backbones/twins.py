@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitrail.backbones.pvt import spatial_reduction, sra_block
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
 from vitrail.nn import (Chain, Features, GroupedAttention, LayerNorm, MapPatchEmbed, Head, Stack, Windows, each_stage,
                         init, mean_map, pyramid, drop_path_rates, transformer_block)
@@ -15,7 +15,11 @@ from vitrail.positions.conditional import ConditionalPosition
 
 PAPER = Paper(title="Twins: Revisiting the Design of Spatial Attention in Vision Transformers", arxiv="2104.13840",
               authors="Chu et al.", year=2021, venue="NeurIPS", code="Meituan-AutoML/Twins", license="Apache-2.0",
-              builds_on=("backbones.pvt", "positions.conditional"))
+              builds_on=("backbones.pvt", "positions.conditional"),
+              ideas=(Idea("backbones.pvt", "section 3.1", "the pyramid and its reduced attention"),
+                     Idea("positions.conditional", "section 3.1", "its positions"),
+                     Idea("mobilenet", "section 3.2", "first near, then far, as separable convolutions"),
+                     Idea("backbones.swin", "introduction", "attention inside windows")))
 
 
 class Positioned(nn.Module):

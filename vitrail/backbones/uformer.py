@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.backbones.swin import WindowAttention
-from vitrail.core.card import Figures, Paper, Variant, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, variant
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (Block, Conv, DepthwiseMlp, DropPath, Features, Gelu, Head, Residual, Stack, Windows,
                         each_stage, init, mean_finest, drop_path_rates)
@@ -17,7 +17,11 @@ from vitrail.ops.windows import pad_to
 
 PAPER = Paper(title="Uformer: A General U-Shaped Transformer for Image Restoration", arxiv="2106.03106",
               authors="Wang et al.", year=2022, venue="CVPR", code="ZhendongWang6/Uformer", license="MIT",
-              builds_on=("backbones.swin",))
+              builds_on=("backbones.swin",),
+              ideas=(Idea("unet", "section 3.1", "encoder and decoder joined at each size"),
+                     Idea("backbones.swin", "section 3.2", "attention inside windows"),
+                     Idea("localvit", "section 3.2", "a convolution inside the Mlp"),
+                     Idea("ceit", "section 3.2", "a convolution inside the Mlp")))
 
 
 class ModulatedAttention(WindowAttention):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vitrail.core.card import HALF_MEAN, HALF_STD, Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import HALF_MEAN, HALF_STD, Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
 from vitrail.nn import (Block, Chain, DropPath, Features, Gelu, LayerNorm, Mlp, PatchEmbed, PositionTable, Prefix, Head,
                         Residual, SelfAttention, Stack, class_token, from_tokens, grid_of, init, drop_path_rates)
@@ -15,7 +15,13 @@ from vitrail.nn.names import block_names, flax_rows
 
 PAPER = Paper(title="An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", arxiv="2010.11929",
               authors="Dosovitskiy et al.", year=2021, venue="ICLR", code="google-research/vision_transformer",
-              license="Apache-2.0")
+              license="Apache-2.0",
+              ideas=(Idea("foundations.transformer", "section 3.1", "the encoder, as little changed as can be"),
+                     Idea("foundations.bert", "section 3.1", "the class token"),
+                     Idea("deep_transformer", "section 3.1", "norms in front of the branches"),
+                     Idea("backbones.resnet", "section 3.1", "the maps that the hybrids read"),
+                     Idea("conv_like_attention", "related work", "attention over small patches of an image"),
+                     Idea("image_gpt", "related work", "a Transformer over pixels")))
 
 
 class ViT(nn.Module):

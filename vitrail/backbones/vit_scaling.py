@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitrail.backbones.vit import BLOCKS
-from vitrail.core.card import Figures, Paper, variant
+from vitrail.core.card import Figures, Idea, Paper, variant
 from vitrail.core.jax_keys import TRANSPOSE, attention_in, attention_out
 from vitrail.core.keys import Keys, Row
 from vitrail.nn import (AttentionPool, Features, LayerNorm, PatchEmbed, PositionTable, Head, SelfAttention, Stack,
@@ -16,7 +16,9 @@ from vitrail.nn import (AttentionPool, Features, LayerNorm, PatchEmbed, Position
 from vitrail.nn.names import flax_rows
 
 PAPER = Paper(title="Scaling Vision Transformers", arxiv="2106.04560", authors="Zhai et al.", year=2022, venue="CVPR",
-              code="google-research/big_vision", license="Apache-2.0", builds_on=("backbones.vit",))
+              code="google-research/big_vision", license="Apache-2.0", builds_on=("backbones.vit",),
+              ideas=(Idea("backbones.vit", "abstract", "the network that it makes larger"),
+                     Idea("set_transformer", "section 3.4", "a learned probe that pools by attention")))
 
 
 class ScaledViT(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitrail.attention.cross_covariance import CrossCovariance
 from vitrail.backbones.cait import ClassAttention
-from vitrail.core.card import Figures, Paper, Variant, Weights, variant
+from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import (BatchNorm, Chain, Conv, DropPath, Features, LayerNorm, Mlp, Prefix, Head, Residual, Scale,
@@ -19,7 +19,10 @@ from vitrail.ops.windows import by_size
 
 PAPER = Paper(title="XCiT: Cross-Covariance Image Transformers", arxiv="2106.09681", authors="El-Nouby et al.",
               year=2021, venue="NeurIPS", code="facebookresearch/xcit", license="Apache-2.0",
-              builds_on=("attention.cross_covariance", "backbones.cait"))
+              builds_on=("attention.cross_covariance", "backbones.cait"),
+              ideas=(Idea("attention.cross_covariance", "section 3.2", "its attention"),
+                     Idea("backbones.cait", "section 3.3", "attention of the class token, scaled branches"),
+                     Idea("backbones.deit", "experiments", "the training and the distillation")))
 
 
 def local_patch_interaction(dim: int) -> Chain:

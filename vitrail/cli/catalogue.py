@@ -7,7 +7,7 @@ from typing import Any
 
 from vitrail.cli import describe, show
 from vitrail.cli.command import Command
-from vitrail.core import catalogue
+from vitrail.core import catalogue, lineage
 from vitrail.core.catalogue import Entry
 from vitrail.core.errors import ModelError, SettingsError, did_you_mean
 
@@ -82,7 +82,8 @@ def _show(a: Namespace) -> int:
     show.say(f"\ncite       {paper.cite()}")
     if paper.code:
         show.say(f"code       github.com/{paper.code}" + (f" ({paper.license})" if paper.license else ""))
-    show.say(f"builds on  {', '.join(paper.builds_on) or 'no other paper here'}")
+    show.say(f"builds on  {', '.join(idea.of for idea in paper.ideas) or 'no other paper'}")
+    show.say(f"imports    {', '.join(paper.builds_on) or 'no other paper'}")
     describe.say(found)
     return 0
 
@@ -101,7 +102,8 @@ def _diff(a: Namespace) -> int:
     told = ("kind", "module", "paper", "year", "params", "gflops", "image", "length", "takes", "time", "memory",
             "enters")
     figures = [(n, getattr(one, n), getattr(two, n)) for n in told]
-    figures += [("builds_on", ", ".join(one.builds_on) or "-", ", ".join(two.builds_on) or "-")]
+    figures += [("builds_on", _ideas(one), _ideas(two)),
+                ("imports", ", ".join(one.builds_on) or "-", ", ".join(two.builds_on) or "-")]
     first, second = (describe.arguments(catalogue.entry_of(n)) for n in (a.one, a.two))
     names = [*first, *(n for n in second if n not in first)]
     arguments = [(n, first.get(n, _NONE), second.get(n, _NONE)) for n in names]
@@ -117,6 +119,10 @@ def _diff(a: Namespace) -> int:
     if same := [f"{n}={_said(x)}" for n, x, y in arguments if x == y]:
         show.say(f"\nthe same: {', '.join(same)}")
     return 0
+
+
+def _ideas(entry: Entry) -> str:
+    return ", ".join(idea.of for idea in lineage.papers()[entry.module].ideas) or "-"
 
 
 class _Absent:

@@ -1,16 +1,17 @@
-"""`vitrail tree`: what a paper builds on and what builds on it, as text from the table or as a picture."""
-import importlib
+"""`vitrail tree`: what a paper builds on, and what its file imports; as text from the table, or as a picture."""
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from typing import Any
 
 from vitrail.cli import show
 from vitrail.cli.command import Command
 from vitrail.cli.opening import check_free
-from vitrail.core import catalogue
-from vitrail.core.card import Paper
-from vitrail.core.catalogue import Entry
+from vitrail.core import catalogue, lineage
+from vitrail.core.card import Idea
 from vitrail.core.errors import SettingsError
 from vitrail.core.files import write_file
+
+_BY_IDEAS = "builds on, as ideas [where the paper says so]"
 
 
 def _tree(a: Namespace) -> int:
@@ -19,85 +20,112 @@ def _tree(a: Namespace) -> int:
     if not a.name:
         raise SettingsError("vitrail tree needs a NAME that `vitrail list` shows, or --picture FILE.png for all of "
                             "them")
-    entry = catalogue.find(a.name)
-    tree, users = _ancestors(entry.module), _users(entry.module)
+    key = _key(a.name)
+    root = {**_paper(key), "builds_on": _ancestors(key, {key}), "imports": _imports(key),
+            "built_on_by": list(lineage.followers()[key]), "imported_by": list(lineage.importers()[key])}
+    descendants = _descendants(key, {key}) if a.down else []
     if a.json:
-        below = {"descendants": _descendants(entry.module)["built_on_by"]} if a.down else {}
-        show.emit({"name": entry.name, **tree, "built_on_by": users, **below})
+        show.emit({"name": a.name, **root, **({"descendants": descendants} if a.down else {})})
         return 0
-    show.say(f"{entry.name}: {_described(tree)}")
-    _branches(tree["builds_on"], "builds_on")
-    if users:
-        show.say(f"\nbuilt on by: {'' if a.down else ', '.join(users)}".rstrip())
+    show.say(f"{a.name}: {key}  {_cited(root)}")
+    if "." in key:
+        _section(_BY_IDEAS, root["builds_on"], "builds_on")
+        _section("its file imports", root["imports"], "imports")
+    else:
+        show.say("It has no file here, so nothing is known of what it builds on.")
     if a.down:
-        _branches(_descendants(entry.module)["built_on_by"], "built_on_by")
+        _section("built on by, as ideas [where they say so]", descendants, "built_on_by")
+    else:
+        show.say(f"\nbuilt on by: {', '.join(root['built_on_by']) or 'no other paper here'}")
+    if root["imported_by"]:
+        show.say(f"\nimported by: {', '.join(root['imported_by'])}")
     return 0
+
+
+def _key(name: str) -> str:
+    """The key in the lineage of a name of the catalogue, of a module ("backbones.vit"), or of an ancestor ("unet").
+    Raises ModelError where it is none of these."""
+    if name not in catalogue.entries() and name in lineage.papers():
+        return name
+    return catalogue.find(name).module
 
 
 def _picture(a: Namespace) -> int:
     check_free(a.picture, overwrite=a.overwrite)
-    from vitrail.report import genealogy
+    from vitrail.report import lineage as drawing
     from vitrail.figures.style import png
 
-    nodes = genealogy.papers()
-    if a.name:
-        nodes = genealogy.relatives(nodes, catalogue.find(a.name).module)
+    focus = _key(a.name) if a.name else ""
+    nodes = drawing.relatives(drawing.papers(), focus) if focus else drawing.overview()
     title = f"What {a.name} builds on, and what builds on it" if a.name else "What builds on what"
-    write_file(a.picture, png(genealogy.picture(nodes, title)), overwrite=a.overwrite)
-    lines = sorted(genealogy.edges(nodes))
+    write_file(a.picture, png(drawing.picture(nodes, title, focus=focus)), overwrite=a.overwrite)
+    lines = drawing.edges(nodes, focus=focus)
     if a.json:
-        show.emit({"picture": a.picture, "papers": sorted(nodes), "edges": lines})
+        show.emit({"picture": a.picture, "papers": sorted(nodes),
+                   "edges": [{"of": old, "by": new, "kind": kind} for (old, new), kind in sorted(lines.items())]})
     else:
         show.say(f"{a.picture}: {len(nodes)} papers, {len(lines)} lines of descent between them")
     return 0
 
 
-def _users(module: str) -> list[str]:
-    """The modules that build on this one."""
-    return sorted({e.module for e in catalogue.entries().values() if module in e.builds_on})
+def _ancestors(key: str, printed: set[str]) -> list[dict[str, Any]]:
+    """The papers that one builds on, each with its own under builds_on where it comes up for the first time."""
+    return [_branch(idea.of, idea, "builds_on", printed, _ancestors) for idea in lineage.papers()[key].ideas]
 
 
-def _ancestors(module: str) -> dict[str, Any]:
-    """A module with its paper and, under builds_on, the same of those it builds on."""
-    paper = _paper(module)
-    return {**_line(module, paper), "builds_on": [_ancestors(m) for m in paper.builds_on]}
+def _descendants(key: str, printed: set[str]) -> list[dict[str, Any]]:
+    """The papers that build on one, each with those that build on it where it comes up for the first time."""
+    papers = lineage.papers()
+    return [_branch(user, idea, "built_on_by", printed, _descendants)
+            for user in lineage.followers()[key] for idea in papers[user].ideas if idea.of == key]
 
 
-def _descendants(module: str) -> dict[str, Any]:
-    """A module with its paper and, under built_on_by, the same of those that build on it."""
-    return {**_line(module, _paper(module)), "built_on_by": [_descendants(m) for m in _users(module)]}
+def _branch(key: str, idea: Idea, below: str, printed: set[str],
+            grow: Callable[[str, set[str]], list[dict[str, Any]]]) -> dict[str, Any]:
+    branch = {**_paper(key), "what": idea.what, "source": idea.source, "repeated": key in printed}
+    if key in printed:
+        return {**branch, below: []}
+    printed.add(key)
+    return {**branch, below: grow(key, printed)}
 
 
-def _paper(module: str) -> Entry | Paper:
-    line = next((e for e in catalogue.entries().values() if e.module == module), None)
-    found: Entry | Paper = line or importlib.import_module(f"vitrail.{module}").PAPER
-    return found
+def _imports(key: str) -> list[dict[str, Any]]:
+    """The modules that a paper's file imports, each with those that it imports."""
+    return [{**_paper(module), "imports": _imports(module)} for module in lineage.papers()[key].builds_on]
 
 
-def _line(module: str, paper: Entry | Paper) -> dict[str, Any]:
-    title = paper.paper if isinstance(paper, Entry) else paper.title
-    return {"module": module, "paper": title, "year": paper.year, "arxiv": paper.arxiv}
+def _paper(key: str) -> dict[str, Any]:
+    paper = lineage.papers()[key]
+    return {"module": key, "paper": paper.title, "year": paper.year, "arxiv": paper.arxiv}
 
 
-def _described(tree: dict[str, Any]) -> str:
-    where = f", arXiv:{tree['arxiv']}" if tree["arxiv"] else ""
-    return f"{tree['module']}  {tree['paper']} ({tree['year']}{where})"
+def _cited(branch: dict[str, Any]) -> str:
+    where = f", arXiv:{branch['arxiv']}" if branch["arxiv"] else ""
+    return f"{branch['paper']} ({branch['year']}{where})"
 
 
-def _branches(trees: list[dict[str, Any]], key: str, before: str = "") -> None:
-    for at, tree in enumerate(trees):
-        last = at == len(trees) - 1
-        show.say(f"{before}{'└── ' if last else '├── '}{_described(tree)}")
-        _branches(tree[key], key, before + ("    " if last else "│   "))
+def _section(title: str, branches: list[dict[str, Any]], below: str) -> None:
+    show.say(f"\n{title}:{'' if branches else ' nothing of another paper'}")
+    _branches(branches, below)
+
+
+def _branches(branches: list[dict[str, Any]], below: str, before: str = "") -> None:
+    for at, branch in enumerate(branches):
+        last = at == len(branches) - 1
+        taken = f": {branch['what']} [{branch['source']}]" if "what" in branch else ""
+        cited = "(above)" if branch.get("repeated") else _cited(branch)
+        show.say(f"{before}{'└── ' if last else '├── '}{branch['module']}{taken}  {cited}")
+        _branches(branch[below], below, before + ("    " if last else "│   "))
 
 
 def _tree_arguments(p: ArgumentParser) -> None:
-    p.add_argument("name", nargs="?", default="", metavar="NAME", help="a name that `vitrail list` shows")
+    p.add_argument("name", nargs="?", default="", metavar="NAME",
+                   help="a name that `vitrail list` shows, or one that this tree shows")
     p.add_argument("--down", action="store_true", help="the papers that build on it too, at any remove")
     p.add_argument("--picture", default="", metavar="FILE.png",
                    help="draw it instead, years from left to right; without NAME: all papers")
     p.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
-COMMANDS = {"tree": Command(about="The papers that a model builds on, as its modules import them, and those that build "
-                                  "on it.", run=_tree, arguments=_tree_arguments)}
+COMMANDS = {"tree": Command(about="The papers that a model builds on, with where it says so, those that build on it, "
+                                  "and what its file imports.", run=_tree, arguments=_tree_arguments)}

@@ -1,5 +1,6 @@
 """A system's published identity and figures: data only, recomputed by the contract tests."""
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -12,9 +13,24 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF_MEAN, HALF_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
+@dataclass(frozen=True)
+class Idea:
+    """What a paper takes from an earlier one, and where it says so: `Idea("backbones.vit", "section 3.1", "patches")`.
+
+    of: a module of ours, or a key of `core.ancestors` ("unet") for a paper that has no file here.
+    source: the place in the later paper where one can look it up: "abstract", "method", "section 3.1", "figure 2".
+    what: what it takes, in a few words of our own, none of the paper's.
+    """
+
+    of: str
+    source: str
+    what: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Paper:
-    """Where a system comes from. `builds_on` names the modules of the papers it imports from."""
+    """Where a system comes from. `builds_on` names the modules of the papers that its file imports from, which a test
+    compares with the imports; `ideas` are what the paper itself builds on, whether we share code for it or not."""
 
     title: str
     arxiv: str                              # empty for one that is not there
@@ -24,6 +40,17 @@ class Paper:
     code: str = ""                          # owner/name of the official repository
     license: str = ""                       # of the official code
     builds_on: tuple[str, ...] = ()         # e.g. ("backbones.vit",)
+    ideas: tuple[Idea, ...] = ()
+
+    @property
+    def appeared(self) -> tuple[int, int]:
+        """Year and month of the preprint, by its arXiv number; where there is none, the year of publication and 0.
+
+        `Paper(title="ViT", arxiv="2010.11929", authors="", year=2021).appeared` is (2020, 10).
+        """
+        if preprint := re.fullmatch(r"(\d\d)(\d\d)\.\d{4,5}", self.arxiv):
+            return 2000 + int(preprint[1]), int(preprint[2])
+        return self.year, 0
 
     def cite(self) -> str:
         """One line: authors, year, title, and where to find it."""

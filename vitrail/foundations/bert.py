@@ -11,14 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper, TextFigures, Weights, variant
+from vitrail.core.card import Idea, Paper, TextFigures, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import Block, Gelu, MaskedAttention, Mlp, PostResidual, Stack, padding
 
 PAPER = Paper(title="BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
               arxiv="1810.04805", authors="Devlin et al.", year=2019, venue="NAACL", code="google-research/bert",
-              license="Apache-2.0")
+              license="Apache-2.0",
+              ideas=(Idea("foundations.transformer", "section 3", "the encoder"),
+                     Idea("gpt_1", "introduction", "pre-training a Transformer, then tuning all of it"),
+                     Idea("elmo", "introduction", "representations from both directions"),
+                     Idea("cloze", "introduction", "filling gaps"),
+                     Idea("gelu", "appendix A.2", "the activation")))
 TASKS = ["masked"]
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-12)

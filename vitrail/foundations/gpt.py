@@ -10,13 +10,17 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper, TextFigures, Variant, Weights, variant
+from vitrail.core.card import Idea, Paper, TextFigures, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Fold, Keys, Row
 from vitrail.nn import Block, KeyValues, MaskedAttention, Mlp, Residual, Stack, causal
 
 PAPER = Paper(title="Language Models are Unsupervised Multitask Learners", arxiv="", authors="Radford et al.",
-              year=2019, venue="OpenAI", code="openai/gpt-2", license="MIT (modified)")
+              year=2019, venue="OpenAI", code="openai/gpt-2", license="MIT (modified)",
+              ideas=(Idea("gpt_1", "section 2.3", "the decoder alone, pre-trained"),
+                     Idea("foundations.transformer", "section 2.3", "the block"),
+                     Idea("pre_activation", "section 2.3", "norms in front of the branches"),
+                     Idea("byte_pairs", "section 2.2", "words made of frequent pairs")))
 TASKS = ["causal"]
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-5)

@@ -4,12 +4,14 @@ Xiong et al., ICML 2020, arXiv:2002.04745.
 """
 from torch import nn
 
-from vitrail.core.card import Paper, TextFigures, variant
+from vitrail.core.card import Idea, Paper, TextFigures, variant
 from vitrail.foundations.transformer import EncoderDecoder
 from vitrail.nn import LayerNorm, Residual
 
 PAPER = Paper(title="On Layer Normalization in the Transformer Architecture", arxiv="2002.04745",
-              authors="Xiong et al.", year=2020, venue="ICML", builds_on=("foundations.transformer",))
+              authors="Xiong et al.", year=2020, venue="ICML", builds_on=("foundations.transformer",),
+              ideas=(Idea("foundations.transformer", "section 3.1", "the network whose norms it moves"),
+                     Idea("deep_transformer", "introduction", "norms in front of the branches")))
 TASKS = ["translation"]
 
 

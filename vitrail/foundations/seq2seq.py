@@ -7,11 +7,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper, TextFigures, variant
+from vitrail.core.card import Idea, Paper, TextFigures, variant
 from vitrail.nn import Elsewhere, Softmax, padding
 
 PAPER = Paper(title="Neural Machine Translation by Jointly Learning to Align and Translate", arxiv="1409.0473",
-              authors="Bahdanau et al.", year=2015, venue="ICLR", code="lisa-groundhog/GroundHog")
+              authors="Bahdanau et al.", year=2015, venue="ICLR", code="lisa-groundhog/GroundHog",
+              ideas=(Idea("rnn_encoder_decoder", "section 2.1", "an encoder and a decoder, and gated units"),
+                     Idea("lstm_seq2seq", "section 2.1", "a sentence read, then written"),
+                     Idea("bidirectional_rnn", "section 3.2", "reading in both directions"),
+                     Idea("handwriting", "section 6.1", "a soft window over the text")))
 TASKS = ["translation"]
 
 

@@ -10,14 +10,20 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper, TextFigures, variant
+from vitrail.core.card import Idea, Paper, TextFigures, variant
 from vitrail.nn import (Block, CrossAttention, KeyValues, LayerNorm, MaskedAttention, Mlp, PostResidual, Stack, causal,
                         init, padding)
 from vitrail.positions.sinusoidal import Sinusoidal
 
 PAPER = Paper(title="Attention Is All You Need", arxiv="1706.03762", authors="Vaswani et al.", year=2017,
               venue="NeurIPS", code="tensorflow/tensor2tensor", license="Apache-2.0",
-              builds_on=("positions.sinusoidal",))
+              builds_on=("positions.sinusoidal",),
+              ideas=(Idea("attention.self_attention", "section 3.2", "attention, in three places"),
+                     Idea("positions.sinusoidal", "section 3.5", "its positions"),
+                     Idea("foundations.seq2seq", "section 3.2.3", "a decoder that attends to the encoder"),
+                     Idea("conv_s2s", "section 2", "translation without recurrence"),
+                     Idea("backbones.resnet", "section 3.1", "a shortcut around each layer"),
+                     Idea("layer_norm", "section 3.1", "the norm after each shortcut")))
 TASKS = ["translation"]
 
 

@@ -5,12 +5,14 @@ Chu et al., ICLR 2023, arXiv:2102.10882.
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import Position
 from vitrail.nn import Conv
 
 PAPER = Paper(title="Conditional Positional Encodings for Vision Transformers", arxiv="2102.10882",
-              authors="Chu et al.", year=2023, venue="ICLR", code="Meituan-AutoML/Twins", license="Apache-2.0")
+              authors="Chu et al.", year=2023, venue="ICLR", code="Meituan-AutoML/Twins", license="Apache-2.0",
+              ideas=(Idea("positions.learned", "introduction", "positions that it frees of one size"),
+                     Idea("cnn_positions", "section 3", "zeros at the border tell where a place is")))
 
 
 class ConditionalPosition(nn.Module):

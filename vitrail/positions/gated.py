@@ -7,14 +7,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import Position
 from vitrail.nn import Merge, Shown, Split
 from vitrail.ops.windows import by_size
 
 PAPER = Paper(title="ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
               arxiv="2103.10697", authors="d'Ascoli et al.", year=2021, venue="ICML", code="facebookresearch/convit",
-              license="Apache-2.0 (its LICENSE; the headers of two files say CC-BY-NC)")
+              license="Apache-2.0 (its LICENSE; the headers of two files say CC-BY-NC)",
+              ideas=(Idea("attention.self_attention", "section 2", "attention, gated against positions"),
+                     Idea("conv_like_attention", "section 2", "heads that act as a convolution")))
 
 
 class GatedPositional(nn.Module):

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import Position
 from vitrail.ops.windows import by_size
 
 PAPER = Paper(title="Swin Transformer V2: Scaling Up Capacity and Resolution", arxiv="2111.09883",
-              authors="Liu et al.", year=2022, venue="CVPR", code="microsoft/Swin-Transformer", license="MIT")
+              authors="Liu et al.", year=2022, venue="CVPR", code="microsoft/Swin-Transformer", license="MIT",
+              ideas=(Idea("positions.relative_bias", "section 3.3", "a bias of each offset, there in a table"),))
 
 
 class LogBias(nn.Module):

@@ -8,13 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.mechanism import Position
 from vitrail.ops.positions import resample_positions
 from vitrail.ops.windows import by_size
 
 PAPER = Paper(title="Attention Augmented Convolutional Networks", arxiv="1904.09925", authors="Bello et al.",
-              year=2019, venue="ICCV")
+              year=2019, venue="ICCV",
+              ideas=(Idea("relative_positions", "section 3.1", "vectors of the offset, in one dimension"),
+                     Idea("music_transformer", "section 3.1", "logits by place without gathering")))
 
 
 def skew(logits: Tensor) -> Tensor:

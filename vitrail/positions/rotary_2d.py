@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.errors import ModelError
 from vitrail.core.mechanism import Position
 from vitrail.ops.windows import by_size
@@ -15,7 +15,9 @@ from vitrail.positions.sinusoidal import frequencies
 
 PAPER = Paper(title="Rotary Position Embedding for Vision Transformer", arxiv="2403.13298", authors="Heo et al.",
               year=2024, venue="ECCV", code="naver-ai/rope-vit", license="Apache-2.0",
-              builds_on=("positions.sinusoidal",))
+              builds_on=("positions.sinusoidal",),
+              ideas=(Idea("rope", "abstract", "rotations of queries and keys, in one dimension"),
+                     Idea("backbones.vit", "abstract", "the network whose positions it replaces")))
 
 
 class Rotary2d(nn.Module):

@@ -6,7 +6,7 @@ one with its halves swapped.
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.errors import ModelError
 from vitrail.core.mechanism import Position
 from vitrail.ops.windows import by_size
@@ -14,7 +14,9 @@ from vitrail.positions.sinusoidal import TEMPERATURE, frequencies
 
 PAPER = Paper(title="An Empirical Study of Training Self-Supervised Vision Transformers", arxiv="2104.02057",
               authors="Chen et al.", year=2021, venue="ICCV", code="facebookresearch/moco-v3", license="CC-BY-NC-4.0",
-              builds_on=("positions.sinusoidal",))
+              builds_on=("positions.sinusoidal",),
+              ideas=(Idea("positions.sinusoidal", "section 5", "sines and cosines, in one dimension"),
+                     Idea("backbones.vit", "section 5", "the network whose positions it fixes")))
 
 
 def sincos_table(grid: tuple[int, int], dim: int, *, temperature: float = TEMPERATURE) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.errors import ModelError
 from vitrail.core.mechanism import Position
 from vitrail.ops.windows import by_size
@@ -15,7 +15,9 @@ from vitrail.positions.sinusoidal import TEMPERATURE, waves
 
 PAPER = Paper(title="End-to-End Object Detection with Transformers", arxiv="2005.12872", authors="Carion et al.",
               year=2020, venue="ECCV", code="facebookresearch/detr", license="Apache-2.0",
-              builds_on=("positions.sinusoidal",))
+              builds_on=("positions.sinusoidal",),
+              ideas=(Idea("positions.sinusoidal", "appendix A.4", "sines and cosines, in one dimension"),
+                     Idea("image_transformer", "appendix A.4", "half of the channels for each axis")))
 
 
 class Sine2d(nn.Module):

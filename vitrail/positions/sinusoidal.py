@@ -5,13 +5,14 @@ Vaswani et al., NeurIPS 2017, arXiv:1706.03762, section 3.5.
 import torch
 from torch import Tensor, nn
 
-from vitrail.core.card import Paper
+from vitrail.core.card import Idea, Paper
 from vitrail.core.errors import ModelError
 from vitrail.core.mechanism import Position
 from vitrail.ops.windows import by_size
 
 PAPER = Paper(title="Attention Is All You Need", arxiv="1706.03762", authors="Vaswani et al.", year=2017,
-              venue="NeurIPS", code="tensorflow/tensor2tensor", license="Apache-2.0")
+              venue="NeurIPS", code="tensorflow/tensor2tensor", license="Apache-2.0",
+              ideas=(Idea("conv_s2s", "section 3.5", "positions added to the tokens, there learned"),))
 TEMPERATURE = 10_000.0
 
 
