@@ -84,22 +84,24 @@ class Mixed(nn.Module):
     ModelError where `plain` is not plain, or where the mechanism refuses its width, heads or grid.
     """
 
-    widths: tuple[int, ...]
+    channels: tuple[int, ...]
     strides: tuple[int, ...]
+    stem_weights: tuple[str, ...]
 
     def __init__(self, name: str, plain: Any, mixer: Mixer):
         super().__init__()
         blocks, table = plain_blocks(name, plain), plain.position
-        self.widths, self.strides = plain.widths, plain.strides
+        self.channels, self.strides = plain.channels, plain.strides
+        self.stem_weights = plain.stem_weights
         self.patch_embed = plain.patch_embed
-        self.position = PositionTable(table.grid, self.widths[-1])
+        self.position = PositionTable(table.grid, self.channels[-1])
         init.truncated(self.position)
         for block in blocks:
             heads = block.mix.fn.qkv.heads
             try:
-                made = mixer.make(self.widths[-1], heads, table.grid)
+                made = mixer.make(self.channels[-1], heads, table.grid)
             except (ValueError, TypeError, RuntimeError, ModelError) as e:
-                raise ModelError(f"{mixer.name} cannot mix the tokens of {name} (width {self.widths[-1]}, {heads} "
+                raise ModelError(f"{mixer.name} cannot mix the tokens of {name} (width {self.channels[-1]}, {heads} "
                                  f"heads, {table.grid[0]} x {table.grid[1]} tokens): {e}") from e
             block.mix.fn = AsSequence(made) if mixer.takes is Takes.TOKENS else made
         self.blocks, self.norm = plain.blocks, plain.norm
@@ -110,7 +112,7 @@ class Mixed(nn.Module):
         return Features(maps=(self.norm(self.blocks(x)),))
 
     def make_head(self, classes: int) -> nn.Module:
-        head = Head(self.widths[-1], classes, mean_map)
+        head = Head(self.channels[-1], classes, mean_map)
         init.truncated_linears(head)
         return head
 

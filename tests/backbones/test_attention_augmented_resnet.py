@@ -21,7 +21,7 @@ def small(**changes: Any) -> AttentionAugmentedResNet:
 def test_any_size_is_halved_upwards(height: int, width: int) -> None:
     model = small()
     maps = model(torch.randn(2, 3, height, width)).maps
-    for found, dim, stride in zip(maps, model.widths, model.strides, strict=True):
+    for found, dim, stride in zip(maps, model.channels, model.strides, strict=True):
         assert found.shape == (2, math.ceil(height / stride), math.ceil(width / stride), dim)
 
 

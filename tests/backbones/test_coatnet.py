@@ -98,7 +98,7 @@ def test_maxima_shrink_the_map_on_both_ways() -> None:
 
 def test_a_stage_of_two_kinds_gives_one_map() -> None:
     model = small(dims=(8, 8, 12, 16, 24), depths=(1, 1, 1, 2, 1), heads=(0, 0, 0, 2, 3), stride=(2, 2, 2, 1, 2))
-    assert (model.widths, model.strides) == ((8, 8, 16, 24), (4, 8, 16, 32))
+    assert (model.channels, model.strides) == ((8, 8, 16, 24), (4, 8, 16, 32))
     assert [m.shape[1:] for m in model(noise(1, 3, 70, 50)).maps] == [(18, 13, 8), (9, 7, 8), (5, 4, 16), (3, 2, 24)]
     assert variant_of("coatnet_6").settings()["heads"] == (0, 0, 0, 12, 16)
 

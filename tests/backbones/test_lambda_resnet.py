@@ -31,7 +31,7 @@ def middles(model: nn.Module) -> list[nn.Module]:
 @pytest.mark.parametrize("model", [small(), timms(), timms(window=0)], ids=["paper", "local", "global"])
 @pytest.mark.parametrize("height, width", [(64, 96), (61, 35), (1, 1)])
 def test_any_size_is_halved_upwards(model: LambdaResNet | LambdaResNetT, height: int, width: int) -> None:
-    for found, channels, stride in zip(model(torch.randn(2, 3, height, width)).maps, model.widths, model.strides,
+    for found, channels, stride in zip(model(torch.randn(2, 3, height, width)).maps, model.channels, model.strides,
                                        strict=True):
         assert found.shape == (2, math.ceil(height / stride), math.ceil(width / stride), channels)
 

@@ -21,7 +21,7 @@ def small(**changes: Any) -> LRNet:
 @pytest.mark.parametrize("height, width", [(64, 96), (61, 35), (1, 1)])
 def test_any_size_is_halved_upwards(height: int, width: int) -> None:
     model = small()
-    for found, channels, stride in zip(model(torch.randn(2, 3, height, width)).maps, model.widths, model.strides,
+    for found, channels, stride in zip(model(torch.randn(2, 3, height, width)).maps, model.channels, model.strides,
                                        strict=True):
         assert found.shape == (2, math.ceil(height / stride), math.ceil(width / stride), channels)
 

@@ -25,8 +25,8 @@ def noisy(dim: int = 4, hidden: int = 24, out: int = 4, stride: int = 1) -> Inve
 @pytest.mark.parametrize("height, width", [(64, 64), (61, 35), (1, 1)])
 def test_maps_have_the_widths_and_strides_they_are_said_to_have(height: int, width: int) -> None:
     model = mobilenetv2_035(depths=(1,) * 7).eval()
-    assert model.widths == (8, 8, 16, 32, 1280) and model.strides == (2, 4, 8, 16, 32)
-    for found, channels, stride in zip(model(torch.randn(2, 3, height, width)).maps, model.widths, model.strides,
+    assert model.channels == (8, 8, 16, 32, 1280) and model.strides == (2, 4, 8, 16, 32)
+    for found, channels, stride in zip(model(torch.randn(2, 3, height, width)).maps, model.channels, model.strides,
                                        strict=True):
         assert found.shape == (2, math.ceil(height / stride), math.ceil(width / stride), channels)
 

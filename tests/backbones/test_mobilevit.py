@@ -31,8 +31,8 @@ def reached(mixer: nn.Module, x: Tensor, at: tuple[int, int]) -> Tensor:
 @pytest.mark.parametrize("height, width", [(64, 96), (61, 35), (1, 1)])
 def test_maps_have_the_widths_and_strides_they_are_said_to_have(height: int, width: int) -> None:
     model = small()
-    assert model.widths == (8, 8, 12, 16, 80) and model.strides == (2, 4, 8, 16, 32)
-    for found, channels, stride in zip(model(torch.randn(2, 3, height, width)).maps, model.widths, model.strides,
+    assert model.channels == (8, 8, 12, 16, 80) and model.strides == (2, 4, 8, 16, 32)
+    for found, channels, stride in zip(model(torch.randn(2, 3, height, width)).maps, model.channels, model.strides,
                                        strict=True):
         assert found.shape == (2, math.ceil(height / stride), math.ceil(width / stride), channels)
 
@@ -94,7 +94,7 @@ def test_it_expands_twice_or_four_times_and_uses_silu() -> None:
             conv = block.widen.get_submodule("conv")
             assert isinstance(conv, Conv) and conv.out_channels == ratio * conv.in_channels
         assert not any(isinstance(m, nn.ReLU | nn.ReLU6 | nn.GELU) for m in model.modules())
-    assert mobilevit_xxs().widths[-1] == 320 and MobileViT(dims=(8, 8, 8, 8, 400)).widths[-1] == 960
+    assert mobilevit_xxs().channels[-1] == 320 and MobileViT(dims=(8, 8, 8, 8, 400)).channels[-1] == 960
 
 
 def test_it_is_born_as_the_authors_configure_it() -> None:

@@ -22,10 +22,10 @@ def small(bottleneck: bool, **changes: object) -> ResNet:
 def test_maps_have_the_widths_and_strides_they_are_said_to_have(bottleneck: bool, height: int, width: int) -> None:
     model = small(bottleneck)
     expansion = 4 if bottleneck else 1
-    assert model.widths == tuple(w * expansion for w in (8, 16, 32, 64)) and model.strides == (4, 8, 16, 32)
+    assert model.channels == tuple(w * expansion for w in (8, 16, 32, 64)) and model.strides == (4, 8, 16, 32)
     features = model(torch.randn(2, 3, height, width))
     assert features.prefix is None
-    for found, channels, stride in zip(features.maps, model.widths, model.strides, strict=True):
+    for found, channels, stride in zip(features.maps, model.channels, model.strides, strict=True):
         assert found.shape == (2, math.ceil(height / stride), math.ceil(width / stride), channels)
 
 

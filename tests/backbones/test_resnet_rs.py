@@ -24,7 +24,7 @@ def blocks(model: nn.Module) -> list[Bottleneck]:
 @pytest.mark.parametrize("height, width", [(64, 96), (61, 35), (1, 1)])
 def test_odd_maps_are_halved_upwards(height: int, width: int) -> None:
     model = small()
-    for found, channels, stride in zip(model(torch.randn(2, 3, height, width)).maps, model.widths, model.strides,
+    for found, channels, stride in zip(model(torch.randn(2, 3, height, width)).maps, model.channels, model.strides,
                                        strict=True):
         assert found.shape == (2, math.ceil(height / stride), math.ceil(width / stride), channels)
 

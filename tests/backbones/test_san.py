@@ -34,7 +34,7 @@ def test_widths_of_the_paper(pairwise: bool, mixer: type[VectorPairwise | Vector
     """Relations have a sixteenth of a stage's width, values a quarter, and 8 channels share a weight (table 1)."""
     with torch.device("meta"):
         model = SAN(pairwise=pairwise)
-    assert model.widths == (64, 256, 512, 1024, 2048) and model.strides == (2, 4, 8, 16, 32)
+    assert model.channels == (64, 256, 512, 1024, 2048) and model.strides == (2, 4, 8, 16, 32)
     found = [(m.phi.out_channels, m.beta.out_channels, m.heads, m.window) for m in model.modules()
              if isinstance(m, mixer)]
     stages = [(4, 16, 2, 3), (16, 64, 8, 7), (32, 128, 16, 7), (64, 256, 32, 7), (128, 512, 64, 7)]

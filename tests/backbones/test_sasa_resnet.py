@@ -22,7 +22,7 @@ def small(**changes: Any) -> SasaResNet:
 @pytest.mark.parametrize("height, width", [(64, 96), (61, 35), (1, 1)])
 def test_any_size_is_halved_upwards(attention_stem: bool, height: int, width: int) -> None:
     model = small(attention_stem=attention_stem)
-    for found, channels, stride in zip(model(torch.randn(2, 3, height, width)).maps, model.widths, model.strides,
+    for found, channels, stride in zip(model(torch.randn(2, 3, height, width)).maps, model.channels, model.strides,
                                        strict=True):
         assert found.shape == (2, math.ceil(height / stride), math.ceil(width / stride), channels)
 

@@ -142,10 +142,10 @@ def test_merging_pads_an_odd_side_with_zeros() -> None:
 @pytest.mark.parametrize("height, width", [(64, 64), (64, 128), (50, 131), (5, 3), (1, 1)])
 def test_maps_have_the_widths_and_strides_they_are_said_to_have(height: int, width: int) -> None:
     model = small()
-    assert model.widths == (8, 16, 32) and model.strides == (4, 8, 16)
+    assert model.channels == (8, 16, 32) and model.strides == (4, 8, 16)
     features = model(torch.randn(2, 3, height, width))
     assert features.prefix is None
-    for found, channels, stride in zip(features.maps, model.widths, model.strides, strict=True):
+    for found, channels, stride in zip(features.maps, model.channels, model.strides, strict=True):
         assert found.shape == (2, math.ceil(height / stride), math.ceil(width / stride), channels)
         assert torch.isfinite(found).all()
 

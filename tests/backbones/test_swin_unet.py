@@ -43,9 +43,9 @@ def test_expanding_undoes_merging_of_the_same_matrix() -> None:
 @pytest.mark.parametrize("height, width", [(64, 64), (50, 131), (5, 3), (1, 1)])
 def test_the_maps_are_those_of_the_way_up_from_fine_to_coarse_at_any_size(height: int, width: int) -> None:
     model = small()
-    assert model.widths == (8, 16, 32) and model.strides == (4, 8, 16)
+    assert model.channels == (8, 16, 32) and model.strides == (4, 8, 16)
     maps = model(noise(2, 3, height, width)).maps
-    for found, channels, stride in zip(maps, model.widths, model.strides, strict=True):
+    for found, channels, stride in zip(maps, model.channels, model.strides, strict=True):
         assert found.shape == (2, math.ceil(height / stride), math.ceil(width / stride), channels)
         assert torch.isfinite(found).all()
 

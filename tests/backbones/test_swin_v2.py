@@ -114,7 +114,7 @@ def test_released_windows_are_no_larger_than_the_map_they_were_trained_on(name: 
         model = vitrail.create_model(name)
     mixers = [m for m in model.modules() if isinstance(m, CosineAttention)]
     assert {m.out.proj.in_features: m.groups.size for m in mixers} == dict(
-        zip(model.get_submodule("backbone").widths, stages, strict=True))        # type: ignore[arg-type]
+        zip(model.get_submodule("backbone").channels, stages, strict=True))        # type: ignore[arg-type]
     first = {m.bias.size for m in mixers}
     assert first == ({12, 6} if "12to" in name else {16, 8})
 

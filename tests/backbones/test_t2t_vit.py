@@ -158,7 +158,7 @@ def test_the_class_token_counts_when_channels_are_squeezed() -> None:
 def test_dense_blocks_keep_what_came_before_and_halve_between_groups() -> None:
     torch.manual_seed(0)
     model = T2TViTDense(image=32, dim=16, depths=(2, 1), heads=4, growth=8, inner=8).eval()
-    assert model.widths == ((16 + 2 * 8) // 2 + 8,)
+    assert model.channels == ((16 + 2 * 8) // 2 + 8,)
     x = noise(1, 5, 16)
     assert torch.equal(model.blocks[0](x)[..., :16], x) and model.blocks[0](x).shape == (1, 5, 24)
     assert model(noise(1, 3, 32, 32)).maps[0].shape == (1, 2, 2, 24)

@@ -82,9 +82,9 @@ def test_a_skip_is_what_comes_out_of_the_blocks() -> None:
 @pytest.mark.parametrize("height, width", [(16, 16), (17, 22), (1, 1)])
 def test_the_finest_map_has_a_place_for_every_pixel(height: int, width: int) -> None:
     model = small()
-    assert model.widths == (16, 32, 32) and model.strides == (1, 2, 4)
+    assert model.channels == (16, 32, 32) and model.strides == (1, 2, 4)
     maps = model(noise(2, 3, height, width)).maps
-    for found, channels, stride in zip(maps, model.widths, model.strides, strict=True):
+    for found, channels, stride in zip(maps, model.channels, model.strides, strict=True):
         assert found.shape == (2, -(-height // stride), -(-width // stride), channels)
 
 

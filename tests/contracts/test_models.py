@@ -20,17 +20,17 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
-def test_any_size_gives_maps_of_the_declared_widths_and_strides(name: str) -> None:
+def test_any_size_gives_maps_of_the_declared_channels_and_strides(name: str) -> None:
     model = build(name)
     for height, width in SIZES:
         with torch.inference_mode():
             features = model.backbone(noise(2, 3, height, width))
             assert model(noise(2, 3, height, width)).shape == (2, 7)
-        assert len(features.maps) == len(model.backbone.widths) == len(model.backbone.strides)
+        assert len(features.maps) == len(model.backbone.channels) == len(model.backbone.strides)
         # a form whose maps are of other sizes (patches that overlap and are not padded) says which
         grids = (model.backbone.grids(height, width) if hasattr(model.backbone, "grids") else
                  [(-(-height // stride), -(-width // stride)) for stride in model.backbone.strides])
-        for map_, dim, grid in zip(features.maps, model.backbone.widths, grids, strict=True):
+        for map_, dim, grid in zip(features.maps, model.backbone.channels, grids, strict=True):
             assert map_.shape == (2, *grid, dim)
 
 

@@ -157,7 +157,7 @@ def test_an_artefact_that_answers_otherwise_is_refused(kind: Any, tmp_path: Path
 class Forgetful(nn.Module):
     """Looks at the number of images where it must not: right when traced, wrong at other counts."""
 
-    widths, strides = (3,), (1,)
+    channels, strides = (3,), (1,)
 
     def forward(self, image: Tensor) -> Tensor:
         return image.mean((2, 3)) * (2 if torch.compiler.is_compiling() else image.shape[0])

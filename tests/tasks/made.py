@@ -60,7 +60,7 @@ class Greys(ImageDataset):
 class Shade(nn.Module):
     """The image's mean as a map of one place: image (B, 3, H, W) -> Features."""
 
-    widths, strides = (1,), (8,)
+    channels, strides = (1,), (8,)
 
     def forward(self, image: Tensor) -> Features:
         return Features([image.mean((1, 2, 3))[:, None, None, None]], None)

@@ -68,14 +68,14 @@ class AttentionAugmentedResNet(ResNetBody):
     """
 
     def __init__(self, *, image: int | tuple[int, int] = 224, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3),
-                 heads: int = 8, drop_path: float = 0.0):
+                 heads: int = 8, in_chans: int = 3, drop_path: float = 0.0):
         def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
             if not stage:
                 return Bottleneck(width, dim, stride, drop)
             grid = grid_of(image, (4 << stage) * (2 if stage == 1 else 1))
             middle = AugmentedConv(dim, heads, grid=grid, stride=stride, halved=stage == 1)
             return Bottleneck(width, dim, stride, drop, middle=middle)
-        super().__init__(Stem(dim), dim, depths, drop_path, block)
+        super().__init__(Stem(dim, in_chans=in_chans), dim, depths, drop_path, block)
 
 
 def _size(params: int, gflops: float, reported: Mapping[str, float],

@@ -104,16 +104,20 @@ class NormedMean(nn.Module):
 
 
 class BEiT(nn.Module):
-    """PatchEmbed, a class token, and `depth` pre-norm blocks with layer scale; no norm at the end, which is the readout's.
+    """PatchEmbed, a class token, and `depth` pre-norm blocks with layer scale; no norm at the end, which is the head's.
 
     image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim) and the class token.
     """
 
+    stem_weights = ("patch_embed.proj.weight",)
+
     def __init__(self, *, image: int | tuple[int, int] = 224, patch: int = 16, dim: int = 768, depth: int = 12,
-                 heads: int = 12, mlp_ratio: float = 4.0, scale: float = 0.1, drop_path: float = 0.0):
+                 heads: int = 12, mlp_ratio: float = 4.0, scale: float = 0.1, in_chans: int = 3,
+                 drop_path: float = 0.0):
         super().__init__()
-        self.widths, self.strides = (dim,), (patch,)
-        self.patch_embed, self.prefix, grid = PatchEmbed(patch, dim), Prefix(1, dim), grid_of(image, patch)
+        self.channels, self.strides = (dim,), (patch,)
+        self.patch_embed, self.prefix = PatchEmbed(patch, dim, in_chans=in_chans), Prefix(1, dim)
+        grid = grid_of(image, patch)
 
         mixers = [BiasedAttention(dim, heads, grid) for _ in range(depth)]
         mlps = [Mlp(dim, int(dim * mlp_ratio)) for _ in range(depth)]
@@ -135,7 +139,7 @@ class BEiT(nn.Module):
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer, born a thousandth of its usual size, on the norm of the mean."""
-        return Head(self.widths[-1], classes, NormedMean(self.widths[-1]),
+        return Head(self.channels[-1], classes, NormedMean(self.channels[-1]),
                        init_weights=partial(init.truncated_linears, std=0.02 * 0.001))
 
 

@@ -52,7 +52,8 @@ class BoTNet(ResNetBody):
     """
 
     def __init__(self, *, image: int | tuple[int, int] = 224, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3),
-                 heads: int = 4, last_stride: int = 1, squeeze: bool = False, drop_path: float = 0.0):
+                 heads: int = 4, last_stride: int = 1, squeeze: bool = False, in_chans: int = 3,
+                 drop_path: float = 0.0):
         if last_stride not in (1, 2):
             raise ModelError(f"the last stage strides by 1 or 2, not by {last_stride}")
         last = len(depths) - 1
@@ -68,7 +69,7 @@ class BoTNet(ResNetBody):
             middle = pooled(BottleneckAttention(dim, heads, grid=grid), 2, stride)
             past = nn.Identity() if width == out else conv_norm(width, out, 1, stride, act=act())
             return Bottleneck(width, dim, stride, drop, middle=middle, act=act(), past=past)
-        super().__init__(Stem(dim, act=act()), dim, depths, drop_path, block)
+        super().__init__(Stem(dim, in_chans=in_chans, act=act()), dim, depths, drop_path, block)
         self.strides = (*self.strides[:-1], (2 << last) * last_stride)
         for part in self.stages[-1].modules():                      # the gist's part: by fan-in
             if isinstance(part, Conv):

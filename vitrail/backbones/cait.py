@@ -55,12 +55,14 @@ class CaiT(nn.Module):
     a ramp. image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim) and the class token.
     """
 
+    stem_weights = ("patch_embed.proj.weight",)
+
     def __init__(self, *, image: int | tuple[int, int] = 224, patch: int = 16, dim: int = 384, depth: int = 24,
-                 heads: int = 8, mlp_ratio: float = 4.0, class_depth: int = 2, scale: float = 1e-5,
+                 heads: int = 8, mlp_ratio: float = 4.0, class_depth: int = 2, scale: float = 1e-5, in_chans: int = 3,
                  drop_path: float = 0.0):
         super().__init__()
-        self.widths, self.strides = (dim,), (patch,)
-        self.patch_embed, self.prefix = PatchEmbed(patch, dim), Prefix(1, dim)
+        self.channels, self.strides = (dim,), (patch,)
+        self.patch_embed, self.prefix = PatchEmbed(patch, dim, in_chans=in_chans), Prefix(1, dim)
         self.position = PositionTable(grid_of(image, patch), dim)
 
         def residual(fn: nn.Module, drop: float) -> Residual:
@@ -86,7 +88,7 @@ class CaiT(nn.Module):
         return from_tokens(self.norm(torch.cat([ask, x], 1)), grid, prefix=1)
 
     def make_head(self, classes: int) -> nn.Module:
-        return Head(self.widths[-1], classes, class_token, init_weights=init.truncated_linears)
+        return Head(self.channels[-1], classes, class_token, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, name: str, image: int, top1: float | None = None,

@@ -47,14 +47,16 @@ class CAT(nn.Module):
     released configurations switch on, is resampled for images of another size.
     """
 
+    stem_weights = ("patch_embed.proj.weight",)
+
     def __init__(self, *, image: int | tuple[int, int] = 224, patch: int = 4, dim: int = 96,
                  depths: tuple[int, ...] = (1, 1, 3, 1), heads: tuple[int, ...] = (3, 6, 12, 24), window: int = 7,
-                 mlp_ratio: float = 4.0, drop_path: float = 0.0):
+                 mlp_ratio: float = 4.0, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
         each_stage(depths=depths, heads=heads)
-        self.widths = tuple(dim << i for i in range(len(depths)))
+        self.channels = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(patch << i for i in range(len(depths)))
-        self.patch_embed = PatchEmbed(patch, dim, norm=nn.LayerNorm(dim))
+        self.patch_embed = PatchEmbed(patch, dim, in_chans=in_chans, norm=nn.LayerNorm(dim))
         self.position = PositionTable(grid_of(image, patch), dim)
         drops = iter(drop_path_rates(drop_path, sum(depths)))
 
@@ -69,8 +71,8 @@ class CAT(nn.Module):
             blocks = Stack(triple(width, heads[i], next(drops)) for _ in range(depths[i]))
             return Chain(down=PatchMerging(width // 2), blocks=blocks) if i else Chain(blocks=blocks)
 
-        self.stages = nn.ModuleList(stage(i, width) for i, width in enumerate(self.widths))
-        self.norm = nn.LayerNorm(self.widths[-1])
+        self.stages = nn.ModuleList(stage(i, width) for i, width in enumerate(self.channels))
+        self.norm = nn.LayerNorm(self.channels[-1])
         init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
@@ -82,7 +84,7 @@ class CAT(nn.Module):
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        return Head(self.widths[-1], classes, mean_map, init_weights=init.truncated_linears)
+        return Head(self.channels[-1], classes, mean_map, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, reported: float, top1: float, **args: Any) -> Variant[CAT]:

@@ -133,20 +133,22 @@ class CMT(nn.Module):
     """A stem of three convolutions at half the size, and stages (table 1).
 
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32. stem: its channels. hidden, dropout: of
-    the readout. Raises ModelError where the settings of the stages do not go together.
+    the head. Raises ModelError where the settings of the stages do not go together.
     """
+
+    stem_weights = ("patch_embed.0.conv.weight",)
 
     def __init__(self, *, image: int | tuple[int, int] = 224, stem: int = 16,
                  dims: tuple[int, ...] = (46, 92, 184, 368), depths: tuple[int, ...] = (2, 2, 10, 2),
                  heads: tuple[int, ...] = (1, 2, 4, 8), mlp_ratios: tuple[float, ...] = (3.6, 3.6, 3.6, 3.6),
                  reductions: tuple[int, ...] = (8, 4, 2, 1), hidden: int = 1280, dropout: float = 0.1,
-                 drop_path: float = 0.0):
+                 in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
         each_stage(dims=dims, depths=depths, heads=heads, mlp_ratios=mlp_ratios, reductions=reductions)
-        self.widths, self.strides = tuple(dims), tuple(4 << i for i in range(len(dims)))
+        self.channels, self.strides = tuple(dims), tuple(4 << i for i in range(len(dims)))
         self.hidden, self.dropout = hidden, dropout
         drops = iter(drop_path_rates(drop_path, sum(depths)))
-        self.patch_embed = Chain(conv_act(3, stem, 2), conv_act(stem, stem), conv_act(stem, stem))
+        self.patch_embed = Chain(conv_act(in_chans, stem, 2), conv_act(stem, stem), conv_act(stem, stem))
         self.stages = nn.ModuleList(
             Stage(MapPatchEmbed(2, dims[i - 1] if i else stem, dim, nn.LayerNorm(dim)),
                   PlaceBias(grid_of(image, self.strides[i]), reductions[i], heads[i]),
@@ -163,7 +165,7 @@ class CMT(nn.Module):
         return Features(maps=pyramid(x, self.stages))
 
     def make_head(self, classes: int) -> nn.Module:
-        head = WideReadout(self.widths[-1], self.hidden, classes, self.dropout)
+        head = WideReadout(self.channels[-1], self.hidden, classes, self.dropout)
         init.truncated_linears(head)
         init.kaiming_convs(head)
         return head

@@ -91,17 +91,19 @@ class CoAtNet(nn.Module):
     `strided_depthwise`: see MBConv.late.
     """
 
+    stem_weights = ("patch_embed.conv1.conv.weight",)
+
     def __init__(self, *, image: int | tuple[int, int] = 224, stem: int = 64,
                  dims: tuple[int, ...] = (96, 192, 384, 768), depths: tuple[int, ...] = (2, 3, 5, 2),
                  heads: tuple[int, ...] = (0, 0, 12, 24), stride: tuple[int, ...] = (2, 2, 2, 2),
-                 mlp_ratio: float = 4.0, strided_depthwise: bool = False, drop_path: float = 0.0):
+                 mlp_ratio: float = 4.0, strided_depthwise: bool = False, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
         if len({len(dims), len(depths), len(heads), len(stride)}) > 1 or min(depths) < 1 or stride[0] < 2:
             raise ModelError(f"dims={dims}, depths={depths}, heads={heads} and stride={stride} need one number a "
                              "stage each, a block in each, and a first stage that strides")
         reached = [2 * math.prod(stride[:i + 1]) for i in range(len(stride))]
         self.kept = tuple(i for i, step in enumerate((*stride[1:], 2)) if step > 1)
-        self.widths, self.strides = tuple(dims[i] for i in self.kept), tuple(reached[i] for i in self.kept)
+        self.channels, self.strides = tuple(dims[i] for i in self.kept), tuple(reached[i] for i in self.kept)
         drops = iter(drop_path_rates(drop_path, sum(depths)))
 
         def block(i: int, first: bool) -> nn.Module:
@@ -115,7 +117,7 @@ class CoAtNet(nn.Module):
             mlp = Residual(Mlp(dim, int(dim * mlp_ratio)), LayerNorm(dim), drop=DropPath(drop))
             return Block(mix=Entrance(mixer, width, dim, step, drop), mlp=mlp)
 
-        self.patch_embed = Chain(conv1=conv_norm(3, stem, 3, 2, act=nn.GELU()),
+        self.patch_embed = Chain(conv1=conv_norm(in_chans, stem, 3, 2, act=nn.GELU()),
                               conv2=Conv(stem, stem, 3, 1, 1, bias=False))
         self.stages = nn.ModuleList(Stack(block(i, j == 0) for j in range(depth)) for i, depth in enumerate(depths))
         init.xavier_linears(self)
@@ -132,7 +134,7 @@ class CoAtNet(nn.Module):
         return Features(maps=tuple(maps[i] for i in self.kept))
 
     def make_head(self, classes: int) -> nn.Module:
-        return Head(self.widths[-1], classes)
+        return Head(self.channels[-1], classes)
 
 
 class Head(nn.Module):

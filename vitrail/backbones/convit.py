@@ -32,15 +32,17 @@ class ConViT(nn.Module):
     Raises ModelError where no plain layer is left to the class token.
     """
 
+    stem_weights = ("patch_embed.proj.weight",)
+
     def __init__(self, *, image: int | tuple[int, int] = 224, patch: int = 16, dim: int = 192, depth: int = 12,
-                 heads: int = 4, mlp_ratio: float = 4.0, local: int = 10, locality: float = 1.0,
+                 heads: int = 4, mlp_ratio: float = 4.0, local: int = 10, locality: float = 1.0, in_chans: int = 3,
                  drop_path: float = 0.0):
         super().__init__()
         if not 0 <= local < depth:
             raise ModelError(f"local={local} of depth={depth} layers cannot be local: the class token joins after "
                              f"them and needs at least one layer; say 0 to {depth - 1}")
-        self.widths, self.strides = (dim,), (patch,)
-        self.patch_embed, self.prefix = PatchEmbed(patch, dim), Prefix(1, dim)
+        self.channels, self.strides = (dim,), (patch,)
+        self.patch_embed, self.prefix = PatchEmbed(patch, dim, in_chans=in_chans), Prefix(1, dim)
         self.position = PositionTable(grid_of(image, patch), dim)
         drops, gated = drop_path_rates(drop_path, depth), [GatedPositional(dim, heads) for _ in range(local)]
         self.local = Stack(transformer_block(m, dim, mlp_ratio, p) for m, p in zip(gated, drops, strict=False))
@@ -59,7 +61,7 @@ class ConViT(nn.Module):
         return from_tokens(x, grid, prefix=1)
 
     def make_head(self, classes: int) -> nn.Module:
-        return Head(self.widths[-1], classes, class_token, init_weights=init.truncated_linears)
+        return Head(self.channels[-1], classes, class_token, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, file: str, top1: float, where: str, **args: Any) -> Variant[ConViT]:

@@ -31,14 +31,16 @@ class CPVT(nn.Module):
     convolution leaves alone; 0 for none, and an answer read off the mean (GAP). Raises ModelError for other numbers.
     """
 
+    stem_weights = ("patch_embed.proj.weight",)
+
     def __init__(self, *, patch: int = 16, dim: int = 384, depth: int = 12, heads: int = 6, mlp_ratio: float = 4.0,
-                 tokens: int = 1, drop_path: float = 0.0):
+                 tokens: int = 1, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
         if tokens not in (0, 1) or depth < 1:
             raise ModelError(f"tokens={tokens} and depth={depth}: there is one class token or none, and a block that "
                              "positions stand behind")
-        self.widths, self.strides, self.tokens = (dim,), (patch,), tokens
-        self.patch_embed = PatchEmbed(patch, dim)
+        self.channels, self.strides, self.tokens = (dim,), (patch,), tokens
+        self.patch_embed = PatchEmbed(patch, dim, in_chans=in_chans)
         self.prefix = Prefix(1, dim) if tokens else nn.Identity()
         first, *others = drop_path_rates(drop_path, depth)
 
@@ -58,7 +60,8 @@ class CPVT(nn.Module):
         return from_tokens(x, grid, prefix=self.tokens)
 
     def make_head(self, classes: int) -> nn.Module:
-        return Head(self.widths[-1], classes, class_token if self.tokens else mean_map, init_weights=init.truncated_linears)
+        pool = class_token if self.tokens else mean_map
+        return Head(self.channels[-1], classes, pool, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, **args: Any) -> Variant[CPVT]:

@@ -26,17 +26,18 @@ class ConvPatches(nn.Module):
     image (B, 3, H, W) -> (B, ⌈H/p⌉, ⌈W/p⌉, dim). Padded with zeros below and to the right, as `PatchEmbed`.
     """
 
-    def __init__(self, patch: int, inner: int, dim: int):
+    def __init__(self, patch: int, inner: int, dim: int, *, in_chans: int = 3):
         super().__init__()
         if patch < 2 or patch % 2:
             raise ModelError(f"patch={patch}: the first convolution halves the image, so a patch is an even number of "
                              f"pixels wide")
         self.patch = patch
-        self.conv1, self.conv2 = conv_norm(3, inner, 7, 2, act=nn.ReLU()), conv_norm(inner, inner, 3, act=nn.ReLU())
+        self.conv1 = conv_norm(in_chans, inner, 7, 2, act=nn.ReLU())
+        self.conv2 = conv_norm(inner, inner, 3, act=nn.ReLU())
         self.proj = Conv(inner, dim, patch // 2, patch // 2)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = pad_image(image, self.patch).permute(0, 2, 3, 1)            # (B, H, W, 3)
+        x = pad_image(image, self.patch).permute(0, 2, 3, 1)            # (B, H, W, C)
         return self.proj(self.conv2(self.conv1(x)))
 
 
@@ -63,13 +64,16 @@ class DeepViT(TokenBody):
 
     def __init__(self, *, image: int | tuple[int, int] = 224, patch: int = 16, dim: int = 384, depth: int = 16,
                  heads: int = 12, mlp_ratio: float = 3.0, plain: int = 0, scale: float = 1.0, gain: float = 1.0,
-                 stem: int = 0, drop_path: float = 0.0):
+                 stem: int = 0, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
         if not 0 <= plain <= depth or scale <= 0:
             raise ModelError(f"plain={plain} of depth={depth} blocks, scale={scale}: say 0 to {depth} plain blocks, "
                              f"and a scale above 0")
-        self.widths, self.strides = (dim,), (patch,)
-        self.patch_embed = ConvPatches(patch, stem, dim) if stem else PatchEmbed(patch, dim)
+        self.channels, self.strides = (dim,), (patch,)
+        self.patch_embed = (ConvPatches(patch, stem, dim, in_chans=in_chans) if stem else
+                         PatchEmbed(patch, dim, in_chans=in_chans))
+        if stem:
+            self.stem_weights = ("patch_embed.conv1.conv.weight",)
         self.prefix, self.position = Prefix(1, dim), PositionTable(grid_of(image, patch), dim, prefix=1)
 
         def residual(fn: nn.Module, p: float) -> Residual:      # a norm sees of r no more than its epsilon
@@ -85,7 +89,7 @@ class DeepViT(TokenBody):
         init.truncated(self)
 
     def make_head(self, classes: int) -> nn.Module:
-        return Head(self.widths[-1], classes, class_token, init_weights=init.truncated_linears)
+        return Head(self.channels[-1], classes, class_token, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, top1: float, *, image: int = 224, **args: Any) -> Variant[DeepViT]:

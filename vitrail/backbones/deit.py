@@ -49,10 +49,10 @@ class DeiT(TokenBody):
     """
 
     def __init__(self, *, image: int | tuple[int, int] = 224, patch: int = 16, dim: int = 384, depth: int = 12,
-                 heads: int = 6, mlp_ratio: float = 4.0, tokens: int = 1, drop_path: float = 0.0):
+                 heads: int = 6, mlp_ratio: float = 4.0, tokens: int = 1, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
-        self.widths, self.strides, self.tokens = (dim,), (patch,), tokens
-        self.patch_embed, self.prefix = PatchEmbed(patch, dim), Prefix(tokens, dim)
+        self.channels, self.strides, self.tokens = (dim,), (patch,), tokens
+        self.patch_embed, self.prefix = PatchEmbed(patch, dim, in_chans=in_chans), Prefix(tokens, dim)
         self.position = PositionTable(grid_of(image, patch), dim, prefix=tokens)
         self.blocks = Stack(transformer_block(SelfAttention(dim, heads), dim, mlp_ratio, p)
                             for p in drop_path_rates(drop_path, depth))
@@ -60,7 +60,7 @@ class DeiT(TokenBody):
         init.truncated(self)
 
     def make_head(self, classes: int) -> nn.Module:
-        dim = self.widths[-1]
+        dim = self.channels[-1]
         head = Head(dim, classes, class_token) if self.tokens == 1 else DistilledReadout(dim, classes)
         init.truncated_linears(head)
         return head

@@ -2,6 +2,7 @@
 
 Xiao et al., NeurIPS 2021, arXiv:2106.14881. ViT_P is the ViT they compare with; ViT_C has the stem, and a block less.
 """
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,17 +21,19 @@ PAPER = Paper(title="Early Convolutions Help Transformers See Better", arxiv="21
 
 
 class ConvStem(nn.Module):
-    """3 x 3 convolutions, each normed and rectified, and one of 1 x 1: (B, 3, H, W) -> (B, ⌈H/s⌉, ⌈W/s⌉, C).
+    """3 x 3 convolutions, each normed and rectified, and one of 1 x 1: (B, in_chans, H, W) -> (B, ⌈H/s⌉, ⌈W/s⌉, C).
 
-    widths: of the 3 x 3 convolutions; one that is wider than its input halves the map, so s = 2 to the number of those.
+    dims: widths of the 3 x 3 convolutions; one that is wider than its input halves the map, so s = 2 to the number of
+    those. An image counts as three channels, whatever it has.
     """
 
-    def __init__(self, widths: tuple[int, ...], dim: int):
+    def __init__(self, dims: tuple[int, ...], dim: int, *, in_chans: int = 3):
         super().__init__()
-        pairs = list(zip((3, *widths), widths, strict=False))
-        self.stride = 1 << sum(b > a for a, b in pairs)
-        self.convs = Chain(*(conv_norm(a, b, 3, 1 + (b > a), act=nn.ReLU()) for a, b in pairs))
-        self.last = Conv(widths[-1], dim, 1)
+        strides = [2 if b > a else 1 for a, b in zip((3, *dims), dims, strict=False)]
+        self.stride = math.prod(strides)
+        self.convs = Chain(*(conv_norm(a, b, 3, stride, act=nn.ReLU())
+                             for a, b, stride in zip((in_chans, *dims), dims, strides, strict=False)))
+        self.last = Conv(dims[-1], dim, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.last(self.convs(image.permute(0, 2, 3, 1)))
@@ -44,10 +47,13 @@ class EarlyConv(TokenBody):
     """
 
     def __init__(self, *, image: int | tuple[int, int] = 224, patch: int = 16, stem: tuple[int, ...] = (),
-                 dim: int = 384, depth: int = 12, heads: int = 6, mlp_ratio: float = 3.0, drop_path: float = 0.0):
+                 dim: int = 384, depth: int = 12, heads: int = 6, mlp_ratio: float = 3.0, in_chans: int = 3,
+                 drop_path: float = 0.0):
         super().__init__()
-        self.widths, self.strides = (dim,), (patch,)
-        self.patch_embed = ConvStem(stem, dim) if stem else PatchEmbed(patch, dim)
+        self.channels, self.strides = (dim,), (patch,)
+        self.patch_embed = ConvStem(stem, dim, in_chans=in_chans) if stem else PatchEmbed(patch, dim, in_chans=in_chans)
+        if stem:
+            self.stem_weights = ("patch_embed.convs.0.conv.weight",)
         if isinstance(self.patch_embed, ConvStem) and self.patch_embed.stride != patch:
             raise ModelError(f"stem={stem} makes one token of {self.patch_embed.stride} x {self.patch_embed.stride} pixels, "
                              f"patch={patch}: a width that grows halves the map, and {patch} is needed")
@@ -76,7 +82,7 @@ class EarlyConv(TokenBody):
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer, born zero, on the class token."""
-        return Head(self.widths[-1], classes, class_token, init_weights=init.zero_linears)
+        return Head(self.channels[-1], classes, class_token, init_weights=init.zero_linears)
 
 
 def _size(params: int, gflops: float, reported: float = 0.0, **args: Any) -> Variant[EarlyConv]:

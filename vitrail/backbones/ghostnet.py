@@ -87,14 +87,16 @@ class GhostNet(nn.Module):
 
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 2, 4, 8, 16, 32, the last one behind the convolution.
     `width` multiplies all widths, which are rounded to multiples of four. Born as torch's layers are: the authors'
-    code has no other initialisation. `dropout` is the readout's; stochastic depth, `drop_path`, is this library's.
+    code has no other initialisation. `dropout` is the head's; stochastic depth, `drop_path`, is this library's.
     """
 
-    def __init__(self, *, width: float = 1.0, dropout: float = 0.2, drop_path: float = 0.0):
+    stem_weights = ("patch_embed.conv.weight",)
+
+    def __init__(self, *, width: float = 1.0, dropout: float = 0.2, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
         self.dropout = dropout
         before = round_width(16 * width, 4)
-        self.patch_embed = conv_norm(3, before, 3, 2, act=nn.ReLU())
+        self.patch_embed = conv_norm(in_chans, before, 3, 2, act=nn.ReLU())
         self.stages, drops = nn.ModuleList(), iter(drop_path_rates(drop_path, sum(len(stage) for stage in STAGES)))
         ends = []
         for i, stage in enumerate(STAGES):
@@ -108,7 +110,7 @@ class GhostNet(nn.Module):
             ends.append(before)
         last = round_width(STAGES[-1][-1][1] * width, 4)
         self.last = conv_norm(before, last, act=nn.ReLU())
-        self.widths, self.strides = (*ends[:-1], last), (2, 4, 8, 16, 32)
+        self.channels, self.strides = (*ends[:-1], last), (2, 4, 8, 16, 32)
 
     def forward(self, image: Tensor) -> Features:
         x = self.patch_embed(image.permute(0, 2, 3, 1))                                    # (B, h, w, D)
@@ -117,7 +119,7 @@ class GhostNet(nn.Module):
 
     def make_head(self, classes: int) -> nn.Module:
         """1,280 channels of the mean of the last map, dropped out, and a linear layer."""
-        return GhostHead(self.widths[-1], classes, dropout=self.dropout)
+        return GhostHead(self.channels[-1], classes, dropout=self.dropout)
 
 
 class GhostHead(nn.Module):

@@ -79,14 +79,16 @@ class HVT(nn.Module):
     an image has too few patches to be pooled so often.
     """
 
+    stem_weights = ("patch_embed.proj.weight",)
+
     def __init__(self, *, image: int | tuple[int, int] = 224, patch: int = 16, dim: int = 384, depth: int = 12,
-                 heads: int = 6, mlp_ratio: float = 4.0, pool: int = 12, drop_path: float = 0.0):
+                 heads: int = 6, mlp_ratio: float = 4.0, pool: int = 12, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
         if depth < 1 or pool < 1:
             raise ModelError(f"depth={depth} and pool={pool}: there is at least one block, and one before a pooling")
-        self.widths, self.strides = (dim,), (patch,)
+        self.channels, self.strides = (dim,), (patch,)
         grid = grid_of(image, patch)
-        self.patch_embed, self.position = PatchEmbed(patch, dim), PositionTable(grid, dim)
+        self.patch_embed, self.position = PatchEmbed(patch, dim, in_chans=in_chans), PositionTable(grid, dim)
 
         def block(p: float) -> Block:
             return transformer_block(SelfAttention(dim, heads), dim, mlp_ratio, p)
@@ -109,7 +111,7 @@ class HVT(nn.Module):
         return Features(maps=(x,), prefix=self.norm(row))
 
     def make_head(self, classes: int) -> nn.Module:
-        return Head(self.widths[-1], classes, mean_prefix, init_weights=init.truncated_linears)
+        return Head(self.channels[-1], classes, mean_prefix, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, said: tuple[float, float], release: str, top1: float,

@@ -18,7 +18,7 @@ PAPER = dataclasses.replace(KNN, builds_on=("attention.knn", "backbones.deit"),
 
 
 def kvt(*, image: int | tuple[int, int] = 224, patch: int = 16, dim: int = 384, depth: int = 12, heads: int = 6,
-        mlp_ratio: float = 4.0, neighbours: int = 100, drop_path: float = 0.0) -> DeiT:
+        mlp_ratio: float = 4.0, neighbours: int = 100, in_chans: int = 3, drop_path: float = 0.0) -> DeiT:
     """A DeiT with a class token, where every token looks at its `neighbours` nearest, the class token among them.
 
     With as many neighbours as tokens (197 at 224 pixels) it is the DeiT, whose tensors have the same names and shapes.
@@ -26,7 +26,8 @@ def kvt(*, image: int | tuple[int, int] = 224, patch: int = 16, dim: int = 384, 
     """
     if neighbours < 1:
         raise ModelError(f"neighbours={neighbours} leave nothing to look at: say at least 1")
-    model = DeiT(image=image, patch=patch, dim=dim, depth=depth, heads=heads, mlp_ratio=mlp_ratio, drop_path=drop_path)
+    model = DeiT(image=image, patch=patch, dim=dim, depth=depth, heads=heads, mlp_ratio=mlp_ratio,
+                 in_chans=in_chans, drop_path=drop_path)
     block: Any
     for block in model.blocks:
         block.mix.fn = KnnAttention(dim, heads, neighbours=neighbours)

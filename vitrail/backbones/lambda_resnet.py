@@ -32,11 +32,11 @@ class LambdaResNet(ResNetBody):
     """
 
     def __init__(self, *, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3), heads: int = 4, keys: int = 16,
-                 intra: int = 1, window: int = 23, drop_path: float = 0.0):
+                 intra: int = 1, window: int = 23, in_chans: int = 3, drop_path: float = 0.0):
         def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
             mixer = LambdaLocal(dim, heads, window=window, keys=keys, intra=intra)
             return Bottleneck(width, dim, stride, drop, middle=pooled(mixer, 3, stride))
-        super().__init__(Stem(dim), dim, depths, drop_path, block, init_weights=INIT)
+        super().__init__(Stem(dim, in_chans=in_chans), dim, depths, drop_path, block, init_weights=INIT)
 
 
 class LambdaResNetT(ResNetBody):
@@ -47,9 +47,11 @@ class LambdaResNetT(ResNetBody):
     table of offsets that is of `image` and for other sizes is resampled. `silu` is the activation, else ReLU.
     """
 
+    stem_weights = ("patch_embed.convs.0.conv.weight",)
+
     def __init__(self, *, image: int | tuple[int, int] = 256, dim: int = 64, depths: tuple[int, ...] = (2, 2, 2, 2),
                  lambdas: tuple[tuple[int, ...], ...] = ((), (), (1,), (0, 1)), heads: int = 4, keys: int = 16,
-                 window: int = 9, silu: bool = False, drop_path: float = 0.0):
+                 window: int = 9, silu: bool = False, in_chans: int = 3, drop_path: float = 0.0):
         each_stage(lambdas=lambdas, depths=depths)
         act = nn.SiLU if silu else nn.ReLU
         chosen = iter([j in lambdas[i] for i, depth in enumerate(depths) for j in range(depth)])
@@ -61,7 +63,7 @@ class LambdaResNetT(ResNetBody):
                 middle = pooled(LambdaLocal(dim, heads, window=window, keys=keys) if window else
                                 LambdaGlobal(dim, heads, grid=grid, keys=keys), 2, stride)
             return Bottleneck(width, dim, stride, drop, middle=middle, act=act())
-        stem = DeepStem((3 * dim // 8, dim // 2, dim), MaxPool(3, 2), act=act())
+        stem = DeepStem((3 * dim // 8, dim // 2, dim), MaxPool(3, 2), in_chans=in_chans, act=act())
         super().__init__(stem, dim, depths, drop_path, block, init_weights=INIT)
 
 

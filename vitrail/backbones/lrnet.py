@@ -45,11 +45,11 @@ def relation(dim: int, window: int, stride: int) -> Chain:
 
 class RelationStem(nn.Module):
     """A matrix from colours to channels, and a local relation layer in the place of ResNet's 7 x 7 convolution:
-    (B, 3, H, W) -> (B, ⌈H/4⌉, ⌈W/4⌉, dim)."""
+    (B, in_chans, H, W) -> (B, ⌈H/4⌉, ⌈W/4⌉, dim)."""
 
-    def __init__(self, dim: int, window: int):
+    def __init__(self, dim: int, window: int, *, in_chans: int = 3):
         super().__init__()
-        self.conv, self.relation = Conv(3, dim, 1, bias=False), relation(dim, window, 2)
+        self.conv, self.relation = Conv(in_chans, dim, 1, bias=False), relation(dim, window, 2)
         self.norm, self.act, self.pool = BatchNorm(dim), nn.ReLU(), MaxPool(3, 2)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -68,12 +68,12 @@ class LRNet(ResNetBody):
     """
 
     def __init__(self, *, dim: int = 64, inner: int = 100, depths: tuple[int, ...] = (3, 4, 6, 3), window: int = 7,
-                 drop_path: float = 0.0):
+                 in_chans: int = 3, drop_path: float = 0.0):
         def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
             within = inner << stage
             return Bottleneck(width, within, stride, drop, middle=relation(within, window, stride),
                               out=dim * Bottleneck.expansion)
-        super().__init__(RelationStem(dim, window), dim, depths, drop_path, block)
+        super().__init__(RelationStem(dim, window, in_chans=in_chans), dim, depths, drop_path, block)
 
 
 def _size(params: int, gflops: float, depths: tuple[int, ...], reported: Mapping[str, float] | None = None,

@@ -51,19 +51,21 @@ class MobileNetV2(nn.Module):
     convolution. `width` multiplies the channels, which are rounded to multiples of eight; below one it spares the last
     convolution (section 4), and with `fixed_ends` it spares that and the first at any value, as timm's deeper sizes
     have it. depths: blocks a row. The convolutions are born as timm's, with depthwise filters of order one
-    (torchvision's are so small that nothing of an image passes before the norms have seen some), the readout as
-    torchvision's. `dropout` is the readout's, and stochastic depth this library's. Raises ModelError unless every row
+    (torchvision's are so small that nothing of an image passes before the norms have seen some), the head as
+    torchvision's. `dropout` is the head's, and stochastic depth this library's. Raises ModelError unless every row
     has a block.
     """
 
-    def __init__(self, *, width: float = 1.0, depths: tuple[int, ...] = (1, 2, 3, 4, 3, 3, 1),
-                 fixed_ends: bool = False, dropout: float = 0.2, drop_path: float = 0.0):
+    stem_weights = ("patch_embed.conv.weight",)
+
+    def __init__(self, *, width: float = 1.0, depths: tuple[int, ...] = (1, 2, 3, 4, 3, 3, 1), fixed_ends: bool = False,
+                 dropout: float = 0.2, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
         if len(depths) != len(ROWS) or min(depths) < 1:
             raise ModelError(f"depths of {depths}: each of the {len(ROWS)} rows of table 2 needs at least one block")
         act, drops = nn.ReLU6(), iter(drop_path_rates(drop_path, sum(depths)))
         before = 32 if fixed_ends else round_width(32 * width, 8)
-        self.patch_embed = conv_norm(3, before, 3, 2, act=act)
+        self.patch_embed = conv_norm(in_chans, before, 3, 2, act=act)
         self.rows, ends = nn.ModuleList(), []
         for depth, (expansion, channels, stride) in zip(depths, ROWS, strict=True):
             blocks, out = [], round_width(channels * width, 8)
@@ -75,7 +77,7 @@ class MobileNetV2(nn.Module):
             ends.append(out)
         last = 1280 if fixed_ends else round_width(1280 * max(width, 1.0), 8)
         self.last = conv_norm(before, last, act=act)
-        self.widths, self.strides, self.dropout = (*(ends[i] for i in LAST), last), (2, 4, 8, 16, 32), dropout
+        self.channels, self.strides, self.dropout = (*(ends[i] for i in LAST), last), (2, 4, 8, 16, 32), dropout
         init.fan_out_convs(self)
 
     def forward(self, image: Tensor) -> Features:
@@ -85,7 +87,7 @@ class MobileNetV2(nn.Module):
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map, of whose channels some are dropped."""
-        return Head(self.widths[-1], classes, DroppedMean(self.dropout), init_weights=init.normal_linears)
+        return Head(self.channels[-1], classes, DroppedMean(self.dropout), init_weights=init.normal_linears)
 
 
 def _timm(name: str, top1: float | None = None) -> Weights:

@@ -63,13 +63,15 @@ class MobileViT(nn.Module):
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 2, 4, 8, 16, 32, the last one behind the convolution.
     dims: channels a stage. inner: those of the transformers. depths: inverted residuals of the first two stages,
     transformer blocks of the others. expansion: of the inverted residuals. window: the side of a patch of a map.
-    dropout: of a transformer's branches; the readout drops a tenth in every size. Initialised as the authors'
+    dropout: of a transformer's branches; the head drops a tenth in every size. Initialised as the authors'
     configuration says; stochastic depth is this library's. Raises ModelError where the settings do not fit together.
     """
 
+    stem_weights = ("patch_embed.conv.weight",)
+
     def __init__(self, *, dims: tuple[int, ...] = (32, 64, 96, 128, 160), inner: tuple[int, ...] = (144, 192, 240),
                  depths: tuple[int, ...] = (1, 3, 2, 4, 3), heads: int = 4, expansion: int = 4, window: int = 2,
-                 mlp_ratio: float = 2.0, dropout: float = 0.1, drop_path: float = 0.0):
+                 mlp_ratio: float = 2.0, dropout: float = 0.1, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
         each_stage(dims=dims, depths=depths, inner=(0, 0, *inner))
         if len(dims) != 5 or min(depths) < 1:
@@ -98,11 +100,11 @@ class MobileViT(nn.Module):
             return Chain(down=residual(before, dim, 2, 0.0),
                          mix=MobileViTBlock(dim, Stack(block(width) for _ in range(depths[i])), width, window, act))
 
-        self.patch_embed = conv_norm(3, 16, 3, 2, act=act)
+        self.patch_embed = conv_norm(in_chans, 16, 3, 2, act=act)
         self.stages = nn.ModuleList(stage(i) for i in range(5))
         last = min(4 * dims[-1], 960)
         self.last = conv_norm(dims[-1], last, act=act)
-        self.widths, self.strides = (*dims[:-1], last), (2, 4, 8, 16, 32)
+        self.channels, self.strides = (*dims[:-1], last), (2, 4, 8, 16, 32)
         init.kaiming_convs(self)
         init.truncated_linears(self)
 
@@ -113,7 +115,7 @@ class MobileViT(nn.Module):
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map, of whose channels a tenth is dropped."""
-        return Head(self.widths[-1], classes, DroppedMean(0.1), init_weights=init.truncated_linears)
+        return Head(self.channels[-1], classes, DroppedMean(0.1), init_weights=init.truncated_linears)
 
 
 def _size(name: str, params: int, gflops: float, top1: float, reported: Mapping[str, float],

@@ -48,24 +48,26 @@ class PiT(nn.Module):
     Raises ModelError for an odd patch, depths without heads, and an image smaller than a patch.
     """
 
+    stem_weights = ("patch_embed.weight",)
+
     def __init__(self, *, image: int | tuple[int, int] = 224, patch: int = 16, dim: int = 144,
                  depths: tuple[int, ...] = (2, 6, 4), heads: tuple[int, ...] = (3, 6, 12), mlp_ratio: float = 4.0,
-                 tokens: int = 1, drop_path: float = 0.0):
+                 tokens: int = 1, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
         if patch < 2 or patch % 2:
             raise ModelError(f"patch={patch}: patches stand half a patch apart, so their size is an even number")
         each_stage(depths=depths, heads=heads)
         self.patch, self.tokens = patch, tokens
-        self.widths = tuple(dim << i for i in range(len(depths)))
+        self.channels = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(patch // 2 << i for i in range(len(depths)))
-        self.patch_embed, self.prefix = Conv(3, dim, patch, patch // 2), Prefix(tokens, dim)
+        self.patch_embed, self.prefix = Conv(in_chans, dim, patch, patch // 2), Prefix(tokens, dim)
         self.position = PositionTable(patches(image, patch), dim)
-        self.pools = nn.ModuleList(Pool(width) for width in self.widths[:-1])
+        self.pools = nn.ModuleList(Pool(width) for width in self.channels[:-1])
         drops = iter(drop_path_rates(drop_path, sum(depths) + 1))      # as released: the last block stays a step below drop_path
         self.stages = nn.ModuleList(
             Stack(transformer_block(SelfAttention(width, n), width, mlp_ratio, next(drops)) for _ in range(depth))
-            for width, n, depth in zip(self.widths, heads, depths, strict=True))
-        self.norm = LayerNorm(self.widths[-1])
+            for width, n, depth in zip(self.channels, heads, depths, strict=True))
+        self.norm = LayerNorm(self.channels[-1])
         # the published code leaves convolutions and linear layers as torch makes them
         nn.init.trunc_normal_(self.prefix.tokens, std=0.02)
         nn.init.trunc_normal_(self.position.table, std=0.02)
@@ -73,7 +75,7 @@ class PiT(nn.Module):
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Height and width of each map of an image: that of the patches, then half of the one before."""
         h, w = patches((height, width), self.patch)
-        return tuple((-(-h // (1 << i)), -(-w // (1 << i))) for i in range(len(self.widths)))
+        return tuple((-(-h // (1 << i)), -(-w // (1 << i))) for i in range(len(self.channels)))
 
     def forward(self, image: Tensor) -> Features:
         if min(image.shape[2:]) <= self.patch // 2:
@@ -93,7 +95,7 @@ class PiT(nn.Module):
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the class token; with two tokens DeiT's two."""
-        dim = self.widths[-1]
+        dim = self.channels[-1]
         return Head(dim, classes, class_token) if self.tokens == 1 else DistilledReadout(dim, classes)
 
 

@@ -71,13 +71,13 @@ class PVT(nn.Module):
     def __init__(self, *, image: int | tuple[int, int] = 224, patch: int = 4,
                  dims: tuple[int, ...] = (64, 128, 320, 512), depths: tuple[int, ...] = (2, 2, 2, 2),
                  heads: tuple[int, ...] = (1, 2, 5, 8), mlp_ratios: tuple[float, ...] = (8, 8, 4, 4),
-                 reductions: tuple[int, ...] = (8, 4, 2, 1), drop_path: float = 0.0):
+                 reductions: tuple[int, ...] = (8, 4, 2, 1), in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
         each_stage(dims=dims, depths=depths, heads=heads, mlp_ratios=mlp_ratios, reductions=reductions)
         if reductions[-1] != 1:
             raise ModelError(f"reductions={reductions}: the last stage holds a class token, which no square of places "
                              "takes in, so its reduction is 1")
-        self.widths, self.strides = tuple(dims), tuple(patch << i for i in range(len(dims)))
+        self.channels, self.strides = tuple(dims), tuple(patch << i for i in range(len(dims)))
         drops = iter(drop_path_rates(drop_path, sum(depths)))
         last = len(dims) - 1
 
@@ -85,23 +85,24 @@ class PVT(nn.Module):
             def mixer() -> nn.Module:
                 return (SelfAttention(dims[i], heads[i]) if i == last
                         else spatial_reduction(dims[i], heads[i], reductions[i]))
-            return (MapPatchEmbed(2 if i else patch, dims[i - 1] if i else 3, dims[i], nn.LayerNorm(dims[i])),
+            return (MapPatchEmbed(2 if i else patch, dims[i - 1] if i else in_chans, dims[i], nn.LayerNorm(dims[i])),
                     PositionTable(grid_of(image, self.strides[i]), dims[i], prefix=int(i == last)),
                     Stack(transformer_block(mixer(), dims[i], mlp_ratios[i], next(drops)) for _ in range(depths[i])))
 
         self.stages = nn.ModuleList(Stage(*parts(i)) for i in range(last))
         self.last = ClassStage(*parts(last), dims[last])
+        self.stem_weights = ("stages.0.down.proj.weight" if last else "last.down.proj.weight",)
         init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
-        x = image.permute(0, 2, 3, 1)                                           # (B, H, W, 3)
+        x = image.permute(0, 2, 3, 1)                                           # (B, H, W, C)
         finer = pyramid(x, self.stages)
         coarsest = self.last(finer[-1] if finer else x)
         return Features(maps=(*finer, *coarsest.maps), prefix=coarsest.prefix)
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the class token."""
-        return Head(self.widths[-1], classes, class_token, init_weights=init.truncated_linears)
+        return Head(self.channels[-1], classes, class_token, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, file: str, params_m: float, top1: float, **args: Any) -> Variant[PVT]:

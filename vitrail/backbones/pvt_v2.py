@@ -42,15 +42,17 @@ class PVTv2(nn.Module):
     means (linear SRA). Raises ModelError where the settings of the stages do not go together.
     """
 
+    stem_weights = ("stages.0.down.proj.weight",)
+
     def __init__(self, *, dims: tuple[int, ...] = (64, 128, 320, 512), depths: tuple[int, ...] = (3, 4, 6, 3),
                  heads: tuple[int, ...] = (1, 2, 5, 8), mlp_ratios: tuple[float, ...] = (8, 8, 4, 4),
-                 reductions: tuple[int, ...] = (8, 4, 2, 1), pool: int = 0, drop_path: float = 0.0):
+                 reductions: tuple[int, ...] = (8, 4, 2, 1), pool: int = 0, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
         each_stage(dims=dims, depths=depths, heads=heads, mlp_ratios=mlp_ratios, reductions=reductions)
         if pool and set(reductions) != {1}:
             raise ModelError(f"pool={pool} and reductions={reductions}: keys are means of the whole map or squares of "
                              "it, not both; with pool every reduction is 1")
-        self.widths, self.strides = tuple(dims), tuple(4 << i for i in range(len(dims)))
+        self.channels, self.strides = tuple(dims), tuple(4 << i for i in range(len(dims)))
         drops = iter(drop_path_rates(drop_path, sum(depths)))
 
         def block(i: int, drop: float) -> Block:
@@ -62,19 +64,19 @@ class PVTv2(nn.Module):
                          mlp=Residual(mlp, LayerNorm(dims[i]), drop=DropPath(drop)))
 
         self.stages = nn.ModuleList(
-            Chain(down=overlapping_patches(3, 2, dims[i - 1], dim) if i else overlapping_patches(7, 4, 3, dim),
+            Chain(down=overlapping_patches(3, 2, dims[i - 1], dim) if i else overlapping_patches(7, 4, in_chans, dim),
                   blocks=Stack(block(i, next(drops)) for _ in range(depths[i])), norm=LayerNorm(dim))
             for i, dim in enumerate(dims))
         init.truncated_linears(self)
         init.fan_out_convs(self)
 
     def forward(self, image: Tensor) -> Features:
-        x = image.permute(0, 2, 3, 1)                                   # (B, H, W, 3)
+        x = image.permute(0, 2, 3, 1)                                   # (B, H, W, C)
         return Features(maps=pyramid(x, self.stages))
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        return Head(self.widths[-1], classes, mean_map, init_weights=init.truncated_linears)
+        return Head(self.channels[-1], classes, mean_map, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, file: str, params_m: float, top1: float, **args: Any) -> Variant[PVTv2]:

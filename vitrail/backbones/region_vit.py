@@ -27,11 +27,11 @@ PATCH = 4       # pixels of a local token, down and across
 class LocalTokens(nn.Module):
     """PatchEmbed of 4 x 4 pixels that overlap, by three small convolutions or a large one: (B, ⌈H/4⌉, ⌈W/4⌉, C)."""
 
-    def __init__(self, dim: int, convs: int):
+    def __init__(self, dim: int, convs: int, *, in_chans: int = 3):
         super().__init__()
         self.convs, a, b = convs, dim // 4, dim // 2
-        self.proj = Conv(3, dim, 2 * PATCH, PATCH, PATCH - 1) if convs == 1 else Chain(
-            Conv(3, a, 3, 2, 1), nn.LayerNorm(a), nn.GELU(), Conv(a, b, 3, 2, 1), nn.LayerNorm(b), nn.GELU(),
+        self.proj = Conv(in_chans, dim, 2 * PATCH, PATCH, PATCH - 1) if convs == 1 else Chain(
+            Conv(in_chans, a, 3, 2, 1), nn.LayerNorm(a), nn.GELU(), Conv(a, b, 3, 2, 1), nn.LayerNorm(b), nn.GELU(),
             Conv(b, dim, 3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -46,9 +46,9 @@ class RegionalTokens(nn.Module):
     As released, where one side needs zeros the other one gets them too, a whole region's where it would need none.
     """
 
-    def __init__(self, size: int, dim: int):
+    def __init__(self, size: int, dim: int, *, in_chans: int = 3):
         super().__init__()
-        self.size, self.proj = size, Conv(3, dim, size, size)
+        self.size, self.proj = size, Conv(in_chans, dim, size, size)
 
     def forward(self, image: Tensor) -> Tensor:
         bottom, right = (self.size - side % self.size for side in image.shape[2:])
@@ -159,15 +159,18 @@ class RegionViT(nn.Module):
 
     def __init__(self, *, dim: int = 96, depths: tuple[int, ...] = (2, 2, 8, 2),
                  heads: tuple[int, ...] = (3, 6, 12, 24), window: int = 7, mlp_ratio: float = 4.0, convs: int = 3,
-                 peg: bool = False, drop_path: float = 0.0):
+                 peg: bool = False, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
         if len(depths) != len(heads) or min(depths) < 1:
             raise ModelError(f"depths={depths} and heads={heads}: each stage has one of both, and at least one block")
         if convs not in (1, 3) or convs == 3 and dim % 4:
             raise ModelError(f"convs={convs} and dim={dim}: say 1 convolution, or 3 and a dim that 4 divides")
-        self.widths = tuple(dim << i for i in range(len(depths)))
+        self.channels = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(PATCH << i for i in range(len(depths)))
-        self.local_tokens, self.regional_tokens = LocalTokens(dim, convs), RegionalTokens(PATCH * window, dim)
+        self.local_tokens = LocalTokens(dim, convs, in_chans=in_chans)
+        self.regional_tokens = RegionalTokens(PATCH * window, dim, in_chans=in_chans)
+        first = "local_tokens.proj.weight" if convs == 1 else "local_tokens.proj.0.weight"
+        self.stem_weights = (first, "regional_tokens.proj.weight")
         drops = iter(drop_path_rates(drop_path, sum(depths)))
 
         def stage(i: int, width: int) -> Stage:
@@ -177,8 +180,8 @@ class RegionViT(nn.Module):
             return Stage(down if i else nn.Identity(), blocks, window,
                          Conv(width, width, 3, padding=1, groups=width, bias=False) if peg else None)
 
-        self.stages = nn.ModuleList(stage(i, width) for i, width in enumerate(self.widths))
-        self.norm = LayerNorm(self.widths[-1])
+        self.stages = nn.ModuleList(stage(i, width) for i, width in enumerate(self.channels))
+        self.norm = LayerNorm(self.channels[-1])
         init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
@@ -190,7 +193,7 @@ class RegionViT(nn.Module):
         return Features(maps=tuple(maps), prefix=self.norm(regions.flatten(1, 2)))
 
     def make_head(self, classes: int) -> nn.Module:
-        return Head(self.widths[-1], classes, mean_region, init_weights=init.truncated_linears)
+        return Head(self.channels[-1], classes, mean_region, init_weights=init.truncated_linears)
 
 
 def mean_region(f: Features) -> Tensor:

@@ -22,11 +22,11 @@ PAPER = Paper(title="Deep Residual Learning for Image Recognition", arxiv="1512.
 
 
 class Stem(nn.Module):
-    """A 7 x 7 convolution and a maximum over 3 x 3, each with stride 2: (B, 3, H, W) -> (B, ⌈H/4⌉, ⌈W/4⌉, C)."""
+    """A 7 x 7 convolution and a maximum over 3 x 3, each with stride 2: (B, in_chans, H, W) -> (B, ⌈H/4⌉, ⌈W/4⌉, C)."""
 
-    def __init__(self, dim: int, *, act: nn.Module | None = None):
+    def __init__(self, dim: int, *, in_chans: int = 3, act: nn.Module | None = None):
         super().__init__()
-        self.conv, self.norm, self.act = Conv(3, dim, 7, 2, 3, bias=False), BatchNorm(dim), act or nn.ReLU()
+        self.conv, self.norm, self.act = Conv(in_chans, dim, 7, 2, 3, bias=False), BatchNorm(dim), act or nn.ReLU()
         self.pool = MaxPool(3, 2)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -124,11 +124,12 @@ class ResNetBody(nn.Module):
     """
 
     strides: tuple[int, ...]
+    stem_weights: tuple[str, ...] = ("patch_embed.conv.weight",)
 
     def __init__(self, stem: nn.Module, dim: int, depths: Sequence[int], drop_path: float, block: Make, *,
                  expansion: int = Bottleneck.expansion, init_weights: Callable[[nn.Module], None] = init.kaiming_convs):
         super().__init__()
-        self.widths = tuple((dim << i) * expansion for i in range(len(depths)))
+        self.channels = tuple((dim << i) * expansion for i in range(len(depths)))
         self.strides = tuple(4 << i for i in range(len(depths)))
         self.patch_embed, self.stages = stem, stages(dim, depths, expansion, drop_path, block)
         init_weights(self)
@@ -137,16 +138,16 @@ class ResNetBody(nn.Module):
         return Features(maps=pyramid(self.patch_embed(image), self.stages))
 
     def make_head(self, classes: int) -> nn.Module:
-        return linear_head(self.widths[-1], classes)
+        return linear_head(self.channels[-1], classes)
 
 
 class ResNet(ResNetBody):
     """Four stages of residual blocks (table 1), of two convolutions each, or of three with a `bottleneck`."""
 
     def __init__(self, *, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3), bottleneck: bool = True,
-                 drop_path: float = 0.0):
+                 in_chans: int = 3, drop_path: float = 0.0):
         block: type[BasicBlock] | type[Bottleneck] = Bottleneck if bottleneck else BasicBlock
-        super().__init__(Stem(dim), dim, depths, drop_path, lambda stage, *args: block(*args),
+        super().__init__(Stem(dim, in_chans=in_chans), dim, depths, drop_path, lambda stage, *args: block(*args),
                          expansion=block.expansion)
 
 

@@ -25,13 +25,13 @@ PAPER = Paper(title="Revisiting ResNets: Improved Training and Scaling Strategie
 
 class DeepStem(nn.Module):
     """Three 3 x 3 convolutions, the first with stride 2, and `pool`, which halves the map again:
-    (B, 3, H, W) -> (B, ⌈H/4⌉, ⌈W/4⌉, widths[-1]) (ResNet-C of arXiv:1812.01187, figure 2)."""
+    (B, in_chans, H, W) -> (B, ⌈H/4⌉, ⌈W/4⌉, dims[-1]) (ResNet-C of arXiv:1812.01187, figure 2)."""
 
-    def __init__(self, widths: Sequence[int], pool: nn.Module, *, act: nn.Module | None = None):
+    def __init__(self, dims: Sequence[int], pool: nn.Module, *, in_chans: int = 3, act: nn.Module | None = None):
         super().__init__()
         act = act or nn.ReLU()
-        self.convs = Chain(*(conv_norm(before, dim, 3, 2 if before == 3 else 1, act=act)
-                             for before, dim in zip((3, *widths), widths, strict=False)))
+        self.convs = Chain(*(conv_norm(before, dim, 3, 1 if i else 2, act=act)
+                             for i, (before, dim) in enumerate(zip((in_chans, *dims), dims, strict=False))))
         self.pool = pool
 
     def forward(self, image: Tensor) -> Tensor:
@@ -60,22 +60,24 @@ def _init_weights(model: nn.Module) -> None:
 class ResNetRS(ResNetBody):
     """A deep stem and four stages of bottlenecks, each branch weighed by squeeze-and-excitation.
 
-    image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32. `dropout` is the readout's. Stochastic
+    image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32. `dropout` is the head's. Stochastic
     depth grows from stage to stage and not from block to block, as in the authors' code: in the last of n it is
     `drop_path`, in stage i, counted from one, `drop_path` (i + 1) / (n + 1).
     """
 
+    stem_weights = ("patch_embed.convs.0.conv.weight",)
+
     def __init__(self, *, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3), dropout: float = 0.25,
-                 drop_path: float = 0.0):
+                 in_chans: int = 3, drop_path: float = 0.0):
         def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
             return Bottleneck(width, dim, stride, drop_path * (stage + 2) / (len(depths) + 1),
                               squeeze=squeeze_excite(4 * dim), past=pooled_shortcut(width, 4 * dim, stride))
-        stem = DeepStem((dim // 2, dim // 2, dim), conv_norm(dim, dim, 3, 2, act=nn.ReLU()))
+        stem = DeepStem((dim // 2, dim // 2, dim), conv_norm(dim, dim, 3, 2, act=nn.ReLU()), in_chans=in_chans)
         super().__init__(stem, dim, depths, 0.0, block, init_weights=_init_weights)
         self.dropout = dropout
 
     def make_head(self, classes: int) -> nn.Module:
-        return Head(self.widths[-1], classes, DroppedMean(self.dropout), init_weights=init.normal_linears)
+        return Head(self.channels[-1], classes, DroppedMean(self.dropout), init_weights=init.normal_linears)
 
 
 def _size(depth: int, params: int, gflops: float, image: int, top1: float, reported: dict[str, float],

@@ -69,20 +69,20 @@ class Discriminator(nn.Module):
     where there is no such stage.
     """
 
-    def __init__(self, *, dim: int = 64, attention_stage: int = 1):
+    def __init__(self, *, dim: int = 64, attention_stage: int = 1, in_chans: int = 3):
         super().__init__()
-        self.widths = tuple(dim * times for times in (1, 2, 4, 8, 16))
+        self.channels = tuple(dim * times for times in (1, 2, 4, 8, 16))
         self.strides = (2, 4, 8, 16, 32)
-        if attention_stage not in range(len(self.widths)):
-            raise ModelError(f"attention_stage={attention_stage}: the stages are 0 to {len(self.widths) - 1}")
+        if attention_stage not in range(len(self.channels)):
+            raise ModelError(f"attention_stage={attention_stage}: the stages are 0 to {len(self.channels) - 1}")
 
         def stage(i: int) -> Chain:
-            first = HalvingBlock(self.widths[i - 1], self.widths[i]) if i else FirstBlock(3, dim)
-            last = i == len(self.widths) - 1
-            return Chain(blocks=Stack([first, PlainBlock(self.widths[i])] if last else [first]),
-                         attention=Residual(Sagan(self.widths[i], 1), nn.Identity()) if i == attention_stage
+            first = HalvingBlock(self.channels[i - 1], self.channels[i]) if i else FirstBlock(in_chans, dim)
+            last = i == len(self.channels) - 1
+            return Chain(blocks=Stack([first, PlainBlock(self.channels[i])] if last else [first]),
+                         attention=Residual(Sagan(self.channels[i], 1), nn.Identity()) if i == attention_stage
                          else nn.Identity(), act=nn.ReLU() if last else nn.Identity())
-        self.stages = nn.ModuleList(stage(i) for i in range(len(self.widths)))
+        self.stages = nn.ModuleList(stage(i) for i in range(len(self.channels)))
 
     def forward(self, image: Tensor) -> Features:
         x = image.permute(0, 2, 3, 1)                                                   # (B, H, W, C)
@@ -91,7 +91,7 @@ class Discriminator(nn.Module):
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the sum of the last map; the official one, under spectral normalisation, judges one label
         that it is given."""
-        return Head(self.widths[-1], classes, sum_map, init_weights=init.xavier_linears)
+        return Head(self.channels[-1], classes, sum_map, init_weights=init.xavier_linears)
 
 
 sagan_discriminator = variant(Discriminator, Figures(params=39_463_593, gflops=4.749, image=128))

@@ -31,8 +31,10 @@ class SAN(nn.Module):
     Raises ModelError where the settings do not fit together.
     """
 
+    stem_weights = ("patch_embed.conv.weight",)
+
     def __init__(self, *, dim: int = 64, depths: tuple[int, ...] = (2, 1, 2, 4, 1),
-                 window: tuple[int, ...] = (3, 7, 7, 7, 7), pairwise: bool = True, share: int = 8,
+                 window: tuple[int, ...] = (3, 7, 7, 7, 7), pairwise: bool = True, share: int = 8, in_chans: int = 3,
                  drop_path: float = 0.0):
         super().__init__()
         if len(depths) != len(window):
@@ -40,7 +42,7 @@ class SAN(nn.Module):
         if dim % 16 or share < 1 or dim // 4 % share:
             raise ModelError(f"dim={dim} and share={share} do not go together: 16 must divide dim, and share a quarter "
                              f"of it")
-        self.widths = tuple(dim << i + 1 if i else dim for i in range(len(depths)))
+        self.channels = tuple(dim << i + 1 if i else dim for i in range(len(depths)))
         self.strides = tuple(2 << i for i in range(len(depths)))
         mixer = VectorPairwise if pairwise else VectorPatchwise
         drops = iter(drop_path_rates(drop_path, sum(depths)))
@@ -51,9 +53,9 @@ class SAN(nn.Module):
                          Chain(norm=BatchNorm(width), act=nn.ReLU()), drop=DropPath(next(drops)))
                 for _ in range(depths[i])), norm=BatchNorm(width), act=nn.ReLU())
 
-        self.patch_embed = conv_norm(3, dim, act=nn.ReLU())
+        self.patch_embed = conv_norm(in_chans, dim, act=nn.ReLU())
         self.stages = nn.ModuleList(stage(i, *pair) for i, pair in enumerate(
-            zip((dim, *self.widths), self.widths, strict=False)))
+            zip((dim, *self.channels), self.channels, strict=False)))
 
     def forward(self, image: Tensor) -> Features:
         x = self.patch_embed(image.permute(0, 2, 3, 1))                    # (B, H, W, C)
@@ -61,7 +63,7 @@ class SAN(nn.Module):
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        return Head(self.widths[-1], classes, mean_map)
+        return Head(self.channels[-1], classes, mean_map)
 
 
 def _size(params: int, gflops: float, reported: tuple[float, float, float], **args: Any) -> Variant[SAN]:

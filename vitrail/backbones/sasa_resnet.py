@@ -49,11 +49,11 @@ class BlockAttention(nn.Module):
 
 class AttentionStem(nn.Module):
     """Attention within 4 x 4 blocks of the image, a batch norm, and the maximum of each block (section 4.1):
-    (B, 3, H, W) -> (B, ⌈H/4⌉, ⌈W/4⌉, dim)."""
+    (B, in_chans, H, W) -> (B, ⌈H/4⌉, ⌈W/4⌉, dim)."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, *, in_chans: int = 3):
         super().__init__()
-        self.attention, self.norm = BlockAttention(3, dim, 4, window=4), BatchNorm(dim)
+        self.attention, self.norm = BlockAttention(in_chans, dim, 4, window=4), BatchNorm(dim)
         self.pool = MaxPool(4, 4)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -69,11 +69,14 @@ class SasaResNet(ResNetBody):
     """
 
     def __init__(self, *, dim: int = 64, depths: tuple[int, ...] = (3, 4, 6, 3), heads: int = 8, window: int = 7,
-                 attention_stem: bool = False, drop_path: float = 0.0):
+                 attention_stem: bool = False, in_chans: int = 3, drop_path: float = 0.0):
         def block(stage: int, width: int, dim: int, stride: int, drop: float) -> nn.Module:
             middle = pooled(StandAlone(dim, heads, window=window), stride, stride)
             return Bottleneck(width, dim, stride, drop, middle=middle)
-        super().__init__(AttentionStem(dim) if attention_stem else Stem(dim), dim, depths, drop_path, block)
+        stem = AttentionStem(dim, in_chans=in_chans) if attention_stem else Stem(dim, in_chans=in_chans)
+        super().__init__(stem, dim, depths, drop_path, block)
+        if attention_stem:
+            self.stem_weights = ("patch_embed.attention.qk.weight", "patch_embed.attention.values.weight")
 
 
 def _size(params: int, gflops: float, params_m: float, reported: float, depths: tuple[int, ...],

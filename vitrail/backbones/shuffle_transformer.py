@@ -33,9 +33,9 @@ class ConvMerging(nn.Module):
         return self.reduce(pad_to(self.norm(x), 2))
 
 
-def conv_patches(hidden: int, dim: int) -> Chain:
-    """Two convolutions of stride 2 and a projection: (B, H, W, 3) -> (B, ⌈H/4⌉, ⌈W/4⌉, dim)."""
-    return Chain(conv1=Conv(3, hidden, 3, 2, 1), norm1=BatchNorm(hidden), act1=nn.ReLU6(),
+def conv_patches(hidden: int, dim: int, *, in_chans: int = 3) -> Chain:
+    """Two convolutions of stride 2 and a projection: (B, H, W, in_chans) -> (B, ⌈H/4⌉, ⌈W/4⌉, dim)."""
+    return Chain(conv1=Conv(in_chans, hidden, 3, 2, 1), norm1=BatchNorm(hidden), act1=nn.ReLU6(),
                  conv2=Conv(hidden, dim, 3, 2, 1), norm2=BatchNorm(dim), act2=nn.ReLU6(), proj=Conv(dim, dim, 1))
 
 
@@ -48,14 +48,16 @@ class ShuffleTransformer(nn.Module):
     read the image. Stochastic depth grows from stage to stage, and spares the convolutions, as released.
     """
 
+    stem_weights = ("stages.0.down.conv1.weight",)
+
     def __init__(self, *, dim: int = 96, hidden: int = 32, depths: tuple[int, ...] = (2, 2, 6, 2),
-                 heads: tuple[int, ...] = (3, 6, 12, 24), window: int = 7, mlp_ratio: float = 4.0,
+                 heads: tuple[int, ...] = (3, 6, 12, 24), window: int = 7, mlp_ratio: float = 4.0, in_chans: int = 3,
                  drop_path: float = 0.0):
         super().__init__()
         each_stage(depths=depths, heads=heads)
         if window % 2 == 0:
             raise ValueError(f"a window of {window}: the depthwise convolution is as large, and needs an odd size")
-        self.widths = tuple(dim << i for i in range(len(depths)))
+        self.channels = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(4 << i for i in range(len(depths)))
 
         def block(width: int, heads: int, groups: Windows | Strided, drop: float) -> Chain:
@@ -67,12 +69,13 @@ class ShuffleTransformer(nn.Module):
                          mlp=Residual(mlp, BatchNorm(width), drop=DropPath(drop)))
 
         def stage(i: int, width: int, drop: float) -> Chain:
-            return Chain(down=ConvMerging(width // 2) if i else conv_patches(hidden, dim), blocks=Stack(
+            down = ConvMerging(width // 2) if i else conv_patches(hidden, dim, in_chans=in_chans)
+            return Chain(down=down, blocks=Stack(
                 block(width, heads[i], Strided(size=window) if j % 2 else Windows(window), drop)
                 for j in range(depths[i])))
 
         self.stages = nn.ModuleList(stage(i, width, drop) for i, (width, drop) in enumerate(
-            zip(self.widths, drop_path_rates(drop_path, len(depths)), strict=True)))
+            zip(self.channels, drop_path_rates(drop_path, len(depths)), strict=True)))
         init.truncated(self)
         for part in self.modules():
             if isinstance(part, Conv):
@@ -85,7 +88,7 @@ class ShuffleTransformer(nn.Module):
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        return Head(self.widths[-1], classes, mean_map, init_weights=init.truncated_linears)
+        return Head(self.channels[-1], classes, mean_map, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, reported: float, top1: float, **args: Any) -> Variant[ShuffleTransformer]:

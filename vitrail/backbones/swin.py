@@ -83,22 +83,24 @@ class Swin(nn.Module):
     image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = patch, 2 patch, 4 patch, ...; the last one normed.
     """
 
+    stem_weights = ("stages.0.down.proj.weight",)
+
     def __init__(self, *, patch: int = 4, dim: int = 96, depths: tuple[int, ...] = (2, 2, 6, 2),
-                 heads: tuple[int, ...] = (3, 6, 12, 24), window: int = 7, mlp_ratio: float = 4.0,
+                 heads: tuple[int, ...] = (3, 6, 12, 24), window: int = 7, mlp_ratio: float = 4.0, in_chans: int = 3,
                  drop_path: float = 0.0):
         super().__init__()
         each_stage(depths=depths, heads=heads)
-        self.widths = tuple(dim << i for i in range(len(depths)))
+        self.channels = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(patch << i for i in range(len(depths)))
         drops = iter(drop_path_rates(drop_path, sum(depths)))
 
         def stage(i: int, width: int) -> Chain:
-            down = PatchMerging(width // 2) if i else PatchEmbed(patch, dim, norm=nn.LayerNorm(dim))
+            down = PatchMerging(width // 2) if i else PatchEmbed(patch, dim, in_chans=in_chans, norm=nn.LayerNorm(dim))
             return Chain(down=down, blocks=swin_blocks(width, heads[i], window, mlp_ratio,
                                                        [next(drops) for _ in range(depths[i])]))
 
-        self.stages = nn.ModuleList(stage(i, width) for i, width in enumerate(self.widths))
-        self.norm = nn.LayerNorm(self.widths[-1])
+        self.stages = nn.ModuleList(stage(i, width) for i, width in enumerate(self.channels))
+        self.norm = nn.LayerNorm(self.channels[-1])
         init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
@@ -107,7 +109,7 @@ class Swin(nn.Module):
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        return Head(self.widths[-1], classes, mean_map, init_weights=init.truncated_linears)
+        return Head(self.channels[-1], classes, mean_map, init_weights=init.truncated_linears)
 
 
 def _released(size: str, tag: str, *, image: int = 224, top1: float | None = None, release: str = "v1.0.0",

@@ -58,23 +58,26 @@ class SwinUnet(nn.Module):
     into a stage's blocks, not what comes out of them, as released.
     """
 
+    stem_weights = ("down.0.proj.weight",)
+
     def __init__(self, *, patch: int = 4, dim: int = 96, depths: tuple[int, ...] = (2, 2, 2, 2),
-                 heads: tuple[int, ...] = (3, 6, 12, 24), window: int = 7, mlp_ratio: float = 4.0,
+                 heads: tuple[int, ...] = (3, 6, 12, 24), window: int = 7, mlp_ratio: float = 4.0, in_chans: int = 3,
                  drop_path: float = 0.0):
         super().__init__()
         each_stage(depths=depths, heads=heads)
-        self.widths = tuple(dim << i for i in range(len(depths)))
+        self.channels = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(patch << i for i in range(len(depths)))
         drops = drop_path_rates(drop_path, sum(depths))
 
         def blocks(i: int) -> nn.Module:
-            return swin_blocks(self.widths[i], heads[i], window, mlp_ratio, drops[sum(depths[:i]):sum(depths[:i + 1])])
+            first = sum(depths[:i])
+            return swin_blocks(self.channels[i], heads[i], window, mlp_ratio, drops[first:first + depths[i]])
 
-        self.down = nn.ModuleList(PatchMerging(width // 2) if i else PatchEmbed(patch, dim, norm=nn.LayerNorm(dim))
-                                  for i, width in enumerate(self.widths))
+        read = PatchEmbed(patch, dim, in_chans=in_chans, norm=nn.LayerNorm(dim))
+        self.down = nn.ModuleList(PatchMerging(width // 2) if i else read for i, width in enumerate(self.channels))
         self.stages = nn.ModuleList(blocks(i) for i in range(len(depths)))
-        self.up = nn.ModuleList(UpStage(width, blocks(i)) for i, width in enumerate(self.widths[:-1]))
-        self.norm, self.norm_up = nn.LayerNorm(self.widths[-1]), nn.LayerNorm(dim)
+        self.up = nn.ModuleList(UpStage(width, blocks(i)) for i, width in enumerate(self.channels[:-1]))
+        self.norm, self.norm_up = nn.LayerNorm(self.channels[-1]), nn.LayerNorm(dim)
         init.truncated(self)
 
     def forward(self, image: Tensor) -> Features:
@@ -91,7 +94,7 @@ class SwinUnet(nn.Module):
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the finest map. The paper segments, by a head that reads that map."""
-        return Head(self.widths[0], classes, mean_finest, init_weights=init.truncated_linears)
+        return Head(self.channels[0], classes, mean_finest, init_weights=init.truncated_linears)
 
 
 swin_unet = variant(SwinUnet, Figures(params=27_117_388, gflops=5.604))

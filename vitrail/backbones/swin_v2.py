@@ -76,15 +76,18 @@ class SwinV2(nn.Module):
     the measure of offsets (section 3.3), so the released weights hold for one value only.
     """
 
+    stem_weights = ("stages.0.down.proj.weight",)
+
     def __init__(self, *, patch: int = 4, dim: int = 96, depths: tuple[int, ...] = (2, 2, 6, 2),
                  heads: tuple[int, ...] = (3, 6, 12, 24), window: tuple[int, ...] = (8, 8, 8, 8),
-                 first_window: tuple[int, ...] | None = None, mlp_ratio: float = 4.0, drop_path: float = 0.0):
+                 first_window: tuple[int, ...] | None = None, mlp_ratio: float = 4.0, in_chans: int = 3,
+                 drop_path: float = 0.0):
         super().__init__()
         first = window if first_window is None else first_window
         if not len(depths) == len(heads) == len(window) == len(first):
             raise ValueError(f"{len(depths)} depths, {len(heads)} numbers of heads, {len(window)} windows and "
                              f"{len(first)} first windows: each stage needs one of all")
-        self.widths = tuple(dim << i for i in range(len(depths)))
+        self.channels = tuple(dim << i for i in range(len(depths)))
         self.strides = tuple(patch << i for i in range(len(depths)))
         drops = iter(drop_path_rates(drop_path, sum(depths)))
 
@@ -94,12 +97,12 @@ class SwinV2(nn.Module):
                          mlp=res_post_norm(Mlp(width, int(width * mlp_ratio)), width, drop))
 
         def stage(i: int, width: int) -> Chain:
-            down = NormedMerging(width // 2) if i else PatchEmbed(patch, dim, norm=nn.LayerNorm(dim))
+            down = NormedMerging(width // 2) if i else PatchEmbed(patch, dim, in_chans=in_chans, norm=nn.LayerNorm(dim))
             return Chain(down=down, blocks=Stack(block(i, width, window[i] // 2 * (j % 2), next(drops))
                                                  for j in range(depths[i])))
 
-        self.stages = nn.ModuleList(stage(i, width) for i, width in enumerate(self.widths))
-        self.norm = nn.LayerNorm(self.widths[-1])
+        self.stages = nn.ModuleList(stage(i, width) for i, width in enumerate(self.channels))
+        self.norm = nn.LayerNorm(self.channels[-1])
         init.truncated_linears(self)
         for part in self.modules():
             if isinstance(part, Residual):              # the norms behind the branches: a block is born as x -> x
@@ -111,7 +114,7 @@ class SwinV2(nn.Module):
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        return Head(self.widths[-1], classes, mean_map, init_weights=init.truncated_linears)
+        return Head(self.channels[-1], classes, mean_map, init_weights=init.truncated_linears)
 
 
 def _released(size: str, window: str, image: int, tag: str, top1: float | None, file: str) -> tuple[Weights, Weights]:

@@ -101,7 +101,7 @@ class TokensToToken(nn.Module):
     A size that 4 does not divide is padded with zeros below and to the right; the later splits need none.
     """
 
-    def __init__(self, dim: int, inner: int, performer: bool):
+    def __init__(self, dim: int, inner: int, performer: bool, *, in_chans: int = 3):
         super().__init__()
 
         def layer(width: int) -> Chain:
@@ -109,7 +109,7 @@ class TokensToToken(nn.Module):
             drop = nn.Dropout(0.1 if performer else 0.0)
             return Chain(norm=nn.LayerNorm(width), mix=mix,
                          mlp=Residual(Mlp(inner, inner), nn.LayerNorm(inner), drop=drop))
-        self.split1, self.layer1 = SoftSplit(7, 4, 2), layer(3 * 49)
+        self.split1, self.layer1 = SoftSplit(7, 4, 2), layer(in_chans * 49)
         self.split2, self.layer2 = SoftSplit(3, 2, 1), layer(inner * 9)
         self.split3, self.proj = SoftSplit(3, 2, 1), nn.Linear(inner * 9, dim)
 
@@ -143,9 +143,10 @@ class FixedPositions(nn.Module):
 class Embedding(nn.Module):
     """What all bodies begin with: image -> the class token and the tokens with their positions, (B, 1 + N, C)."""
 
-    def __init__(self, image: int | tuple[int, int], dim: int, inner: int, *, performer: bool = True):
+    def __init__(self, image: int | tuple[int, int], dim: int, inner: int, *, in_chans: int = 3,
+                 performer: bool = True):
         super().__init__()
-        self.patch_embed, self.prefix = TokensToToken(dim, inner, performer), Prefix(1, dim)
+        self.patch_embed, self.prefix = TokensToToken(dim, inner, performer, in_chans=in_chans), Prefix(1, dim)
         self.position = FixedPositions(grid_of(image, STRIDE), dim)
         nn.init.trunc_normal_(self.prefix.tokens, std=0.02)
 
@@ -155,7 +156,7 @@ class Embedding(nn.Module):
         return self.position(self.prefix(x.flatten(1, 2)), grid), grid
 
 
-def readout(dim: int, classes: int) -> Head:
+def make_head(dim: int, classes: int) -> Head:
     """A linear layer on the class token, born as all of them."""
     return Head(dim, classes, class_token, init_weights=init.truncated_linears)
 
@@ -167,10 +168,11 @@ class T2TViT(nn.Module):
     """
 
     def __init__(self, *, image: int | tuple[int, int] = 224, dim: int = 384, depth: int = 14, heads: int = 6,
-                 mlp_ratio: float = 3.0, inner: int = 64, performer: bool = True, drop_path: float = 0.0):
+                 mlp_ratio: float = 3.0, inner: int = 64, performer: bool = True, in_chans: int = 3,
+                 drop_path: float = 0.0):
         super().__init__()
-        self.widths, self.strides = (dim,), (STRIDE,)
-        self.embed = Embedding(image, dim, inner, performer=performer)
+        self.channels, self.strides = (dim,), (STRIDE,)
+        self.embed = Embedding(image, dim, inner, in_chans=in_chans, performer=performer)
         # the authors' constructors scale by the whole width where they are told to fetch weights, which they cannot;
         # weights are trained and judged with the scale of a head
         self.blocks = Stack(transformer_block(SelfAttention(dim, heads, qkv_bias=False), dim, mlp_ratio, p,
@@ -183,7 +185,7 @@ class T2TViT(nn.Module):
         return from_tokens(self.norm(self.blocks(x)), grid, prefix=1)
 
     def make_head(self, classes: int) -> nn.Module:
-        return readout(self.widths[-1], classes)
+        return make_head(self.channels[-1], classes)
 
 
 def _size(params: int, gflops: float, said: tuple[float, ...], *weights: Weights, image: int = 224,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.backbones.t2t_vit import PAPER as PLAIN
-from vitrail.backbones.t2t_vit import STRIDE, Embedding, embedding, readout
+from vitrail.backbones.t2t_vit import STRIDE, Embedding, embedding, make_head
 from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Idea, variant
 from vitrail.core.errors import ModelError
@@ -44,10 +44,10 @@ class T2TViTSE(nn.Module):
     """
 
     def __init__(self, *, image: int | tuple[int, int] = 224, dim: int = 384, depth: int = 14, heads: int = 6,
-                 mlp_ratio: float = 3.0, inner: int = 64, drop_path: float = 0.0):
+                 mlp_ratio: float = 3.0, inner: int = 64, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
-        self.widths, self.strides = (dim,), (STRIDE,)
-        self.embed = Embedding(image, dim, inner)
+        self.channels, self.strides = (dim,), (STRIDE,)
+        self.embed = Embedding(image, dim, inner, in_chans=in_chans)
 
         def mixer() -> Chain:
             return Chain(attention=SelfAttention(dim, heads, qkv_bias=False),
@@ -62,7 +62,7 @@ class T2TViTSE(nn.Module):
         return from_tokens(self.norm(self.blocks(x)), grid, prefix=1)
 
     def make_head(self, classes: int) -> nn.Module:
-        return readout(self.widths[-1], classes)
+        return make_head(self.channels[-1], classes)
 
 
 class GhostLinear(nn.Module):
@@ -113,10 +113,10 @@ class T2TViTGhost(nn.Module):
     """
 
     def __init__(self, *, image: int | tuple[int, int] = 224, dim: int = 384, depth: int = 16, heads: int = 6,
-                 inner: int = 64, drop_path: float = 0.0):
+                 inner: int = 64, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
-        self.widths, self.strides = (dim,), (STRIDE,)
-        self.embed = Embedding(image, dim, inner)
+        self.channels, self.strides = (dim,), (STRIDE,)
+        self.embed = Embedding(image, dim, inner, in_chans=in_chans)
         self.blocks = Stack(Block(mix=Residual(GhostAttention(dim, heads), nn.LayerNorm(dim), drop=DropPath(p)),
                                   mlp=Residual(GhostMlp(dim), nn.LayerNorm(dim), drop=DropPath(p)))
                             for p in drop_path_rates(drop_path, depth))
@@ -131,7 +131,7 @@ class T2TViTGhost(nn.Module):
         return from_tokens(self.norm(self.blocks(x)), grid, prefix=1)
 
     def make_head(self, classes: int) -> nn.Module:
-        return readout(self.widths[-1], classes)
+        return make_head(self.channels[-1], classes)
 
 
 class DenseBlock(nn.Module):
@@ -158,11 +158,12 @@ class T2TViTDense(nn.Module):
     """
 
     def __init__(self, *, image: int | tuple[int, int] = 224, dim: int = 128, depths: tuple[int, ...] = (3, 6, 6, 4),
-                 heads: int = 8, mlp_ratio: float = 2.0, growth: int = 64, inner: int = 64, drop_path: float = 0.0):
+                 heads: int = 8, mlp_ratio: float = 2.0, growth: int = 64, inner: int = 64, in_chans: int = 3,
+                 drop_path: float = 0.0):
         super().__init__()
         if not 1 <= len(depths) <= GROUPS or min(depths) < 1:
             raise ModelError(f"depths={depths}: one to {GROUPS} groups of at least one block")
-        self.embed = Embedding(image, dim, inner)
+        self.embed = Embedding(image, dim, inner, in_chans=in_chans)
         parts: list[nn.Module] = []
         for i, (depth, drop) in enumerate(zip(depths, drop_path_rates(drop_path, GROUPS), strict=False)):
             if i:
@@ -172,7 +173,7 @@ class T2TViTDense(nn.Module):
                 parts.append(DenseBlock(dim, heads, mlp_ratio, growth, drop))
                 dim += growth
         self.blocks, self.norm = Stack(parts), nn.LayerNorm(dim)
-        self.widths, self.strides = (dim,), (STRIDE,)
+        self.channels, self.strides = (dim,), (STRIDE,)
         init.truncated_linears(self)
 
     def forward(self, image: Tensor) -> Features:
@@ -180,7 +181,7 @@ class T2TViTDense(nn.Module):
         return from_tokens(self.norm(self.blocks(x)), grid, prefix=1)
 
     def make_head(self, classes: int) -> nn.Module:
-        return readout(self.widths[-1], classes)
+        return make_head(self.channels[-1], classes)
 
 
 t2t_vit_14_se = variant(T2TViTSE, Figures(params=21_723_854, gflops=4.784))

@@ -24,19 +24,19 @@ LayerNorm = nn.LayerNorm        # with PyTorch's own epsilon of 1e-5
 
 
 class Pixels(nn.Module):
-    """An image (B, 3, H, W) as patches of n small "pixels" of c channels each: (B, ⌈H/p⌉, ⌈W/p⌉, n, c).
+    """An image (B, C, H, W) as patches of n small "pixels" of c channels each: (B, ⌈H/p⌉, ⌈W/p⌉, n, c).
 
     The patches are cut first and convolved alone, each with its own border of zeros (as released).
     """
 
-    def __init__(self, patch: int, inner: int, stride: int):
+    def __init__(self, patch: int, inner: int, stride: int, *, in_chans: int = 3):
         super().__init__()
-        self.patch, self.proj = patch, nn.Conv2d(3, inner, 7, stride, 3)
+        self.patch, self.proj = patch, nn.Conv2d(in_chans, inner, 7, stride, 3)
 
     def forward(self, image: Tensor) -> Tensor:
         p = self.patch
-        x = pad_image(image, p).unflatten(3, (-1, p)).unflatten(2, (-1, p))     # (B, 3, h, p, w, p)
-        x = x.permute(0, 2, 4, 1, 3, 5)                                         # (B, h, w, 3, p, p)
+        x = pad_image(image, p).unflatten(3, (-1, p)).unflatten(2, (-1, p))     # (B, C, h, p, w, p)
+        x = x.permute(0, 2, 4, 1, 3, 5)                                         # (B, h, w, C, p, p)
         return self.proj(x.flatten(0, 2)).flatten(2).mT.unflatten(0, x.shape[:3])
 
 
@@ -102,13 +102,15 @@ class TNT(nn.Module):
     image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim) and the class token.
     """
 
+    stem_weights = ("patch_embed.proj.weight",)
+
     def __init__(self, *, image: int | tuple[int, int] = 224, patch: int = 16, dim: int = 384, depth: int = 12,
                  heads: int = 6, inner: int = 24, inner_heads: int = 4, inner_stride: int = 4, mlp_ratio: float = 4.0,
-                 drop_path: float = 0.0):
+                 in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
-        self.widths, self.strides = (dim,), (patch,)
+        self.channels, self.strides = (dim,), (patch,)
         side = -(-patch // inner_stride)
-        self.patch_embed = Pixels(patch, inner, inner_stride)
+        self.patch_embed = Pixels(patch, inner, inner_stride, in_chans=in_chans)
         self.pixel_position = PositionTable((side, side), inner)
         self.to_patch, self.prefix = PixelsToPatch(side * side * inner, dim, bias=True), Prefix(1, dim)
         self.position = PositionTable(grid_of(image, patch), dim, prefix=1)
@@ -126,7 +128,7 @@ class TNT(nn.Module):
         return from_tokens(self.norm(patches), grid, prefix=1)
 
     def make_head(self, classes: int) -> nn.Module:
-        return Head(self.widths[-1], classes, class_token, init_weights=init.truncated_linears)
+        return Head(self.channels[-1], classes, class_token, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, size: str, top1: float, **args: Any) -> Variant[TNT]:

@@ -44,13 +44,15 @@ class Twins(nn.Module):
     stages do not go together.
     """
 
+    stem_weights = ("stages.0.down.proj.weight",)
+
     def __init__(self, *, patch: int = 4, dims: tuple[int, ...] = (64, 128, 320, 512),
                  depths: tuple[int, ...] = (3, 4, 6, 3), heads: tuple[int, ...] = (1, 2, 5, 8),
                  mlp_ratios: tuple[float, ...] = (8, 8, 4, 4), reductions: tuple[int, ...] = (8, 4, 2, 1),
-                 window: int = 0, drop_path: float = 0.0):
+                 window: int = 0, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
         each_stage(dims=dims, depths=depths, heads=heads, mlp_ratios=mlp_ratios, reductions=reductions)
-        self.widths, self.strides = tuple(dims), tuple(patch << i for i in range(len(dims)))
+        self.channels, self.strides = tuple(dims), tuple(patch << i for i in range(len(dims)))
         drops = iter(drop_path_rates(drop_path, sum(depths)))
 
         def block(i: int, j: int) -> nn.Module:
@@ -60,7 +62,7 @@ class Twins(nn.Module):
             return made if j else Positioned(made, dims[i])
 
         self.stages = nn.ModuleList(
-            Chain(down=MapPatchEmbed(2 if i else patch, dims[i - 1] if i else 3, dim, nn.LayerNorm(dim)),
+            Chain(down=MapPatchEmbed(2 if i else patch, dims[i - 1] if i else in_chans, dim, nn.LayerNorm(dim)),
                   blocks=Stack(block(i, j) for j in range(depths[i]))) for i, dim in enumerate(dims))
         self.norm = LayerNorm(dims[-1])
         init.truncated_linears(self)
@@ -72,7 +74,7 @@ class Twins(nn.Module):
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the last map."""
-        return Head(self.widths[-1], classes, mean_map, init_weights=init.truncated_linears)
+        return Head(self.channels[-1], classes, mean_map, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, file: str, reported: tuple[float, float], top1: float,

@@ -69,13 +69,15 @@ class Uformer(nn.Module):
     with twice the heads, as it holds the skip too; stochastic depth falls again there.
     """
 
+    stem_weights = ("read.weight",)
+
     def __init__(self, *, dim: int = 32, depths: tuple[int, ...] = (2, 2, 2, 2, 2),
-                 heads: tuple[int, ...] = (1, 2, 4, 8, 16), window: int = 8, mlp_ratio: float = 4.0,
+                 heads: tuple[int, ...] = (1, 2, 4, 8, 16), window: int = 8, mlp_ratio: float = 4.0, in_chans: int = 3,
                  drop_path: float = 0.0):
         super().__init__()
         each_stage(depths=depths, heads=heads)
         last = len(depths) - 1
-        self.widths = tuple(dim << min(i + 1, last) for i in range(len(depths)))
+        self.channels = tuple(dim << min(i + 1, last) for i in range(len(depths)))
         self.strides = tuple(1 << i for i in range(len(depths)))
         rates = drop_path_rates(drop_path, sum(depths[:-1])) + [drop_path] * depths[-1]
 
@@ -91,10 +93,10 @@ class Uformer(nn.Module):
         def drops(i: int) -> list[float]:
             return rates[sum(depths[:i]):sum(depths[:i + 1])]
 
-        self.read, self.act = Conv(3, dim, 3, 1, 1), nn.LeakyReLU()
+        self.read, self.act = Conv(in_chans, dim, 3, 1, 1), nn.LeakyReLU()
         self.stages = nn.ModuleList(stage(WindowAttention, dim << i, heads[i], drops(i)) for i in range(len(depths)))
         self.down = nn.ModuleList(Halving(dim << i) for i in range(last))
-        self.up = nn.ModuleList(UpStage(self.widths[i + 1], dim << i, stage(ModulatedAttention, 2 * dim << i,
+        self.up = nn.ModuleList(UpStage(self.channels[i + 1], dim << i, stage(ModulatedAttention, 2 * dim << i,
                                                                             2 * heads[i], drops(i)[::-1]))
                                 for i in range(last))
         init.truncated(self)
@@ -115,7 +117,7 @@ class Uformer(nn.Module):
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer on the mean of the finest map. The paper restores images, by a head that reads that map."""
-        return Head(self.widths[0], classes, mean_finest, init_weights=init.truncated_linears)
+        return Head(self.channels[0], classes, mean_finest, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, **args: Any) -> Variant[Uformer]:

@@ -30,11 +30,14 @@ class ViT(nn.Module):
     image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim) and the class token.
     """
 
+    stem_weights = ("patch_embed.proj.weight",)
+
     def __init__(self, *, image: int | tuple[int, int] = 224, patch: int = 16, dim: int = 768, depth: int = 12,
-                 heads: int = 12, mlp_ratio: float = 4.0, dropout: float = 0.0, drop_path: float = 0.0):
+                 heads: int = 12, mlp_ratio: float = 4.0, dropout: float = 0.0, in_chans: int = 3,
+                 drop_path: float = 0.0):
         super().__init__()
-        self.widths, self.strides = (dim,), (patch,)
-        self.patch_embed, self.prefix = PatchEmbed(patch, dim), Prefix(1, dim)
+        self.channels, self.strides = (dim,), (patch,)
+        self.patch_embed, self.prefix = PatchEmbed(patch, dim, in_chans=in_chans), Prefix(1, dim)
         self.position, self.dropout = PositionTable(grid_of(image, patch), dim, prefix=1), nn.Dropout(dropout)
 
         def block(p: float) -> Block:
@@ -59,7 +62,7 @@ class ViT(nn.Module):
 
     def make_head(self, classes: int) -> nn.Module:
         """A linear layer, born zero, on the class token."""
-        return Head(self.widths[-1], classes, class_token, init_weights=init.zero_linears)
+        return Head(self.channels[-1], classes, class_token, init_weights=init.zero_linears)
 
 
 def released(file: str, name: str, *, image: int = 224, crop: float = 0.9, classes: int = 1000,

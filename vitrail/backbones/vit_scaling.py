@@ -27,12 +27,14 @@ class ScaledViT(nn.Module):
     image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim).
     """
 
+    stem_weights = ("patch_embed.proj.weight",)
+
     def __init__(self, *, image: int | tuple[int, int] = 224, patch: int = 14, dim: int = 1408, depth: int = 40,
-                 heads: int = 16, hidden: int = 6144, drop_path: float = 0.0):
+                 heads: int = 16, hidden: int = 6144, in_chans: int = 3, drop_path: float = 0.0):
         super().__init__()
-        self.widths, self.strides = (dim,), (patch,)
+        self.channels, self.strides = (dim,), (patch,)
         self.heads, self.hidden = heads, hidden
-        self.patch_embed = PatchEmbed(patch, dim)
+        self.patch_embed = PatchEmbed(patch, dim, in_chans=in_chans)
         self.position = PositionTable(grid_of(image, patch), dim)
         self.blocks = Stack(transformer_block(SelfAttention(dim, heads), dim, hidden / dim, p)
                             for p in drop_path_rates(drop_path, depth))
@@ -48,7 +50,7 @@ class ScaledViT(nn.Module):
         return from_tokens(x, grid, prefix=0)
 
     def make_head(self, classes: int) -> nn.Module:
-        dim = self.widths[-1]
+        dim = self.channels[-1]
         pool = AttentionPool(dim, self.heads, self.hidden, LayerNorm)
         init.xavier_linears(pool)
         nn.init.xavier_uniform_(pool.probe)

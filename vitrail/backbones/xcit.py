@@ -84,15 +84,15 @@ class ConvPatches(nn.Module):
     Every one pads by itself, so no size needs padding beforehand.
     """
 
-    def __init__(self, patch: int, dim: int):
+    def __init__(self, patch: int, dim: int, *, in_chans: int = 3):
         super().__init__()
         halvings = patch.bit_length() - 1
         if halvings < 1 or patch != 1 << halvings or dim % (patch // 2):
             raise ModelError(f"patch={patch} and dim={dim} do not go together: a patch is 2, 4, 8, 16, ... pixels "
                              f"wide, and half of that must divide dim")
-        widths = [3, *(dim >> i for i in reversed(range(halvings)))]
+        dims = [in_chans, *(dim >> i for i in reversed(range(halvings)))]
         parts: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in zip(dims, dims[1:], strict=False):
             parts += [Chain(Conv(a, b, 3, 2, 1, bias=False), BatchNorm(b)), nn.GELU()]
         self.proj = Chain(*parts[:-1])
 
@@ -106,11 +106,15 @@ class XCiT(nn.Module):
     image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim) and the class token. Raises ModelError on another patch.
     """
 
+    stem_weights = ("patch_embed.proj.0.0.weight",)
+
     def __init__(self, *, patch: int = 16, dim: int = 384, depth: int = 12, heads: int = 8, mlp_ratio: float = 4.0,
-                 class_depth: int = 2, scale: float = 1.0, norm_tokens: bool = True, drop_path: float = 0.0):
+                 class_depth: int = 2, scale: float = 1.0, norm_tokens: bool = True, in_chans: int = 3,
+                 drop_path: float = 0.0):
         super().__init__()
-        self.widths, self.strides = (dim,), (patch,)
-        self.patch_embed, self.position, self.prefix = ConvPatches(patch, dim), FourierPosition(dim), Prefix(1, dim)
+        self.channels, self.strides = (dim,), (patch,)
+        self.patch_embed = ConvPatches(patch, dim, in_chans=in_chans)
+        self.position, self.prefix = FourierPosition(dim), Prefix(1, dim)
 
         def residual(fn: nn.Module) -> Residual:        # one rate of stochastic depth for all layers, no drop_path_rates
             return Residual(fn, LayerNorm(dim), scale=Scale(dim, scale), drop=DropPath(drop_path))
@@ -128,7 +132,7 @@ class XCiT(nn.Module):
         return from_tokens(x, grid, prefix=1)
 
     def make_head(self, classes: int) -> nn.Module:
-        return Head(self.widths[-1], classes, class_token, init_weights=init.truncated_linears)
+        return Head(self.channels[-1], classes, class_token, init_weights=init.truncated_linears)
 
 
 def _size(params: int, gflops: float, file: str, top1: tuple[float, float, float], **args: Any) -> Variant[XCiT]:

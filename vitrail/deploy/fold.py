@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitrail.core.errors import ExportError
 from vitrail.core.config import ModelConfig
-from vitrail.nn import Features, Scale
+from vitrail.nn import Backbone, Features, Scale
 
 TOLERANCE = 1e-4        # of the range of the model's answers
 _Layer = nn.Conv2d | nn.Linear
@@ -66,7 +66,7 @@ def answers(model: nn.Module, image: Tensor) -> list[Tensor]:
             kept.extend((*out.maps, *([] if out.prefix is None else [out.prefix])))
     with ExitStack() as stack:
         for part in model.modules():
-            if hasattr(part, "widths") and hasattr(part, "strides"):
+            if isinstance(part, Backbone):
                 stack.callback(part.register_forward_hook(keep).remove)
         kept.append(model(image))
     return kept

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.core.errors import ExplainError, did_you_mean
-from vitrail.nn import Attend, Features, Shown, Visible, Within
+from vitrail.nn import Attend, Backbone, Features, Shown, Visible, Within
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -148,7 +148,7 @@ def record(model: nn.Module, *, gradients: bool = False, layers: str = "*", devi
         for name, (leaf, mixer) in leaves.items():
             hook(leaf.register_forward_hook(showing(name, mixer, getattr(model.get_submodule(mixer), "groups", None))))
         for module in model.modules():
-            if hasattr(module, "widths") and hasattr(module, "strides"):
+            if isinstance(module, Backbone):
                 hook(module.register_forward_hook(here(leaving)))
         for name in leaves:
             parent = model.get_submodule(name.rpartition(".")[0])

@@ -1,5 +1,6 @@
 """The shared words. A class here never grows a flag for one paper."""
 from vitrail.nn.attention import Attend, GroupedAttention, Merge, SelfAttention, Shown, Softmax, Split, Visible
+from vitrail.nn.backbone import Backbone
 from vitrail.nn.blocks import (Block, Chain, DropPath, Gelu, LayerNorm, Mlp, Residual, Scale, Stack, drop_path_rates, share,
                                transformer_block)
 from vitrail.nn.bodies import TokenBody
@@ -13,12 +14,12 @@ from vitrail.nn.head import AttentionPool, DroppedMean, Head, class_token, mean_
 from vitrail.nn.reduced import Reduced, ReducedAttention, Shrink, squares
 
 __all__ = [
-    "Attend", "AttentionPool", "AvgPool", "BatchNorm", "Block", "Chain", "Channels", "Conv", "CrossAttention",
-    "DepthwiseMlp", "DropPath", "DroppedMean", "Elsewhere", "Features", "Gelu", "GroupedAttention", "KeyValues",
-    "LayerNorm", "MapPatchEmbed", "MaskedAttention", "MaxPool", "Merge", "Mlp", "OffsetBias", "PatchEmbed", "PoolCells",
-    "PositionTable", "PostResidual", "Prefix", "Head", "Reduced", "ReducedAttention", "RelativeBias", "Residual",
-    "Scale", "SelfAttention", "Shown", "Shrink", "Softmax", "Split", "SqueezeExcite", "Stack", "Strided", "TokenBody",
-    "Visible", "Windows", "Within", "causal", "class_token", "conv_norm", "each_stage", "fit_table", "from_tokens",
-    "grid_of", "mean_finest", "mean_map", "pad_image", "padding", "pyramid", "drop_path_rates", "round_width", "share", "squares",
-    "transformer_block",
+    "Attend", "AttentionPool", "AvgPool", "Backbone", "BatchNorm", "Block", "Chain", "Channels", "Conv",
+    "CrossAttention", "DepthwiseMlp", "DropPath", "DroppedMean", "Elsewhere", "Features", "Gelu", "GroupedAttention",
+    "KeyValues", "LayerNorm", "MapPatchEmbed", "MaskedAttention", "MaxPool", "Merge", "Mlp", "OffsetBias", "PatchEmbed",
+    "PoolCells", "PositionTable", "PostResidual", "Prefix", "Head", "Reduced", "ReducedAttention", "RelativeBias",
+    "Residual", "Scale", "SelfAttention", "Shown", "Shrink", "Softmax", "Split", "SqueezeExcite", "Stack", "Strided",
+    "TokenBody", "Visible", "Windows", "Within", "causal", "class_token", "conv_norm", "each_stage", "fit_table",
+    "from_tokens", "grid_of", "mean_finest", "mean_map", "pad_image", "padding", "pyramid", "drop_path_rates", "round_width",
+    "share", "squares", "transformer_block",
 ]

@@ -14,6 +14,7 @@ class TokenBody(nn.Module):
     """
 
     tokens = 1
+    stem_weights: tuple[str, ...] = ("patch_embed.proj.weight",)
     patch_embed: nn.Module
     prefix: Prefix
     position: PositionTable

@@ -54,15 +54,15 @@ class PoolCells(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """An image (B, 3, H, W) as a map of patches (B, ⌈H/p⌉, ⌈W/p⌉, C), each projected by one matrix.
+    """An image (B, in_chans, H, W) as a map of patches (B, ⌈H/p⌉, ⌈W/p⌉, C), each projected by one matrix.
 
     A size that p does not divide is padded with zeros below and to the right.
     """
 
-    def __init__(self, patch: int, dim: int, *, channels: int = 3, norm: nn.Module | None = None):
+    def __init__(self, patch: int, dim: int, *, in_chans: int = 3, norm: nn.Module | None = None):
         super().__init__()
         self.patch = patch
-        self.proj, self.norm = nn.Conv2d(channels, dim, patch, patch), norm or nn.Identity()
+        self.proj, self.norm = nn.Conv2d(in_chans, dim, patch, patch), norm or nn.Identity()
 
     def forward(self, image: Tensor) -> Tensor:
         return self.norm(self.proj(pad_image(image, self.patch)).permute(0, 2, 3, 1))
@@ -83,7 +83,7 @@ class MapPatchEmbed(nn.Module):
 
 
 def pad_image(image: Tensor, patch: int) -> Tensor:
-    """An image (B, 3, H, W) with zeros below and to the right, up to multiples of patch."""
+    """An image (B, C, H, W) with zeros below and to the right, up to multiples of patch."""
     bottom, right = -image.shape[2] % patch, -image.shape[3] % patch
     # a program exported for open sizes pads by what it finds, which may be nothing
     known = isinstance(bottom, int) and isinstance(right, int)
