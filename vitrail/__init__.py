@@ -13,12 +13,12 @@ _PLACES = {
     **dict.fromkeys(("train", "evaluate", "predict", "generate"), "vitrail.verbs"),
     **dict.fromkeys(("register_task", "Task"), "vitrail.core.task"),
     "register_model": "vitrail.core.catalogue",
-    **dict.fromkeys(("record", "explain"), "vitrail.explanation.api"),
+    **dict.fromkeys(("record", "explain", "explain_tokens"), "vitrail.explanation.api"),
     "export": "vitrail.deploy.export",
     "optimize": "vitrail.deploy.optimize",
     "VitrailError": "vitrail.core.errors",
 }
-__all__ = ["Task", "VitrailError", "__version__", "card", "create_model", "evaluate", "explain", "export", "generate",
+__all__ = ["Task", "VitrailError", "__version__", "card", "create_model", "evaluate", "explain", "explain_tokens", "export", "generate",
            "list_models", "load_model", "load_weights", "optimize", "predict", "record", "register_model",
            "register_task", "save_model", "save_weights", "train"]
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vitrail.core.task import Task, register_task
     from vitrail.deploy.export import export
     from vitrail.deploy.optimize import optimize
-    from vitrail.explanation.api import explain, record
+    from vitrail.explanation.api import explain, explain_tokens, record
     from vitrail.models import card, create_model, list_models, load_model, save_model
     from vitrail.verbs import evaluate, generate, predict, train
     from vitrail.weights import load_weights, save_weights

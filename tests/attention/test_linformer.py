@@ -1,4 +1,4 @@
-"""Linformer: how its projections are init_weights and shared, other lengths than their own, and what they cost."""
+"""Linformer: how its projections are initialised and shared, other lengths than their own, and what they cost."""
 import math
 
 import pytest

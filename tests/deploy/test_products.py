@@ -138,7 +138,7 @@ def test_the_count_of_threads_changes_nothing() -> None:
 @needed
 @pytest.mark.parametrize("name", ["deit_ti16", "pvt_v2_b2_li", "swin_t", "pvt_v2_b0"])
 def test_what_is_moved_is_read_where_it_was(name: str) -> None:
-    """PatchEmbed of an image by pieces of their lines, windows by tokens, what is reduced by rows of neighbours."""
+    """Patches of an image by pieces of their lines, windows by tokens, what is reduced by rows of neighbours."""
     model = small(name)
     made = vitrail.optimize(model, noise(3, 3, 64, 96))
     plan = plan_of(made)

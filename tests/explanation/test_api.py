@@ -64,7 +64,7 @@ def test_a_rotated_photograph_is_upright(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(300, 451), (451, 300), (40, 40), (31, 400), (1000, 90)])
-@pytest.mark.parametrize("eyes", [Preprocessing(size=(64, 64)), Preprocessing(size=(48, 96), crop=1.0)])
+@pytest.mark.parametrize("preprocessing", [Preprocessing(size=(64, 64)), Preprocessing(size=(48, 96), crop=1.0)])
 def test_the_box_is_what_the_transform_keeps(size: tuple[int, int], preprocessing: Preprocessing) -> None:
     """Two ramps, down and across, tell by their values at the input's ends where those lie in the picture."""
     top, left, bottom, right = seen_box(size, preprocessing)
@@ -170,9 +170,9 @@ def test_what_cannot_be_done_is_said() -> None:
         explain(model, image, layer=1)
     with pytest.raises(ExplainError, match="head= is for"):
         explain(model, image, method="gradcam", head=1)
-    with pytest.raises(ExplainError, match="classifier of vitrail"):
+    with pytest.raises(ExplainError, match="model of vitrail"):
         explain(model.backbone, image)
-    for wrong in (3, [image], np.zeros((4, 4, 7), np.uint8), np.full((4, 4), 3.0), np.zeros((4, 4), np.int32),
+    for wrong in (3, [image, image], np.zeros((4, 4, 7), np.uint8), np.full((4, 4), 3.0), np.zeros((4, 4), np.int32),
                   torch.zeros(2, 3, 8, 8), torch.full((3, 64, 64), torch.nan), "no/such/file.png"):
         with pytest.raises(DataError):
             explain(model, wrong)

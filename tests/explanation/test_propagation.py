@@ -6,6 +6,7 @@ from torch import Tensor, nn
 import vitrail
 from tests.explanation.tiny import noise, tiny
 from vitrail.core.errors import ExplainError
+from vitrail.explanation.explained import explained
 from vitrail.explanation.propagation import _ratio, _split_product, _split_sum, hand_back, propagate
 from vitrail.nn import Gelu, LayerNorm, Mlp, Residual, SelfAttention, mean_map
 from vitrail.tasks.classification.model import Classifier
@@ -28,8 +29,8 @@ def ran(part: nn.Module, x: Tensor) -> tuple[dict[nn.Module, tuple[tuple[object,
 @pytest.mark.parametrize("size", [(64, 64), (40, 90)])
 def test_the_sum_is_kept_behind_every_part(name: str, size: tuple[int, int]) -> None:
     model = tiny(name).double()
-    found = propagate(model, noise(2, 3, *size).double(), 3)
-    assert len(found.totals) == 3 + 2 * 3 + 1 and found.target.tolist() == [3, 3]
+    found = propagate(explained(model), noise(2, 3, *size).double(), 3)
+    assert len(found.totals) == 3 + 2 * 3 + 1 and found.target == 3
     for part, total in found.totals:
         torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-9, msg=part)
     ends = found.map.sum((1, 2)) + found.prefix.sum(1) + found.positions
@@ -39,18 +40,18 @@ def test_the_sum_is_kept_behind_every_part(name: str, size: tuple[int, int]) -> 
 
 def test_it_depends_on_the_class_and_leaves_the_model_as_it_was() -> None:
     model, image = tiny("vit_ti16").train(), noise(1, 3, 64, 64)
-    one, other, best = propagate(model, image, 0), propagate(model, image, 1), propagate(model, image)
+    one, other, best = (propagate(explained(model), image, target) for target in (0, 1, None))
     assert (one.map - other.map).abs().max() > 1e-3
-    assert best.target.item() == best.logits.argmax().item()
+    assert best.target.item() == best.output.argmax().item()
     assert model.training and not any(p._forward_hooks for p in model.modules())
-    torch.testing.assert_close(one.logits, model.eval()(image))
+    torch.testing.assert_close(one.output, model.eval()(image))
 
 
 def test_a_batch_is_its_images() -> None:
     model, image = tiny("vit_ti16").double(), noise(3, 3, 64, 64).double()
-    whole = propagate(model, image, 2)
+    whole = propagate(explained(model), image, 2)
     for i in range(3):
-        torch.testing.assert_close(propagate(model, image[i:i + 1], 2).map[0], whole.map[i])
+        torch.testing.assert_close(propagate(explained(model), image[i:i + 1], 2).map[0], whole.map[i])
 
 
 @torch.no_grad()
@@ -103,7 +104,7 @@ def test_tokens_that_are_averaged_share_the_answer() -> None:
     model = tiny("vit_ti16").double()
     assert isinstance(model, Classifier)
     model.head.pool = mean_map                                      # type: ignore[assignment]
-    found = propagate(model, noise(1, 3, 64, 64).double(), 0)
+    found = propagate(explained(model), noise(1, 3, 64, 64).double(), 0)
     assert dict(found.totals)["head.pool"].item() == pytest.approx(1)
     assert found.totals[-1][1].item() == pytest.approx(1)
 
@@ -111,7 +112,7 @@ def test_tokens_that_are_averaged_share_the_answer() -> None:
 def test_a_new_head_is_refused() -> None:
     model = vitrail.create_model("vit_ti16", image=64, dim=32, depth=1, heads=2, classes=3)
     with pytest.raises(ExplainError, match="load trained weights"):
-        propagate(model, noise(1, 3, 64, 64))
+        propagate(explained(model), noise(1, 3, 64, 64))
 
 
 def test_a_part_that_only_looks_like_one_with_a_rule_is_refused() -> None:
@@ -121,14 +122,14 @@ def test_a_part_that_only_looks_like_one_with_a_rule_is_refused() -> None:
     model = tiny("vit_ti16")
     model.get_submodule("backbone.blocks.1.mix").fn = Shouting(32, 2)
     with pytest.raises(ExplainError, match="a Shouting"):
-        propagate(model, noise(1, 3, 64, 64))
+        propagate(explained(model), noise(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize("name", ["swin_t", "resnet18", "deit_ti16_distilled"])
 def test_other_models_are_refused_plainly(name: str) -> None:
     with pytest.raises(ExplainError, match="plain backbone"):
-        propagate(tiny(name), noise(1, 3, 64, 64))
+        propagate(explained(tiny(name)), noise(1, 3, 64, 64))
     with pytest.raises(ExplainError, match="no rule to propagate relevance through a Tanh"):
         model = tiny("vit_ti16")
         model.get_submodule("backbone.blocks.0.mlp.fn").act = nn.Tanh()
-        propagate(model, noise(1, 3, 64, 64))
+        propagate(explained(model), noise(1, 3, 64, 64))

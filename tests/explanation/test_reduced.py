@@ -6,8 +6,9 @@ from torch import Tensor
 
 from tests.explanation.tiny import noise
 from vitrail.backbones.pvt import PVT
-from vitrail.core.config import ModelConfig
-from vitrail.explanation.methods import attention, head_of, relevance, rollout, run
+from tests.tasks.made import config
+from vitrail.explanation.explained import explained
+from vitrail.explanation.methods import attention, relevance, rollout, run
 from vitrail.explanation.record import Layer, record
 from vitrail.explanation.tokens import normalised, plain, readout, residual, sites, walk
 from vitrail.measure.memory import peak_bytes
@@ -21,7 +22,7 @@ def pyramid() -> Classifier:
     """With noise in every weight."""
     torch.manual_seed(0)
     backbone = PVT(image=64, dims=(16, 16), depths=(2, 2), heads=(1, 2), mlp_ratios=(2, 2), reductions=(4, 1))
-    model = Classifier(backbone, backbone.make_head(3), ModelConfig(model="pyramid", labels=("a", "b", "c"))).eval()
+    model = Classifier(backbone, backbone.make_head(3), config("pyramid", ("a", "b", "c"))).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.15 * torch.randn(parameter.shape)
@@ -57,7 +58,7 @@ def merging(h: int, w: int) -> np.ndarray:
 @pytest.mark.parametrize("size", SIZES)
 def test_rollout_is_the_product_of_whole_matrices(size: tuple[int, int]) -> None:
     model, image = pyramid(), noise(1, 3, *size)
-    found = rollout(model, image).map[0].flatten()
+    found = rollout(explained(model), image).map[0].flatten()
     layers = path(model, image)
     grid = layers[0][0].grid
     assert grid is not None and [isinstance(layer.groups, Reduced) for layer, _ in layers] == [True, True, False, False]
@@ -77,8 +78,8 @@ def test_rollout_is_the_product_of_whole_matrices(size: tuple[int, int]) -> None
 @pytest.mark.parametrize("size", SIZES)
 def test_no_share_is_lost(size: tuple[int, int]) -> None:
     model, image = pyramid(), noise(2, 3, *size)
-    features, _ = run(model, image)
-    share, layers = readout(head_of(model), features), path(model, image)
+    features, _ = run(explained(model), image)
+    share, layers = readout(model.head, features), path(model, image)
     for step in (normalised, plain):
         out = walk(share, layers, step)
         torch.testing.assert_close(out.prefix.sum((1, 2)) + out.map.sum((1, 2, 3)), torch.ones(2))
@@ -90,8 +91,8 @@ def test_no_share_is_lost(size: tuple[int, int]) -> None:
 
 def test_relevance_and_attention_lie_on_the_finest_map_they_saw() -> None:
     model, image = pyramid(), noise(2, 3, 72, 100)
-    assert relevance(model, image, target=1).map.shape == (2, 18, 25)
-    found = attention(model, image, layer=0).map
+    assert relevance(explained(model), image, target=1).map.shape == (2, 18, 25)
+    found = attention(explained(model), image, layer=0).map
     assert not found[:, 16:].any() and not found[..., 24:].any(), "no square holds the last rows and columns"
     torch.testing.assert_close(found.sum((1, 2)), torch.ones(2))
 
@@ -99,7 +100,7 @@ def test_relevance_and_attention_lie_on_the_finest_map_they_saw() -> None:
 def test_no_matrix_over_all_places_is_built() -> None:
     model, image = pyramid(), noise(1, 3, 256, 256)
     layers = path(model, image)
-    features, _ = run(model, image)
-    share = readout(head_of(model), features)
+    features, _ = run(explained(model), image)
+    share = readout(model.head, features)
     places = 64 * 64
     assert peak_bytes(lambda: walk(share, layers[:2], normalised)) < places * places

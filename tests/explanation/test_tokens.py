@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tests.explanation.tiny import noise, tiny
 from vitrail.core.errors import ExplainError
+from vitrail.explanation.explained import explained
 from vitrail.explanation.methods import attention, evaluating, relevance, rollout
 from vitrail.explanation.record import Layer, record
 from vitrail.explanation.tokens import Share, normalised, read_by, readout, sites, spread, walk
@@ -48,7 +49,7 @@ def merging(h: int, w: int) -> np.ndarray:
 def test_rollout_of_a_vit_is_the_product_of_the_paper() -> None:
     model, image = tiny("vit_ti16"), noise(2, 3, 64, 80)
     layers, _ = layers_of(model, image)
-    found = rollout(model, image).map
+    found = rollout(explained(model), image).map
     for b in range(2):
         R = np.eye(21)
         for layer in layers:
@@ -82,7 +83,7 @@ def test_rollout_of_a_swin_is_the_product_of_explicit_matrices(size: tuple[int, 
         A = dense(layer, layer.weights[0].mean(1)) + np.eye(len(R))
         R = (A / A.sum(1, keepdims=True)) @ R
     assert np.allclose(R.sum(1), 1)
-    assert np.allclose(rollout(model, image).map[0].flatten(), R.mean(0), atol=1e-7)
+    assert np.allclose(rollout(explained(model), image).map[0].flatten(), R.mean(0), atol=1e-7)
 
 
 def by_hand(model: Classifier, image: Tensor, target: int, rows: Callable[[Layer, Tensor], np.ndarray]) -> np.ndarray:
@@ -106,13 +107,13 @@ def test_relevance_of_a_vit_is_the_equations_of_the_paper() -> None:
     model, image = tiny("vit_ti16"), noise(1, 3, 64, 80)
     for target in (0, 3):
         R = by_hand(model, image, target, lambda layer, a: a.mean(0).numpy())
-        assert np.allclose(relevance(model, image, target).map[0].flatten(), R[0, 1:], rtol=1e-4, atol=1e-9)
+        assert np.allclose(relevance(explained(model), image, target).map[0].flatten(), R[0, 1:], rtol=1e-4, atol=1e-9)
 
 
 def test_relevance_of_a_swin_is_the_same_equations_over_explicit_matrices() -> None:
     model, image = tiny("swin_t"), noise(1, 3, 64, 64)
     R = by_hand(model, image, 2, lambda layer, a: dense(layer, a.mean(1)))
-    assert np.allclose(relevance(model, image, 2).map[0].flatten(), R.mean(0), rtol=1e-4, atol=1e-9)
+    assert np.allclose(relevance(explained(model), image, 2).map[0].flatten(), R.mean(0), rtol=1e-4, atol=1e-9)
 
 
 def test_distilled_answers_are_read_off_both_tokens() -> None:
@@ -122,7 +123,7 @@ def test_distilled_answers_are_read_off_both_tokens() -> None:
     for layer in layers:
         A = layer.weights[0].double().mean(0).numpy() + np.eye(18)
         R = (A / A.sum(1, keepdims=True)) @ R
-    assert np.allclose(rollout(model, image).map[0].flatten(), R[:2, 2:].mean(0), atol=1e-6)
+    assert np.allclose(rollout(explained(model), image).map[0].flatten(), R[:2, 2:].mean(0), atol=1e-6)
 
 
 def test_a_class_token_that_joins_late_starts_with_nothing_of_the_image() -> None:
@@ -135,7 +136,7 @@ def test_a_class_token_that_joins_late_starts_with_nothing_of_the_image() -> Non
             R = np.concatenate([np.zeros((1, 16)), R])
         A = A + np.eye(len(A))
         R = (A / A.sum(1, keepdims=True)) @ R
-    assert np.allclose(rollout(model, image).map[0].flatten(), R[0], atol=1e-6)
+    assert np.allclose(rollout(explained(model), image).map[0].flatten(), R[0], atol=1e-6)
 
 
 def test_class_attention_moves_only_the_token_that_asks() -> None:
@@ -146,7 +147,7 @@ def test_class_attention_moves_only_the_token_that_asks() -> None:
     for layer in layers:
         a = layer.weights[0].double().mean(0).numpy()[0]                    # (17,)
         R[0] = (R[0] + a @ R) / 2
-    assert np.allclose(rollout(model, image).map[0].flatten(), R[0], atol=1e-6)
+    assert np.allclose(rollout(explained(model), image).map[0].flatten(), R[0], atol=1e-6)
 
 
 def test_a_probe_asks_what_the_layers_gathered() -> None:
@@ -157,9 +158,10 @@ def test_a_probe_asks_what_the_layers_gathered() -> None:
         A = layer.weights[0].double().mean(0).numpy() + np.eye(16)
         R = (A / A.sum(1, keepdims=True)) @ R
     probe = layers[-1].weights[0].double().mean(0).numpy()[0]
-    found = rollout(model, image).map[0]
+    found = rollout(explained(model), image).map[0]
     assert np.allclose(found.flatten(), probe @ R, atol=1e-6)
-    assert torch.allclose(attention(model, image).map[0].flatten(), torch.from_numpy(probe).float(), atol=1e-6)
+    map_ = attention(explained(model), image).map[0]
+    assert torch.allclose(map_.flatten(), torch.from_numpy(probe).float(), atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "tokens", "reads_map"), [
@@ -210,12 +212,13 @@ def test_raw_attention_is_a_row_of_one_layer() -> None:
     model, image = tiny("vit_ti16"), noise(2, 3, 64, 64)
     layers, _ = layers_of(model, image)
     for n in (0, 2, -1):
-        assert torch.allclose(attention(model, image, layer=n, head=1).map.flatten(1), layers[n].weights[:, 1, 0, 1:])
-    by_name = attention(model, image, layer="backbone.blocks.1.mix.fn").map.flatten(1)
+        map_ = attention(explained(model), image, layer=n, head=1).map
+        assert torch.allclose(map_.flatten(1), layers[n].weights[:, 1, 0, 1:])
+    by_name = attention(explained(model), image, layer="backbone.blocks.1.mix.fn").map.flatten(1)
     assert torch.allclose(by_name, layers[1].weights.mean(1)[:, 0, 1:])
     swin = tiny("swin_t")
     (first, *_), _ = layers_of(swin, image)
-    found = attention(swin, image, layer=0, head=0).map[0].flatten()
+    found = attention(explained(swin), image, layer=0, head=0).map[0].flatten()
     assert np.allclose(found, dense(first, first.weights[0, :, 0]).mean(0), atol=1e-7)
 
 
@@ -225,6 +228,6 @@ def test_modes_return() -> None:
     before = [part.training for part in model.modules()]
     with evaluating(model):
         assert not any(part.training for part in model.modules())
-    relevance(model, noise(1, 3, 64, 64))
+    relevance(explained(model), noise(1, 3, 64, 64))
     assert [part.training for part in model.modules()] == before
     assert all(p.grad is None for p in model.parameters())

@@ -35,7 +35,8 @@ def tiny(name: str, *, classes: int = 5, **changes: Any) -> Classifier:
         for parameter in model.parameters():
             parameter += 0.15 * torch.randn(parameter.shape, generator=generator)
     side = TINY[name].get("image", 64)
-    model.config = replace(model.config, preprocessing=replace(model.config.spec.preprocessing, size=(side, side)))
+    model.config = replace(model.config, spec=replace(model.config.spec, preprocessing=replace(
+        model.config.spec.preprocessing, size=(side, side))))
     return model
 
 

@@ -50,10 +50,10 @@ def _tokens(module: Any, image: Tensor) -> Tensor:
     return x
 
 
-def _case(name: str, *sizes: tuple[int, int], init_weights: int = 224, **changes: Any) -> Recorded:
+def _case(name: str, *sizes: tuple[int, int], trained_at: int = 224, **changes: Any) -> Recorded:
     return Recorded(name=name, source=SOURCE + FILES.get(name.rpartition("_")[2], "t2t_vit.py"), sizes=sizes,
                     changes=changes, official=lambda code, h, w: _official(code, name, (h, w), changes),
-                    at=lambda h, w: {} if (h, w) == (born, born) else {"image": (h, w)})
+                    at=lambda h, w: {} if (h, w) == (trained_at, trained_at) else {"image": (h, w)})
 
 
 CASES = [

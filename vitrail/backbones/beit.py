@@ -104,7 +104,7 @@ class NormedMean(nn.Module):
 
 
 class BEiT(nn.Module):
-    """PatchEmbed, a class token, and `depth` pre-norm blocks with layer scale; no norm at the end, which is the head's.
+    """Patches, a class token, and `depth` pre-norm blocks with layer scale; no norm at the end, which is the head's.
 
     image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim) and the class token.
     """

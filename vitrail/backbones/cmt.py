@@ -105,7 +105,7 @@ class CMTBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """PatchEmbed of 2 x 2 places and blocks, which share one bias: (B, H, W, channels) -> (B, ⌈H/2⌉, ⌈W/2⌉, dim)."""
+    """Patches of 2 x 2 places and blocks, which share one bias: (B, H, W, channels) -> (B, ⌈H/2⌉, ⌈W/2⌉, dim)."""
 
     def __init__(self, down: MapPatchEmbed, bias: PlaceBias, blocks: Stack):
         super().__init__()

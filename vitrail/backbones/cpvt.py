@@ -25,7 +25,7 @@ PAPER = replace(POSITIONS, builds_on=("backbones.vit", "positions.conditional"),
 
 
 class CPVT(nn.Module):
-    """PatchEmbed, a first block, positions by convolution, and the other blocks (section 3).
+    """Patches, a first block, positions by convolution, and the other blocks (section 3).
 
     image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim) and the class token. tokens: 1 for a class token, which the
     convolution leaves alone; 0 for none, and an answer read off the mean (GAP). Raises ModelError for other numbers.

@@ -42,7 +42,7 @@ class Pool(nn.Module):
 class PiT(nn.Module):
     """Overlapping patches, then stages of plain blocks with a Pool between them (table 1).
 
-    image (B, 3, H, W) -> a map a stage and the tokens, alone normed. PatchEmbed of `patch` pixels stand half a patch apart
+    image (B, 3, H, W) -> a map a stage and the tokens, alone normed. Patches of `patch` pixels stand half a patch apart
     and are not padded around the image, so a map is smaller than its stride tells: see `grids`. A size that half a
     patch does not divide is padded with zeros below and to the right.
     Raises ModelError for an odd patch, depths without heads, and an image smaller than a patch.

@@ -24,7 +24,7 @@ PAPER = Paper(title="PVT v2: Improved Baselines with Pyramid Vision Transformer"
 
 
 def overlapping_patches(patch: int, stride: int, channels: int, dim: int) -> Chain:
-    """PatchEmbed that reach into their neighbours, normed: (B, H, W, channels) -> (B, ⌈H/s⌉, ⌈W/s⌉, dim)."""
+    """Patches that reach into their neighbours, normed: (B, H, W, channels) -> (B, ⌈H/s⌉, ⌈W/s⌉, dim)."""
     return Chain(proj=Conv(channels, dim, patch, stride, patch // 2), norm=nn.LayerNorm(dim))
 
 

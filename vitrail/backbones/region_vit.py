@@ -25,7 +25,7 @@ PATCH = 4       # pixels of a local token, down and across
 
 
 class LocalTokens(nn.Module):
-    """PatchEmbed of 4 x 4 pixels that overlap, by three small convolutions or a large one: (B, ⌈H/4⌉, ⌈W/4⌉, C)."""
+    """Patches of 4 x 4 pixels that overlap, by three small convolutions or a large one: (B, ⌈H/4⌉, ⌈W/4⌉, C)."""
 
     def __init__(self, dim: int, convs: int, *, in_chans: int = 3):
         super().__init__()

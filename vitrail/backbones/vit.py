@@ -25,7 +25,7 @@ PAPER = Paper(title="An Image is Worth 16x16 Words: Transformers for Image Recog
 
 
 class ViT(nn.Module):
-    """PatchEmbed, a class token, learned positions, and `depth` pre-norm blocks (equations 1 to 4).
+    """Patches, a class token, learned positions, and `depth` pre-norm blocks (equations 1 to 4).
 
     image (B, 3, H, W) -> one map (B, ⌈H/p⌉, ⌈W/p⌉, dim) and the class token.
     """

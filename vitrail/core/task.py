@@ -52,8 +52,12 @@ class Task:
     What not every task can do is None where it cannot; `require` then says which tasks can.
     predict:   (model, inputs, options) -> an iterator of Predictions.
     generate:  (model, prompts, options) -> an iterator of Predictions.
+    explain:   (model, subject, **options) -> an Explanation, or a TokenExplanation, of one input.
     score:     (output, target) -> (B,), what an explanation explains.
-    targets:   (model, output, target) -> (numbers (B,), names), the things that can be asked about.
+    targets:   (model, output, target) -> (numbers (B,), their names, probabilities (B,)): what is asked about, and the
+               likeliest where the target is None.
+    reads:     (output, target) -> the set of tokens that the target is read off, and its number in it, where a decoder
+               with queries stands before the answer.
     agreement: (output, other output) -> the share of samples with the same answer.
     read_inputs: (config, data, most, size) -> real inputs, prepared: for verification and calibration.
     """
@@ -78,8 +82,10 @@ class Task:
         f"{settings.model.name} on {settings.data.source}: {len(splits.train):,} samples to learn from, {len(splits.val):,} held out")
     predict: Callable[..., Any] | None = None
     generate: Callable[..., Any] | None = None
+    explain: Callable[..., Any] | None = None
     score: Callable[..., Any] | None = None
     targets: Callable[..., Any] | None = None
+    reads: Callable[..., tuple[str, int]] | None = None
     agreement: Callable[..., float] | None = None
     read_inputs: Callable[..., Any] | None = None
 

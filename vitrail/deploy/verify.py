@@ -13,7 +13,8 @@ from vitrail.core.errors import DataError, ExportError
 from vitrail.core.config import Preprocessing
 from vitrail.data.decode import SUFFIXES
 from vitrail.data.transforms import evaluation_transform
-from vitrail.explanation.picture import prepare, read
+from vitrail.data.inputs import read_image
+from vitrail.explanation.picture import prepare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class Images:
     def _open(self, image: Any) -> Tensor:
         if isinstance(image, Tensor) and image.is_floating_point():
             return prepare(image, self.preprocessing).input[0].cpu().float()
-        return read(image)
+        return read_image(image)
 
 
 def compare(model: nn.Module, run: Callable[[Tensor], Tensor], images: Images, *, batches: Sequence[int],

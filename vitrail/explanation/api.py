@@ -1,4 +1,5 @@
 """`vitrail.explain` and `vitrail.record`: what an answer rests on, in the frame of the picture."""
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from torch import Tensor, nn
 
 from vitrail.core.errors import ExplainError, did_you_mean
 from vitrail.core.files import atomic_file
-from vitrail.core.config import ModelConfig
+from vitrail.core.task import task_of
 from vitrail.explanation import drawing, methods
 from vitrail.explanation.attention_grid import attention_grid
+from vitrail.explanation.explained import config_of, explained
 from vitrail.explanation.picture import prepare
-from vitrail.explanation.record import Layer, Seen, record
+from vitrail.explanation.record import Layer, Recording, record
+from vitrail.explanation.sequences import TokenExplanation, TokenTarget, explain_tokens
 from vitrail.nn import Visible
 
-__all__ = ["METHODS", "Explanation", "Layer", "Seen", "attention_grid", "explain", "record"]
+__all__ = ["METHODS", "Explanation", "Layer", "Recording", "TokenExplanation", "TokenTarget", "attention_grid",
+           "explain", "explain_image", "explain_tokens", "record"]
 
 METHODS = ("relevance", "rollout", "attention", "gradcam")
 
@@ -29,13 +33,15 @@ class Explanation:
     """One image's answer and what it rests on.
 
     map:    float32 (h, w), a value for each image token, as the method defines it.
-    target: the class explained; label: its name; score: its probability.
+    target: what was explained, such as the number of a class; label: its name; score: how sure the model is of it.
     box:    what of the picture the model saw: top, left, bottom, right, in the picture's pixels.
     """
 
+    ARRAYS = ".npy"                     # the suffix under which `save` writes the numbers themselves
+
     method: str
     map: NDArray[np.float32] = field(repr=False)
-    target: int
+    target: Any
     label: str
     score: float
     box: tuple[float, float, float, float]
@@ -69,6 +75,11 @@ class Explanation:
         size = max(1, round(H * scale)), max(1, round(W * scale))
         return drawing.overlay(self.pixels, self.heat(size))
 
+    def to_json(self) -> dict[str, Any]:
+        """What was explained how, and the map's size."""
+        return {"method": self.method, "label": self.label, "probability": self.score,
+                "tokens": list(self.map.shape)}
+
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """The overlay as a picture, or the map as .npy, after the path's suffix. Raises ExplainError, VitrailError."""
         suffix = Path(path).suffix.lower()
@@ -82,71 +93,82 @@ class Explanation:
         return Path(path)
 
 
-def explain(model: nn.Module, image: Any, *, method: str = "relevance", target: int | str | None = None,
-            layer: int | str | None = None, head: int | None = None) -> Explanation:
-    """What in the image a classifier's answer rests on.
+def explain(model: nn.Module, subject: Any, **options: Any) -> "Explanation | TokenExplanation":
+    """What in an input an answer rests on: of an image a map, of a text what each word holds of the others.
 
-    image:  a path, PIL image, array, uint8 tensor (3, H, W), or a prepared float tensor (3, h, w) or (1, 3, h, w).
+    subject: what the model answers about, as its task takes it: an image, or a text. options: those of the form of
+    explanation, which for images are `explain_image`'s (method, target, layer, head), for texts method and target.
+
+    Raises ExplainError for what is not a model of vitrail's, ModelError for one whose task explains nothing.
+
+    Example:
+        >>> explanation = explain(model, "cat.jpg", method="rollout")
+        >>> explanation.label, explanation.map.shape
+        ('tabby', (14, 14))
+        >>> explanation.save("cat-rollout.png")
+    """
+    explanation: Explanation | TokenExplanation = task_of(config_of(model)).require("explain")(model, subject, **options)
+    return explanation
+
+
+def explain_image(model: nn.Module, image: Any, *, method: str = "relevance", target: Any = None,
+                  layer: int | str | None = None, head: int | None = None) -> Explanation:
+    """What in the image an answer rests on.
+
+    image:  a path, the bytes of a file, PIL image, array, uint8 tensor (3, H, W), or a prepared float tensor (C, h, w)
+            or (1, C, h, w).
     method: "relevance" (arXiv:2103.15679), "rollout" (arXiv:2005.00928), "attention" (one layer's look, as it is) or
             "gradcam" (arXiv:1610.02391).
-    target: the class, by number or label; the predicted one unless given. Rollout and attention are the same for all.
+    target: what is explained, as the model's task numbers or names it (a class); the likeliest unless given. Rollout
+            and attention are the same for all targets that are read off the same token.
     layer:  for attention and gradcam: a number or a name. head: for attention: one head, the mean unless given.
 
     Raises ExplainError on an unknown method or target, on one that the model's form does not allow, and on a model
-    that is no classifier; DataError on what is no image.
+    that does not answer about images; DataError on what is not an image.
     """
     if method not in METHODS:
         raise ExplainError(f"there is no method {method!r}.{did_you_mean(method, METHODS)} There are: {', '.join(METHODS)}.")
-    config = getattr(model, "identity", None)
-    if not isinstance(config, ModelConfig) or not hasattr(model, "backbone") or not hasattr(model, "head"):
-        raise ExplainError(f"explain takes a classifier of vitrail (create_model, load_model), not a "
-                           f"{type(model).__name__}; record(model) shows the attention of any module")
+    config = config_of(model)
+    subject = explained(model, target)
     if method != "gradcam" and not any(isinstance(part, Visible) for part in model.modules()):
         raise ExplainError(f"{config.model} has no attention, so {method!r} does not apply; method='gradcam' does")
     if layer is not None and method not in ("attention", "gradcam"):
         raise ExplainError(f"{method!r} goes through all layers: layer= is for 'attention' and 'gradcam'")
     if head is not None and method != "attention":
         raise ExplainError(f"{method!r} goes through all heads: head= is for 'attention'")
-    wanted = _target(target, config)
     picture = prepare(image, config.spec.preprocessing)
     first = next(model.parameters())
     given = picture.input.to(first.device, first.dtype)
     if method == "attention":
-        found = methods.attention(model, given, wanted, layer=layer, head=head)
+        attribution = methods.attention(subject, given, layer=layer, head=head)
     elif method == "gradcam":
-        found = methods.gradcam(model, given, wanted, layer=layer)
+        attribution = methods.gradcam(subject, given, layer=layer)
     else:
-        found = (methods.relevance if method == "relevance" else methods.rollout)(model, given, wanted)
-    if not (found.map.isfinite().all() and found.logits.isfinite().all()):
+        attribution = (methods.relevance if method == "relevance" else methods.rollout)(subject, given)
+    map_ = attribution.map[0].float().cpu()
+    with torch.no_grad():
+        _, names, confidences = task_of(config).require("targets")(model, attribution.output, target)
+        scores = subject.scores(attribution.output, attribution.target)
+    confidence = float(confidences[0])
+    if not (math.isfinite(confidence) and scores.isfinite().all() and map_.isfinite().all()):
         raise ExplainError(f"{config.model} answers this image with values that are not finite: "
                            "its weights are damaged")
-    answer = int(found.target[0])
     top, left, bottom, right = picture.box
     h, w = picture.input.shape[-2:]
     unit = (bottom - top) / h, (right - left) / w
-    sides = [side * one for side, one in zip(_token(model.backbone, found.map, (h, w)), unit, strict=True)]
-    return Explanation(method=method, map=found.map[0].float().cpu().numpy(), target=answer,
-                       label=config.spec.labels[answer] if answer < len(config.spec.labels) else str(answer),
-                       score=float(found.logits[0].double().softmax(-1)[answer]), box=picture.box,
-                       pixels=picture.pixels, token=(sides[0], sides[1]))
+    sides = [side * scale for side, scale in zip(_token(model.backbone, attribution.map, (h, w)), unit, strict=True)]
+    return Explanation(method=method, map=map_.numpy(), target=_of_one(attribution.target), label=names[0],
+                       score=confidence, box=picture.box, pixels=picture.pixels, token=(sides[0], sides[1]))
 
 
-def _target(target: int | str | None, config: ModelConfig) -> int | None:
-    labels = config.spec.labels
-    if target is None:
-        return None
-    if isinstance(target, str):
-        if target not in labels:
-            raise ExplainError(f"{config.model} knows no class {target!r}.{did_you_mean(target, labels)}")
-        return labels.index(target)
-    if not 0 <= target < len(labels):
-        raise ExplainError(f"{config.model} has {len(labels)} classes, 0 to {len(labels) - 1}, and {target} is none")
-    return int(target)
+def _of_one(target: Any) -> Any:
+    """A target of a batch of one image: the number itself, where it stands in a tensor (1,)."""
+    return target[0].item() if isinstance(target, Tensor) and target.shape == (1,) else target
 
 
-def _token(backbone: Any, found: Tensor, size: tuple[int, int]) -> tuple[float, float]:
+def _token(backbone: Any, map_: Tensor, size: tuple[int, int]) -> tuple[float, float]:
     """Height and width of a token, in pixels of the model's input: a stride of the backbone, where one fits."""
-    grid = tuple(found.shape[1:])
+    grid = tuple(map_.shape[1:])
     for stride in backbone.strides:
         if tuple(-(-side // stride) for side in size) == grid:
             return stride, stride

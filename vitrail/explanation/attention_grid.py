@@ -6,12 +6,12 @@ from PIL import Image
 from torch import nn
 
 from vitrail.core.errors import ExplainError
-from vitrail.core.config import ModelConfig
 from vitrail.explanation import drawing
-from vitrail.explanation.methods import attending, head_of, looked, run
+from vitrail.explanation.explained import config_of, explained
+from vitrail.explanation.methods import looked, reader, run
 from vitrail.explanation.picture import prepare
 from vitrail.explanation.record import record
-from vitrail.explanation.tokens import readout
+from vitrail.explanation.tokens import readout, sites
 
 GAP = 4
 NAME = 34               # room for a layer's number
@@ -24,19 +24,20 @@ def attention_grid(model: nn.Module, image: Any, *, side: int = 64, most: int = 
     scale, from its least to its greatest value. image: as for `explain`. side: of a tile, in pixels. most: layers
     and heads shown; of more layers, as many spread evenly over the depth, of more heads the first.
 
-    Raises ExplainError where nothing attends to image tokens, DataError on what is no image.
+    Raises ExplainError where nothing attends to image tokens, DataError on what is not an image.
     """
-    config = getattr(model, "identity", None)
-    if not isinstance(config, ModelConfig):
-        raise ExplainError(f"attention_grid takes a classifier of vitrail, not a {type(model).__name__}")
+    config = config_of(model)
     if side < 8 or most < 1:
         raise ExplainError(f"side={side} and most={most}: tiles have at least 8 pixels, and there is at least one")
     picture = prepare(image, config.spec.preprocessing)
     first = next(model.parameters())
-    with torch.no_grad(), record(model) as seen:
-        features, _ = run(model, picture.input.to(first.device, first.dtype))
-        layers = attending(seen)
-    share = readout(head_of(model), features)
+    subject = explained(model)
+    with torch.no_grad(), record(model) as recording:
+        features, output = run(subject, picture.input.to(first.device, first.dtype))
+        layers = sites(recording.layers)
+        if not layers:
+            raise ExplainError("this model's attention is never between image tokens")
+        share = readout(reader(subject, subject.choose(output, None)), features)
     step = max(1.0, len(layers) / most)
     numbers = sorted({min(len(layers) - 1, int(i * step)) for i in range(min(most, len(layers)))})
     rows = []

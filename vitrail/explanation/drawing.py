@@ -1,4 +1,5 @@
 """Heat as colour: dark to light in equal steps for the eye, so that more is always brighter."""
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -77,3 +78,23 @@ def blank(width: int, height: int) -> Image.Image:
     return Image.new("RGB", (width, height), (255, 255, 255))
 
 
+
+
+def matrix(heat: NDArray[np.float32], rows: Sequence[str], columns: Sequence[str], side: int) -> Image.Image:
+    """Values in [0, 1] (rows, columns) as cells of `side` pixels, each row and column with its name."""
+    font: Any = ImageFont.load_default(max(8, side // 2))
+    left = 12 + round(max(font.getlength(text) for text in rows))
+    top = 12 + round(max(font.getlength(text) for text in columns))
+    cells = Image.fromarray(colours(heat).round().astype(np.uint8))
+    cells = cells.resize((side * len(columns), side * len(rows)), Image.Resampling.NEAREST)
+    sheet = blank(left + cells.width + 4, top + cells.height + 4)
+    sheet.paste(cells, (left, top))
+    size = max(8, side // 2)
+    for i, text in enumerate(rows):
+        write(sheet, (left - 6, top + (i + 0.5) * side), text, size=size, anchor="rm")
+    # names of columns stand upright: written along a strip that is then turned
+    strip = blank(top, cells.width)
+    for i, text in enumerate(columns):
+        write(strip, (6, (i + 0.5) * side), text, size=size, anchor="lm")
+    sheet.paste(strip.transpose(Image.Transpose.ROTATE_90), (left, 0))
+    return sheet

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from vitrail.core.errors import ExplainError
 from vitrail.explanation.record import Layer
-from vitrail.nn import Channels, Elsewhere, Features, Reduced, Within
+from vitrail.nn import Channels, Elsewhere, Features, Reduced, TokenSets, Within
+
+IMAGE = TokenSets.keys                      # the set of tokens that an image is cut into
 
 ShareOut = Callable[[Tensor], Tensor]       # of what was looked at among the tokens that it stands for
 Step = Callable[[Tensor, Tensor, ShareOut], Tensor]
@@ -55,7 +57,25 @@ def keep(rows: Tensor, tokens: int) -> Tensor:
 
 
 def sites(layers: Sequence[Layer]) -> list[Layer]:
-    """One layer for each time that image tokens were attended, in order.
+    """One layer for each time that image tokens attended image tokens, in order (`attended`).
+
+    Raises ExplainError where other tokens took part, and where the tokens cannot be laid out as a map.
+    """
+    chosen = attended(layers)
+    foreign = [layer for layer in chosen if layer.keys != IMAGE or not (layer.probe or layer.queries == IMAGE)]
+    if foreign:
+        raise ExplainError(f"in {foreign[0].mixer} tokens of the set {foreign[0].queries!r} look at "
+                           f"{foreign[0].keys!r}, so the token that an answer is read off must be told: the task's "
+                           "`reads` does, and explain_tokens takes it with each target")
+    for layer in chosen:
+        if layer.grid is None:
+            raise ExplainError(f"the tokens of {layer.name} cannot be laid out as a map, so this method does not "
+                               "apply; 'gradcam' may")
+    return chosen
+
+
+def attended(layers: Sequence[Layer]) -> list[Layer]:
+    """One layer for each time that tokens attended tokens, of whatever sets, in order.
 
     Attention between channels or within a patch moves nothing between tokens. Of several maps that one call of a
     mixer showed, the one it made of the others counts.
@@ -67,45 +87,42 @@ def sites(layers: Sequence[Layer]) -> list[Layer]:
         if isinstance(layer.groups, Elsewhere):
             raise ExplainError(f"in {layer.mixer} a token looks at {layer.groups.over}, which this method cannot "
                                "follow through the layers; 'gradcam' applies")
-        if layer.grid is None:
-            raise ExplainError(f"the tokens of {layer.name} cannot be laid out as a map, so this method does not "
-                               "apply; 'gradcam' may")
         if layer.call not in calls or layer.shown or not calls[layer.call].shown:
             calls[layer.call] = layer
     return list(calls.values())
 
 
 @torch.no_grad()
-def read_by(head: nn.Module, features: Features) -> tuple[list[int], Tensor | None]:
-    """Which prefix tokens a head reads, and the coarsest map it reads: it is fed nan there, and answers nan."""
+def read_by(head: Callable[[Features], Tensor], features: Features) -> tuple[list[int], Tensor | None]:
+    """Which prefix tokens a head, or a score of it, reads, and the coarsest map: fed nan there, it answers nan."""
     def reads(changed: Features) -> bool:
         return bool(head(changed).isnan().any())
 
-    found = []
+    tokens = []
     prefix = features.prefix
     for i in range(0 if prefix is None else prefix.shape[1]):
         assert prefix is not None
         spoilt = prefix.clone()
         spoilt[:, i] = torch.nan
         if reads(replace(features, prefix=spoilt)):
-            found.append(i)
+            tokens.append(i)
     for i, map_ in reversed(list(enumerate(features.maps))):
         spoilt_maps = (*features.maps[:i], torch.full_like(map_, torch.nan), *features.maps[i + 1:])
         if reads(replace(features, maps=spoilt_maps)):
-            return found, map_
-    return found, None
+            return tokens, map_
+    return tokens, None
 
 
-def readout(head: nn.Module, features: Features) -> Share:
+def readout(head: Callable[[Features], Tensor], features: Features) -> Share:
     """What the answer is read off: the mean of the tokens that the head reads, the map counting as one."""
-    found, read = read_by(head, features)
+    tokens, read = read_by(head, features)
     at = features.maps[-1] if read is None else read
     B, h, w = at.shape[:3]
-    parts = len(found) + (read is not None)
+    parts = len(tokens) + (read is not None)
     if not parts:
         raise ExplainError("the head reads neither a token nor a map, so nothing tells where an answer comes from")
     prefix = at.new_zeros(B, 1, 0 if features.prefix is None else features.prefix.shape[1], dtype=torch.float32)
-    prefix[..., found] = 1 / parts
+    prefix[..., tokens] = 1 / parts
     each = 0.0 if read is None else 1 / (parts * h * w)
     return Share(prefix, at.new_full((B, 1, h, w), each, dtype=torch.float32))
 

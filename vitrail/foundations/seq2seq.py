@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.core.card import Idea, Paper, TextFigures, variant
-from vitrail.nn import Elsewhere, Softmax, padding
+from vitrail.nn import Softmax, TokenSets, padding
 
 PAPER = Paper(title="Neural Machine Translation by Jointly Learning to Align and Translate", arxiv="1409.0473",
               authors="Bahdanau et al.", year=2015, venue="ICLR", code="lisa-groundhog/GroundHog",
@@ -65,7 +65,7 @@ class AdditiveAttention(nn.Module):
         super().__init__()
         self.query, self.key = nn.Linear(hidden, hidden), nn.Linear(2 * hidden, hidden, bias=False)
         self.score, self.softmax = nn.Linear(hidden, 1, bias=False), Softmax()
-        self.groups = Elsewhere("the words of the source")
+        self.token_sets = TokenSets("target", "source", stepwise=True)
 
     def forward(self, state: Tensor, annotations: Tensor, keys: Tensor, pads: Tensor) -> Tensor:
         scores = self.score((self.query(state)[:, None] + keys).tanh())     # (B, S, 1)

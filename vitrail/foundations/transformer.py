@@ -78,15 +78,16 @@ class EncoderDecoder(nn.Module):
         self.vocabulary, self.pad, self.dim, self.heads = vocabulary, pad, dim, heads
         self.tokens, self.position, self.dropout = nn.Embedding(vocabulary, dim), Sinusoidal(dim), nn.Dropout(dropout)
 
-        def attention() -> nn.Module:
-            return around(MaskedAttention(dim, heads, bias=False))
+        def attention(tokens: str) -> nn.Module:
+            return around(MaskedAttention(dim, heads, bias=False, tokens=tokens))
 
         def mlp() -> nn.Module:
             return around(Mlp(dim, hidden, nn.ReLU))
 
-        self.encoder = Stack(Block(attention(), mlp()) for _ in range(depth))
-        self.decoder = Stack(DecoderBlock(attention(), around(CrossAttention(dim, heads, bias=False)), mlp())
-                             for _ in range(depth))
+        self.encoder = Stack(Block(attention("source"), mlp()) for _ in range(depth))
+        self.decoder = Stack(
+            DecoderBlock(attention("target"), around(CrossAttention(dim, heads, bias=False)), mlp())
+            for _ in range(depth))
         self.encoded, self.decoded = last(dim), last(dim)
         nn.init.normal_(self.tokens.weight, std=dim ** -0.5)
         init.xavier_linears(self)

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.nn.attention import Attend, Merge, Split
-from vitrail.nn.maps import Elsewhere
+from vitrail.nn.maps import TokenSets
 from vitrail.ops.windows import by_size
 
 # Added to a score it leaves a weight of exactly 0. It is finite, so that a row with nothing to look at is no nan, and
@@ -57,11 +57,12 @@ class MaskedAttention(nn.Module):
     """Self-attention in which a mask is added to the scores (Vaswani et al. 2017, section 3.2.3).
 
     x (B, N, C), mask broadcast to (B, H, N, M) -> (B, N, C). With `past`, x are new tokens: they see the earlier ones
-    through it, and are added to it.
+    through it, and are added to it. tokens: the name of their set, for `vitrail.record`.
     """
 
-    def __init__(self, dim: int, heads: int, *, bias: bool = True):
+    def __init__(self, dim: int, heads: int, *, bias: bool = True, tokens: str = "text"):
         super().__init__()
+        self.token_sets = TokenSets(tokens, tokens)
         self.qkv, self.attend, self.out = Split(dim, heads, 3, bias=bias), Attend(), Merge(dim, bias=bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, past: KeyValues | None = None) -> Tensor:
@@ -75,13 +76,14 @@ class CrossAttention(nn.Module):
     """Queries from x, keys and values from another sequence (Vaswani et al. 2017, section 3.2.3).
 
     x (B, N, C), what `keep` made of the other sequence (B, M, C), mask broadcast to (B, H, N, M) -> (B, N, C).
+    queries, keys: the names of the two sets of tokens, for `vitrail.record`.
     """
 
-    def __init__(self, dim: int, heads: int, *, bias: bool = True):
+    def __init__(self, dim: int, heads: int, *, bias: bool = True, queries: str = "target", keys: str = "source"):
         super().__init__()
         self.q, self.kv = Split(dim, heads, 1, bias=bias), Split(dim, heads, 2, bias=bias)
         self.attend, self.out = Attend(), Merge(dim, bias=bias)
-        self.groups = Elsewhere("the tokens of another sequence")
+        self.token_sets = TokenSets(queries, keys)
 
     def keep(self, memory: Tensor) -> KeyValues:
         """The keys and values of the other sequence (B, M, C), which are the same at every step."""

@@ -1,4 +1,6 @@
 """Words for maps (B, H, W, C): convolutions see them as channels-last memory, through a view."""
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,7 +71,7 @@ class PatchEmbed(nn.Module):
 
 
 class MapPatchEmbed(nn.Module):
-    """PatchEmbed of a map, each projected by one matrix, then normed: (B, H, W, channels) -> (B, ⌈H/p⌉, ⌈W/p⌉, C).
+    """Patches of a map, each projected by one matrix, then normed: (B, H, W, channels) -> (B, ⌈H/p⌉, ⌈W/p⌉, C).
 
     What begins a stage of PVT and of those that build on it. A size that p does not divide is padded as in `PatchEmbed`.
     """
@@ -186,3 +188,19 @@ class Elsewhere:
 
     def __init__(self, over: str):
         self.over = over
+
+
+@dataclass(frozen=True)
+class TokenSets:
+    """Names the tokens that a mixer's queries and keys are, in its attribute `token_sets`; without one, both are image.
+
+    Sets of one name must be the same tokens throughout a network, so that explanations can follow them from layer to
+    layer: `TokenSets("source", "source")` is self-attention of an encoder, `TokenSets("target", "source")` the
+    cross-attention of a decoder.
+
+    stepwise: each call of the mixer is the next one of the queries, as in a recurrent decoder.
+    """
+
+    queries: str = "image"
+    keys: str = "image"
+    stepwise: bool = False

@@ -4,6 +4,7 @@ from typing import Any
 import vitrail
 from vitrail.evidence.claims.claim import Outcome
 from vitrail.evidence.exact.exactness import draw, noisy, seeds, worst
+from vitrail.explanation.explained import explained
 from vitrail.explanation.propagation import propagate
 from vitrail.figures.style import EMBER, GLASS, make_axes
 
@@ -21,7 +22,7 @@ def relevance_sum(smoke: bool) -> Outcome:
         for seed in seeds(smoke):
             images = draw(2, 3, 64, 64, seed=seed)
             for target in range(CLASSES):
-                found = propagate(model, images, target)
+                found = propagate(explained(model), images, target)
                 parts = len(found.totals)
                 gaps += [float((total - 1).abs().max()) for _, total in found.totals]
         numbers[f"{depth} blocks"] = {"largest_departure_from_1": worst(gaps), "sums": len(gaps), "parts": parts}

@@ -30,6 +30,7 @@ TASK = Task(
     objective=Lazy(f"{_HERE}.setup:make_objective"),
     evaluate=Lazy(f"{_HERE}.evaluate:evaluate"),
     predict=Lazy(f"{_HERE}.predict:predict"),
+    explain=Lazy("vitrail.explanation.api:explain_image"),
     score=Lazy(f"{_HERE}.answers:score"),
     targets=Lazy(f"{_HERE}.answers:targets"),
     agreement=Lazy(f"{_HERE}.answers:agreement"),

@@ -13,8 +13,10 @@ from vitrail.data.inputs import is_prepared, list_inputs, read_image
 from vitrail.data.transforms import evaluation_transform
 
 
-def score(output: Tensor, target: Tensor) -> Tensor:
-    """The logit of each image's class: (B, K) and numbers (B,) to (B,)."""
+def score(output: Tensor, target: int | Tensor) -> Tensor:
+    """The logit of each image's class: (B, K) and numbers (B,), or one for all, to (B,)."""
+    if not isinstance(target, Tensor):
+        target = torch.full_like(output[:, 0], target, dtype=torch.long)
     return output.gather(1, target[:, None])[:, 0]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from vitrail.core.errors import ExplainError
 from vitrail.core.results import Card, Figure, Section, Table
 from vitrail.core.score import Score
-from vitrail.explanation.api import attention_grid, explain
+from vitrail.explanation.api import attention_grid, explain_image
 from vitrail.figures.pictures import fit, png_of, thumbnail
 from vitrail.tasks.classification import plots
 
@@ -65,7 +65,7 @@ def _explained(model: Any, pixels: Tensor, target: int) -> tuple[str, Image.Imag
     """The first method that applies, and its overlay; neither for a model that answers alike whatever it sees."""
     for method in METHODS:                      # Grad-CAM for a network without attention over tokens
         try:
-            return method, explain(model, pixels, method=method, target=target).overlay()
+            return method, explain_image(model, pixels, method=method, target=target).overlay()
         except ExplainError:
             continue
     return "", None

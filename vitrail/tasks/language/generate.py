@@ -31,7 +31,7 @@ def translate(model: LanguageModel, texts: Sequence[str], *, beams: int = 1, alp
     Raises DataError for an empty text and one longer than those that the model learned from.
     """
     spec = language_model(model, "translation").config.spec
-    rows = [[*_numbers(model, text, spec.length - 1), END] for text in texts]
+    rows = [[*token_numbers(model, text, spec.length - 1), END] for text in texts]
     source = padded(rows, max(map(len, rows))).to(_device(model))
     if beams == 1:
         written: list[list[int]] = greedy(model, source, longest=spec.length)
@@ -48,7 +48,7 @@ def go_on(model: LanguageModel, text: str, *, tokens: int = 200, count: int = 1,
     Raises DataError for an empty text.
     """
     spec = language_model(model, "causal").config.spec
-    prompt = _numbers(model, text)
+    prompt = token_numbers(model, text)
     found = sample(model, prompt, count=count, longest=tokens, window=spec.length, temperature=temperature, top=top,
                    seed=seed, device=_device(model))
     return [spec.vocabulary.text(row) for row in found]
@@ -61,14 +61,8 @@ def fill(model: LanguageModel, text: str, *, top: int = 5) -> Filled:
     Raises DataError where there is no gap, and for a text longer than those that the model learned from.
     """
     spec = language_model(model, "masked").config.spec
-    parts = text.split(GAP)
-    if len(parts) == 1:
-        raise DataError(f"{printable(text[:80])!r} has no gap: write {GAP} where a unit is to be found")
-    numbers = [n for part in parts for n in (*spec.vocabulary.numbers(part), MASK)][:-1]
-    if len(numbers) > spec.length - 2:
-        raise DataError(f"a text of {len(numbers)} {spec.vocabulary.kind} is longer than the {spec.length - 2} that "
-                        f"{model.config.model} learned from")
-    tokens = torch.tensor([[CLASS, *numbers, SEPARATOR]], device=_device(model))
+    tokens = gap_tokens(model, text)
+    numbers = tokens[0, 1:-1].tolist()
     answer: Tensor = model(tokens, torch.zeros_like(tokens)).tokens[0, 1:-1]
     logits = answer.float().index_fill(1, torch.tensor([*NEVER, END], device=answer.device), -torch.inf)
     gaps = []
@@ -153,7 +147,21 @@ def generate(model: LanguageModel, prompts: Sequence[str], options: Options | No
                             unknown=tuple(spec.vocabulary.unknown(text.replace(GAP, ""))))
 
 
-def _numbers(model: LanguageModel, text: str, most: int = 1 << 30) -> list[int]:
+def gap_tokens(model: LanguageModel, text: str) -> Tensor:
+    """A text with gaps as the model reads it, (1, N), with MASK where a unit is to be found. Raises DataError."""
+    spec = model.config.spec
+    parts = text.split(GAP)
+    if len(parts) == 1:
+        raise DataError(f"{printable(text[:80])!r} has no gap: write {GAP} where a unit is to be found")
+    numbers = [n for part in parts for n in (*spec.vocabulary.numbers(part), MASK)][:-1]
+    if len(numbers) > spec.length - 2:
+        raise DataError(f"a text of {len(numbers)} {spec.vocabulary.kind} is longer than the {spec.length - 2} that "
+                        f"{model.config.model} learned from")
+    return torch.tensor([[CLASS, *numbers, SEPARATOR]], device=_device(model))
+
+
+def token_numbers(model: LanguageModel, text: str, most: int = 1 << 30) -> list[int]:
+    """A text as numbers. Raises DataError for an empty one, and one of more than `most` units."""
     spec = model.config.spec
     numbers = spec.vocabulary.numbers(text)
     if not numbers:
