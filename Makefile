@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types catalogue clean
+.PHONY: demo test lint types catalogue docs clean
 
 .venv/made:
 	$(PYTHON) -m venv .venv
@@ -28,8 +28,18 @@ lint: .venv/test
 types: .venv/test
 	$(BIN)/mypy
 
+.venv/docs: pyproject.toml constraints.txt | .venv/made
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	touch $@
+
+# the generated pages first: those of a changed file are rewritten, and git shows them
+docs: .venv/docs
+	$(BIN)/python tools/docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
 catalogue: .venv/test
 	$(BIN)/python tools/catalogue.py
 
 clean:
-	rm -rf .venv runs build dist *.egg-info
+	rm -rf .venv runs site build dist *.egg-info
