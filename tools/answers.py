@@ -14,30 +14,32 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 import vitrail  # noqa: E402
-from vitrail.recipes import classify  # noqa: E402
-from vitrail.recipes.settings import ClassifySettings  # noqa: E402
+from vitrail.core.task import find_task  # noqa: E402
+from vitrail.explanation.api import explain_image  # noqa: E402
+from vitrail.recipes.train import train  # noqa: E402
 
 FILE = Path(__file__).parents[1] / "docs" / "answers.png"
-SETTINGS = ClassifySettings(
-    data="digits", out="runs/answers", model="vit_ti16", change=("patch=2", "dim=64", "depth=4", "heads=4"), size=16,
+TASK = find_task("classification")
+SETTINGS = TASK.settings.of(dict(
+    data="digits", out="runs/answers", model="vit_ti16", set=("patch=2", "dim=64", "depth=4", "heads=4"), size=16,
     epochs=25, batch=32, lr=2e-3, crop=1.0, crop_scale=0.7, flip=0.0, randaugment=0, erase=0.0, threads=1,
-    finish="last", evaluate_every=1_000_000)
+    finish="last", evaluate_every=1_000_000))
 
 
 def main() -> None:
-    sides = classify.open_sides(SETTINGS)
-    model = vitrail.load_model(classify.run(SETTINGS))
-    first = {sides.held_out.label(i): i for i in reversed(range(len(sides.held_out)))}
+    held_out = TASK.splits(SETTINGS).val
+    model = vitrail.load_model(train(TASK, SETTINGS))
+    first = {held_out.targets(i)["label"]: i for i in reversed(range(len(held_out)))}
     figure, axes = plt.subplots(3, 10, figsize=(12.5, 4.1), layout="constrained")
     for label, index in sorted(first.items()):
-        pixels = sides.held_out.read(index)                             # (3, H, W)
-        answer = vitrail.explain(model, pixels)
+        pixels = held_out.image(index)                             # (3, H, W)
+        answer = explain_image(model, pixels)
         image = torch.nn.functional.interpolate(pixels[None].float(), (256, 256), mode="nearest")
         axes[0, label].imshow(image[0].byte().permute(1, 2, 0).numpy())
         axes[0, label].set_title(f"{answer.label}, {100 * answer.score:.0f} %", fontsize=11)
         rivals = [(explained.score, name) for name in model.config.spec.labels if name != answer.label
-                  for explained in [vitrail.explain(model, pixels, target=name)]]
-        rival = vitrail.explain(model, pixels, target=max(rivals)[1])
+                  for explained in [explain_image(model, pixels, target=name)]]
+        rival = explain_image(model, pixels, target=max(rivals)[1])
         for row, explained in ((1, answer), (2, rival)):
             axes[row, label].imshow(np.asarray(explained.overlay()))
         axes[2, label].set_xlabel(f"why {rival.label}?", fontsize=10)

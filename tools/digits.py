@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.recipes.compare import train
-from vitrail.recipes.settings import ClassifySettings
+from vitrail.tasks.classification.settings import ClassificationSettings
 
 FOLDER = Path(__file__).parents[1] / "docs" / "digits"
 # the budget of all, where a paper's file says nothing else; the last epoch's weights are judged, so that the held-out
@@ -27,7 +27,7 @@ def run(module: str) -> None:
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
     start, out = time.perf_counter(), Path("runs", "digits", module)
     shutil.rmtree(out, ignore_errors=True)              # else a run made before a change of the model would go on
-    right, of = train(ClassifySettings.of({**BUDGET, **settings, "out": str(out)}))
+    right, of = train(ClassificationSettings.of({**BUDGET, **settings, "out": str(out)}))
     found = {"right": right, "of": of, "seconds": round(time.perf_counter() - start)}
     path.write_text(json.dumps({**told, "found": found}, indent=1) + "\n", encoding="utf-8")
     print(f"{module}: {100 * right / of:.2f} % of {of} held-out digits in {found['seconds']} s", flush=True)

@@ -3,19 +3,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitrail.core import catalogue
 from vitrail.core.errors import SettingsError, did_you_mean
 from vitrail.core.results import Evaluation, Prediction
-from vitrail.core.task import Options, Task, find_task, task_of
+from vitrail.core.task import Options, task_for, task_of
 from vitrail.models import config_of, load_model
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-def task_for(model: str, task: str = "") -> Task:
-    """The task that a model of this name is trained for: the one asked for, or the first that the catalogue names."""
-    return find_task(task or catalogue.find(model, "backbone", "foundation").tasks[0])
 
 
 def train(model: str, data: str | Path, out: str | Path, *, task: str = "", **settings: Any) -> Path:
@@ -32,7 +26,8 @@ def train(model: str, data: str | Path, out: str | Path, *, task: str = "", **se
     from vitrail.recipes.train import train as run
 
     chosen = task_for(model, task)
-    return run(chosen, chosen.settings.of({"model": model, "data": str(data), "out": str(out), **settings}))
+    return run(chosen, chosen.settings.of(
+        {"model": model, "data": str(data), "out": str(out), "task": task, **settings}))
 
 
 def evaluate(model: "nn.Module | str | Path", data: str | Path | None = None, *, split: str = "",

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitrail.cli.main import main
 
-TINY = ["--model", "vit_ti16", "--change", "depth=1", "dim=32", "heads=2", "patch=8", "--size", "16", "--batch", "8",
+TINY = ["--model", "vit_ti16", "--set", "depth=1", "dim=32", "heads=2", "patch=8", "--size", "16", "--batch", "8",
         "--epochs", "2", "--lr", "3e-3", "--randaugment", "0", "--erase", "0", "--crop-scale", "0.9", "--crop", "1.0"]
 
 

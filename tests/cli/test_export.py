@@ -31,7 +31,7 @@ def test_export_of_one_size_and_batch_says_what_it_checked(ask: Ask, run: Path, 
 
 
 def test_sizes_and_batches() -> None:
-    assert parse_size(None) is None and parse_size(["dynamic"]) == "dynamic"
+    assert parse_size([]) is None and parse_size(["dynamic"]) == "dynamic"
     assert parse_size(["224"]) == (224, 224) and parse_size(["224", "320"]) == (224, 320)
     assert parse_batch("dynamic") == "dynamic" and parse_batch("8") == 8
 

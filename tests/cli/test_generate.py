@@ -10,10 +10,11 @@ from tests.cli.conftest import Ask
 from vitrail.cli import parse
 from vitrail.cli.main import main
 from vitrail.language import load_language_model
-from vitrail.recipes.text_settings import TextSettings
+from vitrail.tasks.classification.settings import ClassificationSettings
+from vitrail.tasks.language.settings import LanguageSettings
 from vitrail.tasks.language.answer import fill, go_on, translate
 
-SMALL = ["--threads", "1", "--batch", "8", "--epochs", "1", "--sentences", "40", "--change", "dim=16", "hidden=32",
+SMALL = ["--threads", "1", "--batch", "8", "--epochs", "1", "--sentences", "40", "--set", "dim=16", "hidden=32",
          "heads=2"]
 MODELS = {"translation": ["--model", "transformer_tiny", "--data", "toy"],
           "causal": ["--model", "gpt_tiny", "--data", "page", "--length", "16", "--stride", "150"],
@@ -37,7 +38,7 @@ def test_train_chooses_the_recipe_by_the_model(ask: Ask, runs: dict[str, Path]) 
     assert plain[0].startswith("held out: perplexity ") and "the weights of step" in plain[0]
     assert plain[1].startswith("bigram: perplexity ") and plain[-1].endswith("evaluation.json")
     said = ask("train", "--settings", runs["translation"] / "settings.toml").out
-    assert " %, exact " in said and TextSettings.read(runs["translation"] / "settings.toml").data == "toy"
+    assert " %, exact " in said and LanguageSettings.read(runs["translation"] / "settings.toml").data.source == "toy"
 
 
 def test_the_help_is_that_of_the_model(ask: Ask) -> None:
@@ -62,9 +63,11 @@ def test_a_flag_of_images_is_no_flag_of_text(ask: Ask, tmp_path: Path) -> None:
     (["a", "b"], None)])
 def test_one_value_is_found_before_the_rest_is_read(tmp_path: Path, words: list[str], value: Any) -> None:
     file = tmp_path / "s.toml"
-    file.write_text('model = "from_file"\n')
-    assert parse.given("model", [w.replace("FILE", str(file)) for w in words]) == value
-    assert parse.given("model", ["--settings", str(tmp_path / "gone.toml")]) is None
+    for text in ('model = "from_file"\n', '[model]\nname = "from_file"\n'):
+        file.write_text(text)
+        given = [w.replace("FILE", str(file)) for w in words]
+        assert parse.value_of(ClassificationSettings, "model.name", given) == value
+    assert parse.value_of(ClassificationSettings, "model.name", ["--settings", str(tmp_path / "gone.toml")]) is None
 
 
 def test_generate_translates(ask: Ask, runs: dict[str, Path]) -> None:
@@ -106,9 +109,9 @@ def test_texts_come_from_standard_input(ask: Ask, runs: dict[str, Path], monkeyp
     ("causal", ["We", "--beams", "3"], 2, "--beams is for a model that translates, and gpt_tiny goes on"),
     ("translation", ["the cat", "--top-k", "3"], 2, "--top-k is for a model that goes on with texts"),
     ("masked", ["He has"], 1, "no gap"), ("translation", [" "], 1, "no text"), ("causal", [""], 1, "no text"),
-    ("masked", ["x" * 40 + "[MASK]"], 1, "longer"), ("translation", ["the cat", "--beams", "0"], 2, "0 is not in"),
-    ("causal", ["We", "--temperature", "-1"], 2, "-1 is not in 0"),
-    ("causal", ["We", "--temperature", "x"], 2, "no number"),
+    ("masked", ["x" * 40 + "[MASK]"], 1, "longer"), ("translation", ["the cat", "--beams", "0"], 2, "at least 1"),
+    ("causal", ["We", "--temperature", "-1"], 2, "at least 0"),
+    ("causal", ["We", "--temperature", "x"], 2, "must be a number"),
     ("causal", ["We", "--temperature", "nan"], 2, "nan"), ("causal", ["We", "--device", "tpu"], 2, "'tpu'"),
     ("causal", [], 2, "TEXT")])
 def test_what_cannot_be_asked_is_said(ask: Ask, runs: dict[str, Path], task: str, words: list[str], code: int,

@@ -11,8 +11,9 @@ import pytest
 import vitrail
 from tests.cli.conftest import Ask
 from vitrail.cli import main as module
-from vitrail.cli import show
+from vitrail.cli import output
 from vitrail.cli.command import Command
+from vitrail.cli.options import NoOptions
 from vitrail.cli.main import BROKEN_PIPE, BUG, COMMANDS, find, main
 from vitrail.core.errors import CheckpointError, DataError, SettingsError, VitrailError
 
@@ -27,7 +28,7 @@ def vitrail_process(*words: str, **more: object) -> "subprocess.CompletedProcess
 def test_help_names_every_command(ask: Ask, words: list[str]) -> None:
     found = ask(*words)
     assert found.code == 0 and not found.err
-    assert all(f"  {name} " in found.out and about in found.out for name, (_, about) in COMMANDS.items())
+    assert all(f"  {name} " in found.out and about in found.out for name, about in COMMANDS.items())
 
 
 @pytest.mark.parametrize("words", [["--version"], ["-V"]])
@@ -54,7 +55,7 @@ def test_an_unknown_command_is_met_with_the_nearest(ask: Ask, typed: str, meant:
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    ("list --tsk x", "'--task'"), ("list --task clasification", "'classification'"),
+    ("list --tsk x", "'task'"), ("list --task clasification", "'classification'"),
     ("list --kind backbon", "'backbone'"),
     ("list a b", "'b' is one more"), ("list swim_t", "'swin_t'"), ("show", "NAME"), ("show swin_tt", "'swin_t'"),
     ("show vit_s61", "'vit_s16'"), ("tree resnet5O", "'resnet50'"), ("diff swin_t", "B"),
@@ -63,11 +64,13 @@ def test_an_unknown_command_is_met_with_the_nearest(ask: Ask, typed: str, meant:
     ("evaluate nowhere digits", "'nowhere'"), ("evaluate", "MODEL"), ("predict vit_s16", "FILE"),
     ("predict vit_ti61 x.png", "'vit_ti16'"), ("explain vit_s16 x.png --out f --method rollot", "'rollout'"),
     ("explain vit_s16 x.png", "--out"), ("bench --models vit_s61", "'vit_s16'"), ("bench --models ,", "names no model"),
-    ("bench --batch 0", "1 to 4096"), ("bench --batch one", "whole number"), ("bench --against tim", "'timm'"),
+    ("bench --batch 0", "at least 1 and at most 4096"), ("bench --batch one", "whole number"),
+    ("bench --against tim", "'timm'"),
     ("bench --against timm --size 64", "one size"), ("train --modle x", "'model'"),
     ("train --out r --model vit_s61", "'vit_s16'"),
-    ("train --out r stray", "'stray'"), ("train --lr 1", "'out' is needed"), ("export vit_s16 x.onnx", "--images"),
-    ("doctor now", "'now' is one more"), ("doctor --jsn", "'--json'")])
+    ("train --out r stray", "'stray'"), ("train --lr 1", "'training.out' is needed: --out"),
+    ("export vit_s16 x.onnx", "--images"),
+    ("doctor now", "'now' is one more"), ("doctor --jsn", "'json'")])
 def test_what_is_asked_wrongly_is_answered_at_once_with_what_is_right(ask: Ask, words: str, said: str) -> None:
     found = ask(*words.split())
     assert found.code == 2 and not found.out
@@ -123,9 +126,9 @@ def test_python_dash_m_gives_the_exit_code() -> None:
 def test_every_failure_has_its_line_and_its_code(ask: Ask, monkeypatch: pytest.MonkeyPatch, error: BaseException,
                                                  code: int,
                                                  said: str) -> None:
-    def fail(arguments: object) -> int:
+    def fail(settings: object, /, *, json: bool) -> int:
         raise error
-    monkeypatch.setattr(module, "find", lambda name: Command(about="", run=fail))
+    monkeypatch.setattr(module, "find", lambda name: Command(about="", settings=NoOptions, run=fail))
     found = ask("list")
     assert found.code == code and said in found.err
     assert code != BUG or "--debug" in found.err
@@ -153,7 +156,7 @@ def test_a_terminal_gets_whole_columns(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    show.table(("name", "size", "paper"), [("[red]a", 224, "p" * 300), ("b", 7, "q")], right=("size",))
+    output.table(("name", "size", "paper"), [("[red]a", 224, "p" * 300), ("b", 7, "q")], right=("size",))
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert [line.split()[:2] for line in lines[:3]] == [["name", "size"], ["[red]a", "224"], ["b", "7"]]
     assert len(lines) == 3 and max(map(len, lines)) <= width

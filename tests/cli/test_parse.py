@@ -1,7 +1,6 @@
 """Settings from flags and from a file: what is read right, and what is refused with the right word."""
 import random
 import string
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,21 @@ import pytest
 from tests.cli.conftest import Ask
 from vitrail.cli import parse
 from vitrail.core.errors import SettingsError
-from vitrail.recipes.settings import ClassifySettings
+from vitrail.cli.flags import dashed
 from vitrail.core import toml
+from vitrail.core.leaves import leaves
+from vitrail.tasks.classification.settings import ClassificationSettings
 
-NAMES = [f.name for f in fields(ClassifySettings)]
+NAMES = [leaf.name for leaf in leaves(ClassificationSettings)]
 
 
-def read(*words: str) -> ClassifySettings:
-    return parse.read(ClassifySettings, ["--out", "r", *words])[0]
+def read(*words: str) -> ClassificationSettings:
+    return parse.read(ClassificationSettings, ["--out", "r", *words])[0]
 
 
 def refusal(*words: str) -> str:
     with pytest.raises(SettingsError) as caught:
-        parse.read(ClassifySettings, list(words))
+        parse.read(ClassificationSettings, list(words))
     return str(caught.value)
 
 
@@ -39,49 +40,53 @@ def test_a_word_is_its_value_as_toml_or_itself(text: str, value: Any) -> None:
 @pytest.mark.parametrize("words", [["--weight-decay", "0.1"], ["--weight_decay", "0.1"], ["--weight-decay=0.1"],
                                    ["weight_decay=0.1"], ["weight-decay=1e-1"], ["--weight-decay", ".1"]])
 def test_a_setting_is_written_in_any_of_these_ways(words: list[str]) -> None:
-    assert read(*words).weight_decay == 0.1
+    assert read(*words).training.weight_decay == 0.1
 
 
 def test_values_are_read_by_the_kind_of_their_setting() -> None:
     found = read("--lr", "1e-3", "--epochs", "7", "--betas", "0.8", "0.99", "--model", "vit_s16", "--data", "1e-3",
                  "--compile", "--no-deterministic", "--precision", "bf16", "--warmup", "2", "--seed", "12")
-    assert (found.lr, found.epochs, found.betas, found.warmup, found.seed) == (0.001, 7, (0.8, 0.99), 2.0, 12)
-    assert (found.model, found.data, found.precision) == ("vit_s16", "1e-3", "bf16")
-    assert found.compile is True and found.deterministic is False
-    assert type(found.warmup) is float and type(found.epochs) is int
+    training = found.training
+    assert (training.lr, training.epochs, training.betas, training.warmup) == (0.001, 7, (0.8, 0.99), 2.0)
+    assert (found.model.name, found.data.source, training.precision, training.seed) == ("vit_s16", "1e-3", "bf16", 12)
+    assert training.compile is True and training.deterministic is False
+    assert type(training.warmup) is float and type(training.epochs) is int
 
 
 @pytest.mark.parametrize(("words", "value"), [
     (["--compile"], True), (["--no-compile"], False), (["--compile", "true"], True), (["--compile", "false"], False),
     (["--compile=true"], True), (["compile=false"], False), (["--no_compile"], False)])
 def test_yes_and_no(words: list[str], value: bool) -> None:
-    assert read(*words).compile is value
+    assert read(*words).training.compile is value
 
 
 @pytest.mark.parametrize("words", [
-    ["--change", "depth=1", "dim=32", "patch=8"], ["--change", "depth=1", "--change", "dim=32", "patch=8"],
-    ["--change=depth=1", "change=dim=32", "--change", "patch=8"], ["change=['depth=1', 'dim=32', 'patch=8']"]])
+    ["--set", "depth=1", "dim=32", "patch=8"], ["--set", "depth=1", "--set", "dim=32", "patch=8"],
+    ["--set=depth=1", "set=dim=32", "--set", "patch=8"], ["set=['depth=1', 'dim=32', 'patch=8']"]])
 def test_a_list_grows(words: list[str]) -> None:
-    assert read(*words).changes() == {"depth": 1, "dim": 32, "patch": 8}
+    assert read(*words).model.arguments() == {"depth": 1, "dim": 32, "patch": 8}
 
 
 def test_betas_as_a_list() -> None:
-    assert read("betas=[0.5, 0.6]").betas == read("--betas", "0.5", "0.6", "--lr", "1").betas == (0.5, 0.6)
+    for words in (["betas=[0.5, 0.6]"], ["--betas", "0.5", "0.6", "--lr", "1"], ["--training.betas", "0.5", "0.6"]):
+        assert read(*words).training.betas == (0.5, 0.6)
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text('out = "from_file"\nlr = 1e-3\nepochs = 3\nbetas = [0.8, 0.9]\ncompile = true\n')
-    found, common = parse.read(ClassifySettings, ["--epochs", "5", "--settings", str(file), "--no-compile", "--json"])
-    assert (found.out, found.lr, found.epochs, found.betas, found.compile) == ("from_file", 0.001, 5, (0.8, 0.9), False)
+    found, common = parse.read(ClassificationSettings, ["--epochs", "5", "--settings", str(file), "--no-compile", "--json"])
+    training = found.training
+    assert (found.out, training.lr, training.epochs, training.betas) == ("from_file", 0.001, 5, (0.8, 0.9))
+    assert training.compile is False
     assert common.json is True and common.debug is False
 
 
 def test_the_resolved_settings_of_a_run_read_back_the_same(tmp_path: Path) -> None:
-    first = read("--lr", "3e-4", "--change", "depth=2", "dim=64", "--data", 'a "quoted" \\ name', "--betas", "0.1",
+    first = read("--lr", "3e-4", "--set", "depth=2", "dim=64", "--data", 'a "quoted" \\ name', "--betas", "0.1",
                  "0.2")
     (tmp_path / "s.toml").write_text(first.to_toml())
-    assert parse.read(ClassifySettings, ["--settings", str(tmp_path / "s.toml")])[0] == first
+    assert parse.read(ClassificationSettings, ["--settings", str(tmp_path / "s.toml")])[0] == first
 
 
 def test_every_typo_of_one_letter_is_refused_with_the_right_name() -> None:
@@ -113,21 +118,21 @@ def test_a_typo_in_a_file_is_refused_with_the_right_name_and_the_file(tmp_path: 
 HOSTILE = [
     (["--lr"], "--lr needs a value"), (["--lr", "--epochs", "3"], "--lr needs a value"),
     (["--betas", "0.9"], "2 values"),
-    (["--betas=0.9"], "'betas'"), (["--betas", "0.9", "1.0"], "less than 1"), (["--betas", "a", "b"], "'betas'"),
-    (["--change"], "--change needs"), (["--change", "depth"], "takes name=value"),
-    (["--change", "depth=1", "depth=2"], "twice"),
-    (["--change", "1x=2"], "takes name=value"), (["--lr", "0"], "more than 0"), (["--lr", "-1"], "more than 0"),
-    (["--lr", "nan"], "'lr'"), (["--lr", "inf"], "'lr'"), (["--lr", "fast"], "must be a number"),
-    (["--lr", ""], "'lr'"),
-    (["--lr", "1,5"], "'lr'"), (["--lr", "[1]"], "'lr'"), (["--lr", "true"], "'lr'"),
+    (["--betas=0.9"], "'training.betas'"), (["--betas", "0.9", "1.0"], "less than 1"), (["--betas", "a", "b"], "'training.betas'"),
+    (["--set"], "--set needs"), (["--set", "depth"], "takes name=value"),
+    (["--set", "depth=1", "depth=2"], "twice"),
+    (["--set", "1x=2"], "takes name=value"), (["--lr", "0"], "more than 0"), (["--lr", "-1"], "more than 0"),
+    (["--lr", "nan"], "'training.lr'"), (["--lr", "inf"], "'training.lr'"), (["--lr", "fast"], "must be a number"),
+    (["--lr", ""], "'training.lr'"),
+    (["--lr", "1,5"], "'training.lr'"), (["--lr", "[1]"], "'training.lr'"), (["--lr", "true"], "'training.lr'"),
     (["--lr", "1", "--lr", "2"], "twice"),
-    (["lr=1", "--lr", "1"], "twice"), (["--lr=1e999"], "'lr'"), (["--epochs", "1.5"], "a whole number"),
+    (["lr=1", "--lr", "1"], "twice"), (["--lr=1e999"], "'training.lr'"), (["--epochs", "1.5"], "a whole number"),
     (["--epochs", "0"], "at least 1"), (["--epochs", "1e3"], "a whole number"), (["--epochs", "ten"], "a whole number"),
-    (["--epochs", "9" * 40], "at most"), (["--epochs", "9" * 5000], "'epochs'"), (["--batch", "0"], "at least 1"),
+    (["--epochs", "9" * 40], "at most"), (["--epochs", "9" * 5000], "'training.epochs'"), (["--batch", "0"], "at least 1"),
     (["--batch", "-4"], "at least 1"), (["--batch", "8", "--accumulate", "3"], "divide"),
     (["--seed", "-1"], "at least 0"),
-    (["--seed", str(2**63)], "'seed'"), (["--min-lr", "1", "--lr", "0.1"], "'min_lr'"),
-    (["--warmup", "200"], "'warmup'"),
+    (["--seed", str(2**63)], "'training.seed'"), (["--min-lr", "1", "--lr", "0.1"], "'training.min_lr'"),
+    (["--warmup", "200"], "'training.warmup'"),
     (["--precision", "fp16"], "bf16"), (["--precision", "BF16"], "'bf16'"), (["--strategy", "dpp"], "'ddp'"),
     (["--resume", "yes"], "'auto'"), (["--on-error", "skipp"], "'skip'"), (["--distillation", "hrad"], "'hard'"),
     (["--distillation", "hard"], "teacher"), (["--teacher", "x"], "teacher"), (["--compile", "maybe"], "'maybe'"),
@@ -137,8 +142,8 @@ HOSTILE = [
     (["--out", "s"], "twice"), (["-lr", "1"], "two dashes"), (["lr"], "--name value"), (["--"], "--name value"),
     (["="], "''"),
     (["--=1"], "''"), (["--LR", "1"], "'LR'"), (["--flip", "1.5"], "at most 1"), (["--smoothing", "1"], "less than 1"),
-    (["--crop-scale", "0"], "more than 0"), (["--size", "-16"], "at least 0"), (["--size", "16x16"], "a whole number"),
-    (["--fraction", "1"], "less than 1"), (["--ema", "1"], "less than 1"), (["--layer-decay", "0"], "more than 0"),
+    (["--crop-scale", "0"], "at least 0.001"), (["--size", "-16"], "at least 0"), (["--size", "16x16"], "a whole number"),
+    (["--val-fraction", "1"], "less than 1"), (["--ema", "1"], "less than 1"), (["--layer-decay", "0"], "more than 0"),
     (["--keep", "0"], "at least 1"), (["--threads", "-1"], "at least 0"), (["--workers", "many"], "a whole number"),
     (["--settings"], "--settings needs"), (["--settings", "a", "--settings", "b"], "twice"), (["--settings", "/"], "/"),
     (["--settings", "no/such.toml"], "no/such.toml"), (["--settings", "a\0b"], ""), (["--jsn"], "'json'"),
@@ -156,18 +161,19 @@ def test_what_cannot_be_a_setting_is_refused(ask: Ask, words: list[str], said: s
 @pytest.mark.parametrize("out", ["", "  ", "a\0b"])
 def test_an_impossible_folder_is_refused(ask: Ask, out: str) -> None:
     found = ask("train", f"--out={out}")
-    assert found.code == 2 and "'out'" in found.err
+    assert found.code == 2 and "'training.out'" in found.err
 
 
 @pytest.mark.parametrize(("text", "said"), [
     ("lr = 1\nlr = 2", "TOML"), ("lr", "TOML"), ("lr = fast", "TOML"), ("lr = 'fast'", "must be a number"),
-    ("[lr]\na = 1", "'lr'"),
-    ("[training]\nlr = 1", "'training'"), ("epochs = 1.0", "a whole number"), ("betas = [0.9]", "'betas'"),
-    ("betas = 0.9", "'betas'"), ("model = 5", "a text"), ("compile = 'yes'", "true or false"),
+    ("[lr]\na = 1", "'training.lr'"),
+    ("[trainin]\nlr = 1", "'training'"), ("[training]\nlr = 0", "training.lr'"), ("[training]\nlrr = 1", "training.lr'"),
+    ("lr = 1\n[training]\nlr = 1", "twice"), ("epochs = 1.0", "a whole number"), ("betas = [0.9]", "'training.betas'"),
+    ("betas = 0.9", "'training.betas'"), ("model = 5", "a text"), ("compile = 'yes'", "true or false"),
     ("compile = 1", "true or false"),
-    ("lr = nan", "'lr'"), ("change = 'depth=1'", "'change'"), ("change = [1]", "'change'"),
+    ("lr = nan", "'training.lr'"), ("set = 'depth=1'", "'model.set'"), ("set = [1]", "'model.set'"),
     ("weight-decay = 1", "'weight_decay'"),
-    ("out = ''", "'out'"), ("lr = 1979-05-27", "'lr'"), ("\0", "TOML"), ("lr = " + "[" * 3000, "TOML"),
+    ("out = ''", "'training.out'"), ("lr = 1979-05-27", "'training.lr'"), ("\0", "TOML"), ("lr = " + "[" * 3000, "TOML"),
     ("json = true", "'json'")])
 def test_what_cannot_stand_in_a_file_is_refused_by_the_files_name(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "s.toml"
@@ -185,9 +191,9 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 def test_the_page_shows_each_setting_with_its_default_and_its_range(ask: Ask) -> None:
     lines = {line.split()[0]: line for line in ask("train", "--help").out.splitlines() if line.startswith("  --")}
-    for f in fields(ClassifySettings):
-        flag = f"--[no-]{parse.dashed(f.name)}" if f.type in (bool, "bool") else f"--{parse.dashed(f.name)}"
-        assert str(f.metadata.get("help", "")) in lines[flag]
+    for leaf in leaves(ClassificationSettings):
+        flag = f"--[no-]{dashed(leaf.name)}" if leaf.kind is bool else f"--{dashed(leaf.name)}"
+        assert leaf.help and leaf.help in lines[flag]
     assert "default 0.001" in lines["--lr"] and "above 0, at most 100" in lines["--lr"]
     assert "needed" in lines["--out"] and "0 to 1" in lines["--flip"] and "fp32|bf16" in lines["--precision"]
     assert "default 0.9 0.999" in lines["--betas"] and "default yes" in lines["--[no-]deterministic"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import TINY, Ask
-from vitrail.recipes.settings import ClassifySettings
+from vitrail.tasks.classification.settings import ClassificationSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def test_a_run_holds_what_it_promises(run: Path) -> None:
     for name in ("settings.toml", "run.json", "metrics.jsonl", "evaluation.json", "report.html", "model/config.json"):
         assert (run / name).is_file(), name
-    assert ClassifySettings.read(run / "settings.toml").changes() == {"depth": 1, "dim": 32, "heads": 2, "patch": 8}
+    assert ClassificationSettings.read(run / "settings.toml").model.arguments() == {"depth": 1, "dim": 32, "heads": 2, "patch": 8}
 
 
 def test_the_same_command_again_leaves_a_finished_run_as_it_is(ask: Ask, run: Path) -> None:
@@ -35,8 +35,8 @@ def test_another_run_does_not_go_into_the_same_folder(ask: Ask, run: Path) -> No
 
 @pytest.mark.parametrize(("words", "code", "said"), [
     (["--data", "nowhere"], 1, "nowhere"), (["--model", "vit_s61"], 2, "'vit_s16'"),
-    (["--change", "dpth=1"], 2, "'depth'"),
-    (["--change", "heads=5", "dim=32"], 2, "cannot be built"), (["--change", "depth=[1]"], 2, ""),
+    (["--set", "dpth=1"], 2, "'depth'"),
+    (["--set", "heads=5", "dim=32"], 2, "cannot be built"), (["--set", "depth=[1]"], 2, ""),
     (["--batch", "4096"], 2, "4096"),
     (["--weights", "nope"], 2, "release"), (["--teacher", "nope", "--distillation", "hard"], 2, "'nope'"),
     (["--device", "tpu"], 2, "'tpu'"), (["--resume", "must"], 2, "resume")])

@@ -45,8 +45,8 @@ def test_evaluate_refuses_images_that_have_changed_since(ask: Ask, run: Path, tm
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     settings = (copy / "settings.toml").read_text()
-    old = next(line for line in settings.splitlines() if line.startswith("data = "))
-    (copy / "settings.toml").write_text(settings.replace(old, f'data = "{folder}"'))
+    old = next(line for line in settings.splitlines() if line.startswith("source = "))
+    (copy / "settings.toml").write_text(settings.replace(old, f'source = "{folder}"'))
     assert ask("evaluate", copy, "--held-out-of-run").code == 0                 # the same images elsewhere
     for file in folder.rglob("*.png"):
         Image.new("RGB", (9, 9)).save(file)
@@ -102,7 +102,7 @@ def test_predict_goes_on_after_what_is_no_image_where_that_is_asked(ask: Ask, ru
 @pytest.mark.parametrize(("words", "code", "said"), [
     (["{run}", "{photos}/dark/0.pn"], 1, "'0.png'"), (["{run}", ""], 1, "no file or folder ''"),
     (["{run}", "a\0b"], 1, ""),
-    (["{run}", "{photos}", "--json", "--csv"], 2, "not both"), (["{run}", "{photos}", "--top", "0"], 2, "--top"),
+    (["{run}", "{photos}", "--json", "--csv"], 2, "not both"), (["{run}", "{photos}", "--top", "0"], 2, "'top'"),
     (["{run}", "{photos}", "--batch", "x"], 2, "whole number"), (["{run}", "x" * 5000], 1, ""),
     (["a\0b", "{photos}"], 2, "no folder"), (["", "{photos}"], 2, "''"), (["x" * 5000, "{photos}"], 2, "neither"),
     (["{run}", "~nobody-of-that-name/x.png"], 1, "nobody")])

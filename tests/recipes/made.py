@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vitrail.recipes.settings import ClassifySettings
+from vitrail.tasks.classification.settings import ClassificationSettings
 
-TINY: dict[str, Any] = dict(model="vit_ti16", change=("depth=1", "dim=32", "heads=2", "patch=8"), size=16, batch=8,
+TINY: dict[str, Any] = dict(model="vit_ti16", set=("depth=1", "dim=32", "heads=2", "patch=8"), size=16, batch=8,
                             epochs=2, lr=3e-3, randaugment=0, erase=0.0, crop_scale=0.9, crop=1.0, threads=1)
 NAMES = ("dark", "grey", "light")
 
@@ -23,5 +23,5 @@ def draw(folder: Path, *, names: tuple[str, ...] = NAMES, count: int = 12, seed:
     return folder
 
 
-def tiny(data: Path, out: Path, **changes: Any) -> ClassifySettings:
-    return ClassifySettings(**{**TINY, "data": str(data), "out": str(out), **changes})
+def tiny(data: Path, out: Path, **changes: Any) -> ClassificationSettings:
+    return ClassificationSettings.of({**TINY, "data": str(data), "out": str(out), **changes})

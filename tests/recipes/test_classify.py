@@ -15,7 +15,7 @@ from vitrail.core.errors import DataError, ModelError, SettingsError, VitrailErr
 from vitrail.core.config import Preprocessing
 from vitrail.models import create_model, load_model, save_model
 from vitrail.recipes import classify, demo
-from vitrail.recipes.settings import ClassifySettings
+from vitrail.tasks.classification.settings import ClassificationSettings
 from vitrail.tasks.classification.evaluate import evaluate
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> ClassifySettings:
+def done(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> ClassificationSettings:
     settings = tiny(photos, tmp_path_factory.mktemp("runs") / "first", epochs=6, finish="last")
     assert classify.run(settings) == Path(settings.out)
     return settings
@@ -37,21 +37,21 @@ def log(run: Path, kind: str) -> list[dict[str, Any]]:
     return [r for r in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if r["kind"] == kind]
 
 
-def test_a_run_holds_what_it_promises(done: ClassifySettings) -> None:
+def test_a_run_holds_what_it_promises(done: ClassificationSettings) -> None:
     run = Path(done.out)
     for name in ("settings.toml", "run.json", "metrics.jsonl", "evaluation.json", "report.html", "model/config.json",
                  "model/model.safetensors", "checkpoints/best.json"):
         assert (run / name).is_file(), name
-    assert list((run / "tensorboard").iterdir()) and ClassifySettings.read(run / "settings.toml") == done
+    assert list((run / "tensorboard").iterdir()) and ClassificationSettings.read(run / "settings.toml") == done
     papers = json.loads((run / "run.json").read_text())
     assert papers["finished"]["steps"] == 18 and papers["task"]["classes"] == list(NAMES)
-    held, trained = (papers["task"]["record"][side] for side in ("val", "train"))
+    held, trained = (papers["task"]["record"][side] for side in ("held_out", "train"))
     assert len(held) == 6 and len(trained) == 30 and not set(held) & set(trained)
     assert len(log(run, "eval")) == 6 and log(run, "train")[-1]["step"] == 18
 
 
-def test_the_evaluation_on_disk_is_what_evaluate_finds(done: ClassifySettings) -> None:
-    run, held_out = Path(done.out), classify.open_sides(done).val
+def test_the_evaluation_on_disk_is_what_evaluate_finds(done: ClassificationSettings) -> None:
+    run, held_out = Path(done.out), classify.open_sides(done).held_out
     found = evaluate(load_model(run), held_out, batch=5)
     there = json.loads((run / "evaluation.json").read_text())
     here = json.loads(json.dumps(found.to_json()))
@@ -83,9 +83,9 @@ def test_it_says_what_it_does_and_a_finished_run_is_left_as_it_is(photos: Path, 
 
 
 @pytest.mark.parametrize(("changes", "kind", "said"), [
-    ({"model": "vit_s61"}, ModelError, "vit_s16"), ({"change": ("dpth=1",)}, ModelError, "'depth'"),
-    ({"change": ("dim=32", "heads=5")}, ModelError, "cannot be built"),
-    ({"change": ("image=32", "depth=1")}, SettingsError, "image=32"),
+    ({"model": "vit_s61"}, ModelError, "vit_s16"), ({"set": ("dpth=1",)}, ModelError, "'depth'"),
+    ({"set": ("dim=32", "heads=5")}, ModelError, "cannot be built"),
+    ({"set": ("image=32", "depth=1")}, SettingsError, "image=32"),
     ({"teacher": "nowhere", "distillation": "hard"}, SettingsError, "nowhere"),
     ({"out": str(ROOT)}, SettingsError, "no run's"), ({"resume": "must"}, SettingsError, "resume")])
 def test_wrong_settings_are_found_before_data_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -93,33 +93,33 @@ def test_wrong_settings_are_found_before_data_are_read(tmp_path: Path, monkeypat
                                                        said: str) -> None:
     def read(*words: object, **more: object) -> None:
         raise AssertionError("the data were opened")
-    monkeypatch.setattr(classify, "open_dataset", read)
+    monkeypatch.setattr(classify, "open_source", read)
     with pytest.raises(kind, match=said):
-        classify.run(replace(tiny(tmp_path / "none", tmp_path / "run"), **changes))
+        classify.run(tiny(tmp_path / "none", tmp_path / "run").updated(**changes))
     assert not (tmp_path / "run").exists()
     with pytest.raises(AssertionError, match="were opened"):
         classify.run(tiny(tmp_path / "none", tmp_path / "run"))
 
 
-@pytest.mark.parametrize("changes", [{"teacher": "there"}, {"distillation": "soft"}, {"change": ("depth",)},
-                                     {"change": ("depth=1", "depth=2")}])
+@pytest.mark.parametrize("changes", [{"teacher": "there"}, {"distillation": "soft"}, {"set": ("depth",)},
+                                     {"set": ("depth=1", "depth=2")}])
 def test_settings_that_contradict_themselves_cannot_be_made(changes: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
-        ClassifySettings(**{**TINY, "out": "x", **changes})
+        ClassificationSettings.of({**TINY, "out": "x", **changes})
 
 
 @pytest.mark.parametrize("text, value", [
     ("depths=2,2,6,2", [2, 2, 6, 2]), ("depths=[2,2]", [2, 2]), ("depth=6", 6), ("mlp_ratios=3.5,4", [3.5, 4]),
     ("name=a,b", "a,b"), ('name="2,2"', "2,2")])
 def test_numbers_with_commas_are_a_list(text: str, value: object) -> None:
-    assert list(ClassifySettings(**{**TINY, "out": "x", "change": (text,)}).changes().values()) == [value]
+    assert list(ClassificationSettings.of({**TINY, "out": "x", "set": (text,)}).model.arguments().values()) == [value]
 
 
 def test_named_images_are_held_out(photos: Path, tmp_path: Path) -> None:
     held = draw(tmp_path / "held", names=NAMES[:2], count=3, seed=1)
-    sides = classify.open_sides(tiny(photos, tmp_path / "run", held_out=str(held)))
-    assert len(sides.train) == 36 and len(sides.val) == 6 and sides.val.classes == NAMES
-    assert sides.record == {"how": "named", "train": str(photos), "val": str(held)}
+    sides = classify.open_sides(tiny(photos, tmp_path / "run", val=str(held)))
+    assert len(sides.train) == 36 and len(sides.held_out) == 6 and sides.held_out.classes == NAMES
+    assert sides.record == {"how": "named", "train": str(photos), "held_out": str(held)}
 
 
 @pytest.mark.parametrize(("names", "said"), [(("dark", "mauve"), "'mauve'"),
@@ -128,13 +128,13 @@ def test_held_out_images_of_other_classes_are_refused(photos: Path, tmp_path: Pa
                                                       said: str) -> None:
     held = draw(tmp_path / "held", names=names, count=2)
     with pytest.raises(DataError, match=said):
-        classify.run(tiny(photos, tmp_path / "run", held_out=str(held)))
+        classify.run(tiny(photos, tmp_path / "run", val=str(held)))
     assert not (tmp_path / "run").exists()
 
 
 def test_the_data_themselves_cannot_be_held_out(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="leave it out"):
-        classify.run(tiny(photos, tmp_path / "run", held_out=str(photos / "dark" / "..")))
+        classify.run(tiny(photos, tmp_path / "run", val=str(photos / "dark" / "..")))
 
 
 def test_a_run_that_learned_nothing_gives_way_to_one_that_can(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_run_that_learned_nothing_gives_way_to_one_that_can(tmp_path: Path) ->
     run = classify.run(tiny(photos, tmp_path / "run", epochs=1, on_error="skip"))
     papers = json.loads((run / "run.json").read_text())
     assert [s["key"] for s in papers["task"]["data"]["train"]["skipped"]] == ["dark/torn.png"]
-    assert len(papers["sessions"]) == 1 and ClassifySettings.read(run / "settings.toml").on_error == "skip"
+    assert len(papers["sessions"]) == 1 and ClassificationSettings.read(run / "settings.toml").data.on_error == "skip"
     with pytest.raises(SettingsError, match="holds another run"):           # now it has learned something
         classify.run(tiny(photos, tmp_path / "run", epochs=1))
 
@@ -201,7 +201,7 @@ def test_a_teacher_of_other_classes_is_refused(photos: Path, tmp_path: Path) -> 
 
 def test_two_processes_log_the_losses_of_one(photos: Path, tmp_path: Path) -> None:
     more: dict[str, Any] = dict(model="deit_ti16_distilled", log_every=1, mixup=0.8, cutmix=1.0, clip=0.5, ema=0.9,
-                                change=("depth=2", "dim=32", "heads=2", "patch=8", "drop_path=0.3"), randaugment=2)
+                                set=("depth=2", "dim=32", "heads=2", "patch=8", "drop_path=0.3"), randaugment=2)
     alone = classify.run(tiny(photos, tmp_path / "one", **more))
     settings = tmp_path / "settings.toml"
     settings.write_text(tiny(photos, tmp_path / "two", strategy="ddp", **more).to_toml())
@@ -223,7 +223,7 @@ def test_the_demo_teaches_evaluates_and_exports(tmp_path: Path, monkeypatch: pyt
     for part, epochs in ((demo.TEACHER, 12), (demo.STUDENT, 50)):
         assert part["epochs"] == epochs
         monkeypatch.setitem(part, "epochs", 1)
-        monkeypatch.setitem(part, "fraction", 0.95)             # few to learn from, so that it is quick
+        monkeypatch.setitem(part, "val_fraction", 0.95)             # few to learn from, so that it is quick
         monkeypatch.setitem(part, "workers", 0)
     found = demo.run(tmp_path / "demo")
     assert set(found) == {"teacher", "student"} and all(0 <= v <= 1 for v in found.values())

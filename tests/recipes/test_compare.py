@@ -15,14 +15,14 @@ from vitrail.recipes import compare, compare_pages
 from vitrail.recipes.compare_settings import MIXERS, CompareSettings
 from vitrail.figures.style import png
 
-TINY = {"change": ("patch=8", "dim=16", "depth=1", "heads=2"), "epochs": 1, "batch": 256, "jobs": 1, "seeds": 2,
+TINY = {"set": ("patch=8", "dim=16", "depth=1", "heads=2"), "epochs": 1, "batch": 256, "jobs": 1, "seeds": 2,
         "mixers": ("self_attention", "cross_covariance")}
-WORDS = ["--change", "patch=8", "dim=16", "depth=1", "heads=2", "--epochs", 1, "--batch", 256]
+WORDS = ["--set", "patch=8", "dim=16", "depth=1", "heads=2", "--epochs", 1, "--batch", 256]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompareSettings, list[compare.Compared], list[str]]:
-    settings, said = CompareSettings(out=str(tmp_path_factory.mktemp("compare") / "out"), **TINY), list[str]()
+    settings, said = CompareSettings.of({"out": str(tmp_path_factory.mktemp("compare") / "out"), **TINY}), list[str]()
     return settings, compare.run(settings, tell=said.append), said
 
 
@@ -57,7 +57,7 @@ def test_what_is_finished_is_not_done_again(found: tuple) -> None:
 def test_trainings_in_processes_of_their_own_learn_the_same(found: tuple, tmp_path: Path) -> None:
     settings, compared, _ = found
     changed = {**settings.resolved(), "out": str(tmp_path / "two"), "jobs": 2, "seeds": 1}
-    assert [c.runs[0] for c in compare.run(CompareSettings(**changed))] == [c.runs[0] for c in compared]
+    assert [c.runs[0] for c in compare.run(CompareSettings.of(changed))] == [c.runs[0] for c in compared]
 
 
 def test_the_page_and_the_plot_hold_every_mechanism(found: tuple) -> None:
@@ -74,18 +74,18 @@ def test_the_page_and_the_plot_hold_every_mechanism(found: tuple) -> None:
     ({"mixer": "criss_cross"}, SettingsError, "--mixers")])
 def test_bad_settings_are_refused_before_anything_runs(change: dict, error: type[Exception], why: str) -> None:
     with pytest.raises(error, match=why):
-        CompareSettings(out="nowhere", **change)
+        CompareSettings.of({"out": "nowhere", **change})
 
 
 def test_a_model_that_takes_no_mixer_is_refused_before_anything_trains(tmp_path: Path) -> None:
-    settings = CompareSettings(out=str(tmp_path / "x"), model="swin_t", change=(), size=64)
+    settings = CompareSettings.of({"out": str(tmp_path / "x"), "model": "swin_t", "set": (), "size": 64})
     with pytest.raises(ModelError, match="no stack of equal blocks"):
         compare.run(settings)
     assert not (tmp_path / "x").exists()
 
 
 def test_the_default_is_eight_mixers_or_more() -> None:
-    assert len(MIXERS) >= 8 and CompareSettings(out="x").mixers == MIXERS
+    assert len(MIXERS) >= 8 and CompareSettings.of({"out": "x"}).mixers == MIXERS
 
 
 def test_the_command_tells_a_table_and_writes_the_files(ask: Ask, tmp_path: Path) -> None:      # noqa: F811

@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,22 @@ from vitrail.language import create_language_model, is_saved_text, load_language
 from vitrail.tasks.language.vocabulary import Vocabulary
 from vitrail.models import create_model, load_model, save_model
 from vitrail.recipes import text
-from vitrail.recipes.text_settings import TextSettings
+from vitrail.tasks.language.settings import LanguageSettings
 from vitrail.tasks.language.answer import fill, go_on, translate
 from vitrail.training.run import Run
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = dict(threads=1, batch=8, epochs=2, log_every=1, sentences=40)
 KINDS: dict[str, dict[str, Any]] = {
-    "transformer_tiny": dict(change=("dim=16", "hidden=32", "heads=2", "dropout=0.1")),
-    "transformer_pre_tiny": dict(change=("dim=16", "hidden=32", "heads=2")),
-    "seq2seq_tiny": dict(change=("dim=16", "hidden=16", "maxout=8")),
-    "gpt_tiny": dict(data="page", change=("dim=16", "hidden=32", "heads=2", "dropout=0.1"), length=16, stride=150),
-    "bert_tiny": dict(data="page", change=("dim=16", "hidden=32", "heads=2"), length=32, stride=150)}
+    "transformer_tiny": dict(set=("dim=16", "hidden=32", "heads=2", "dropout=0.1")),
+    "transformer_pre_tiny": dict(set=("dim=16", "hidden=32", "heads=2")),
+    "seq2seq_tiny": dict(set=("dim=16", "hidden=16", "maxout=8")),
+    "gpt_tiny": dict(data="page", set=("dim=16", "hidden=32", "heads=2", "dropout=0.1"), length=16, stride=150),
+    "bert_tiny": dict(data="page", set=("dim=16", "hidden=32", "heads=2"), length=32, stride=150)}
 
 
-def small(out: Path, name: str = "transformer_tiny", **changes: Any) -> TextSettings:
-    return TextSettings(**{**SMALL, "out": str(out), "model": name, **KINDS[name], **changes})
+def small(out: Path, name: str = "transformer_tiny", **changes: Any) -> LanguageSettings:
+    return LanguageSettings.of({**SMALL, "out": str(out), "model": name, **KINDS[name], **changes})
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -43,7 +42,7 @@ def lines(run: Path) -> list[dict[str, Any]]:
 def test_a_run_holds_what_it_promises(tmp_path: Path, name: str) -> None:
     settings = small(tmp_path / "run", name)
     run = text.run(settings)
-    assert TextSettings.read(run / "settings.toml") == settings
+    assert LanguageSettings.read(run / "settings.toml") == settings
     papers, found = (json.loads((run / file).read_text()) for file in ("run.json", "evaluation.json"))
     assert papers["task"]["task"] == found["task"] and papers["task"]["vocabulary"]["size"] > 7
     last = lines(run)[-1]
@@ -92,7 +91,7 @@ def test_resume_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: 
         assert (broken / file).read_bytes() == (whole / file).read_bytes()
 
 
-def task_of(settings: TextSettings) -> Any:
+def task_of(settings: LanguageSettings) -> Any:
     known = text.check_model(settings)
     return text.make_task(settings, known, text.open_sides(settings, known))
 
@@ -112,11 +111,11 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize(("name", "changes", "kind", "said"), [
     ("transformer_tiny", {"model": "transfomer_tiny"}, ModelError, "transformer_tiny"),
-    ("transformer_tiny", {"model": "vit_s16", "change": ()}, ModelError, "no model of text"),
-    ("transformer_tiny", {"change": ("dpth=1",)}, ModelError, "'depth'"),
-    ("transformer_tiny", {"change": ("dim=16", "heads=5")}, ModelError, "cannot be built"),
-    ("transformer_tiny", {"change": ("vocabulary=9",)}, SettingsError, "'vocabulary', and it follows from the texts"),
-    ("gpt_tiny", {"change": ("length=8",)}, SettingsError, "give the setting 'length'"),
+    ("transformer_tiny", {"model": "vit_s16", "set": ()}, ModelError, "no model of text"),
+    ("transformer_tiny", {"set": ("dpth=1",)}, ModelError, "'depth'"),
+    ("transformer_tiny", {"set": ("dim=16", "heads=5")}, ModelError, "cannot be built"),
+    ("transformer_tiny", {"set": ("vocabulary=9",)}, SettingsError, "'vocabulary', and it follows from the texts"),
+    ("gpt_tiny", {"set": ("length=8",)}, SettingsError, "give the setting 'length'"),
     ("transformer_tiny", {"strategy": "fsdp"}, SettingsError, "fsdp"),
     ("transformer_tiny", {"length": 4}, SettingsError, "fewer than 8"),
     ("transformer_tiny", {"out": str(ROOT)}, SettingsError, "no run's"),
@@ -130,7 +129,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureF
 def test_what_cannot_be_trained_is_said_before_anything_is_written(
         tmp_path: Path, name: str, changes: dict[str, Any], kind: type[VitrailError], said: str) -> None:
     with pytest.raises(kind, match=said):
-        text.run(replace(small(tmp_path / "run", name), **changes))
+        text.run(small(tmp_path / "run", name).updated(**changes))
     assert not (tmp_path / "run").exists()
 
 
@@ -138,10 +137,10 @@ def test_the_users_own_pairs(tmp_path: Path) -> None:
     file, held = tmp_path / "my.tsv", tmp_path / "held.tsv"
     file.write_text("".join(f"number {n}\tnumero {n}\n" for n in range(30)) + "oops\n" + "long " * 20 + "\tlong\n")
     held.write_text("number 3\tnumero 3\nnumber 400\tnumero 400\n")
-    settings = small(tmp_path / "run", data=str(file), held_out=str(held), length=16)
+    settings = small(tmp_path / "run", data=str(file), val=str(held), length=16)
     with pytest.raises(DataError, match="my.tsv, line 31: .*--on-error skip"):
         text.run(settings)
-    run = text.run(replace(settings, on_error="skip"))
+    run = text.run(settings.updated(on_error="skip"))
     papers = json.loads((run / "run.json").read_text())["task"]
     assert [s["key"] for s in papers["data"]["train"]["skipped"]] == ["line 31", "line 32"]
     assert papers["samples"] == {"train": 30, "val": 2} and papers["record"]["val"] == str(held)
@@ -158,7 +157,7 @@ def test_the_users_own_text_by_words(tmp_path: Path) -> None:
 
 
 def test_two_processes_log_the_losses_of_one(tmp_path: Path) -> None:
-    more: dict[str, Any] = dict(ema=0.9, change=("dim=16", "hidden=32", "heads=2"))
+    more: dict[str, Any] = dict(ema=0.9, set=("dim=16", "hidden=32", "heads=2"))
     alone = text.run(small(tmp_path / "one", **more))
     file = tmp_path / "settings.toml"
     file.write_text(small(tmp_path / "two", strategy="ddp", **more).to_toml())
@@ -174,19 +173,21 @@ def test_two_processes_log_the_losses_of_one(tmp_path: Path) -> None:
 
 
 def test_the_toy_language_is_learned(tmp_path: Path) -> None:
-    found = text.run(TextSettings(out=str(tmp_path / "run"), model="transformer_tiny", epochs=4, threads=1))
+    found = text.run(LanguageSettings.of({"out": str(tmp_path / "run"), "model": "transformer_tiny", "epochs": 4, "threads": 1}))
     scores = json.loads((found / "evaluation.json").read_text())["scores"]
     assert scores["exact"]["value"] > 0.95
 
 
 def test_a_text_is_learned_better_than_by_a_table_of_pairs(tmp_path: Path) -> None:
-    found = text.run(TextSettings(out=str(tmp_path / "run"), model="gpt_tiny", data="page", epochs=10, threads=1))
+    found = text.run(LanguageSettings.of({"out": str(tmp_path / "run"), "model": "gpt_tiny", "data": "page", "epochs": 10,
+                                      "threads": 1}))
     judged = json.loads((found / "evaluation.json").read_text())
     assert judged["scores"]["perplexity"]["value"] < 0.9 * judged["baselines"]["bigram"]["perplexity"]
 
 
 def test_gaps_are_filled_far_better_than_by_the_commonest_letter(tmp_path: Path) -> None:
-    found = text.run(TextSettings(out=str(tmp_path / "run"), model="bert_tiny", data="page", epochs=9, threads=1))
+    found = text.run(LanguageSettings.of({"out": str(tmp_path / "run"), "model": "bert_tiny", "data": "page", "epochs": 9,
+                                      "threads": 1}))
     judged = json.loads((found / "evaluation.json").read_text())
     assert judged["scores"]["accuracy"]["value"] > 2 * judged["baselines"]["commonest unit"]["accuracy"]
 

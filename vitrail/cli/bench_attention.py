@@ -1,24 +1,46 @@
 """`vitrail bench attention`: the ledger of what every mechanism costs."""
-import json
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from dataclasses import dataclass
+from json import dumps
 from pathlib import Path
 
-from vitrail.cli import show
-from vitrail.cli.command import Command, add_out, add_threads, whole
+from vitrail.cli.command import Command
 from vitrail.cli.opening import check_free, set_threads
+from vitrail.cli.options import Overwrites, Threads
+from vitrail.cli.output import log, print_json, print_line, table
+from vitrail.core.errors import SettingsError
 from vitrail.core.files import atomic_folder
+from vitrail.core.settings import setting
 
 
-def _sides(text: str) -> int:
-    """The side of a square map of so many tokens."""
-    tokens = whole(1, 1 << 20)(text)
-    side = round(tokens**0.5)
-    if side * side != tokens:
-        raise ArgumentTypeError(f"{tokens} tokens are no square map: try {side * side} or {(side + 1)**2}")
-    return side
+@dataclass(frozen=True, kw_only=True)
+class Settings(Overwrites, Threads):
+    """Which mechanisms, at which sizes."""
+
+    mechanisms: str = setting("", metavar="A,B", help="names that `vitrail list --kind attention` shows; left out: all "
+                                                      "that can mix a map's tokens")
+    tokens: tuple[int, ...] = setting((), low=1, high=1 << 20, help="square numbers of tokens (64 256 1024 2304 4096 "
+                                                                    "9216 16384)")
+    dim: int = setting(256, low=1, high=1 << 16, help="the width")
+    heads: int = setting(4, low=1, high=1 << 10, help="where there are heads")
+    rounds: int = setting(5, low=1, high=100_000, help="how often each is timed")
+    limit_gb: int = setting(4, low=1, high=1 << 20, help="sizes that would hold more than so many GiB are left out")
+    out: str = setting("", metavar="FOLDER", help="write the table, the numbers and the plot there")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.sides()
+
+    def sides(self) -> list[int]:
+        """The sides of the square maps, each once. Raises SettingsError for tokens that make no square."""
+        for tokens in self.tokens:
+            side = round(tokens**0.5)
+            if side * side != tokens:
+                raise SettingsError(f"the setting 'tokens' is {tokens}, which is not a square map: try {side * side} "
+                                    f"or {(side + 1)**2}")
+        return sorted({round(tokens**0.5) for tokens in self.tokens})
 
 
-def _run(a: Namespace) -> int:
+def run(a: Settings, *, json: bool) -> int:
     check_free(a.out, overwrite=a.overwrite)
     set_threads(a)
     import torch
@@ -29,41 +51,27 @@ def _run(a: Namespace) -> int:
     from vitrail.figures.style import png
 
     chosen = [n.strip() for n in a.mechanisms.split(",") if n.strip()]
-    rows = ledger.measure(chosen, sides=sorted(set(a.tokens)) or ledger.SIDES, dim=a.dim, heads=a.heads,
-                          rounds=a.rounds, limit_gb=a.limit_gb, tell=show.note)
+    rows = ledger.measure(chosen, sides=a.sides() or ledger.SIDES, dim=a.dim, heads=a.heads,
+                          rounds=a.rounds, limit_gb=a.limit_gb, tell=log)
     here = machine(torch.device("cpu"))
     told = {"machine": here, "dim": a.dim, "heads": a.heads, "rounds": a.rounds, "rows": [r.to_json() for r in rows]}
     if a.out:
         command = "vitrail bench attention" + (f" --mechanisms {a.mechanisms}" if chosen else "")
         with atomic_folder(Path(a.out), overwrite=a.overwrite) as new:
-            (new / "attention.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            (new / "attention.json").write_text(dumps(told, indent=1) + "\n", encoding="utf-8")
             (new / "attention.md").write_text(ledger_pages.page(rows, here, command), encoding="utf-8")
             (new / "attention.png").write_bytes(png(ledger_pages.plot(rows)))
-    if a.json:
-        show.emit(told)
+    if json:
+        print_json(told)
         return 0
-    show.table(ledger_pages.HEAD, ledger_pages.cells(rows), right=("N", "ms", "MiB"))
+    table(ledger_pages.HEAD, ledger_pages.cells(rows), right=("N", "ms", "MiB"))
     for row in rows:
         if row.skipped:
-            show.say(f"{row.name}: not measured {row.skipped}")
+            print_line(f"{row.name}: not measured {row.skipped}")
     if a.out:
-        show.say(f"\n{Path(a.out) / 'attention.md'}")
+        print_line(f"\n{Path(a.out) / 'attention.md'}")
     return 0
 
 
-def _arguments(p: ArgumentParser) -> None:
-    p.add_argument("--mechanisms", default="", metavar="A,B", help="names that `vitrail list --kind attention` shows; "
-                                                                   "left out: all that can mix a map's tokens")
-    p.add_argument("--tokens", type=_sides, nargs="+", default=[], metavar="N",
-                   help="square numbers of tokens (64 256 1024 2304 4096 9216 16384)")
-    p.add_argument("--dim", type=whole(1, 1 << 16), default=256, metavar="N", help="the width (256)")
-    p.add_argument("--heads", type=whole(1, 1 << 10), default=4, metavar="N", help="where there are heads (4)")
-    p.add_argument("--rounds", type=whole(1, 100_000), default=5, metavar="N", help="how often each is timed (5)")
-    p.add_argument("--limit-gb", type=whole(1, 1 << 20), default=4, metavar="N",
-                   help="sizes that would hold more than so many GiB are left out (4)")
-    add_threads(p)
-    add_out(p, "FOLDER", "write the table, the numbers and the plot there")
-
-
 COMMAND = Command(about="Time and peak memory of every mechanism of attention against the number of tokens, with the "
-                        "exponents they grow by.", run=_run, arguments=_arguments)
+                        "exponents they grow by.", settings=Settings, run=run)

@@ -1,8 +1,8 @@
 """What `vitrail bench` says of what it measured."""
+from vitrail.cli.output import print_line, table
 from collections.abc import Sequence
 from typing import Any
 
-from vitrail.cli import show
 
 
 def of_one_process(found: dict[str, Any]) -> None:
@@ -21,11 +21,12 @@ def of_one_process(found: dict[str, Any]) -> None:
         head += [f"{precision} ms", f"{against or 'plain'} / {precision}", "quartiles"]
         for row, r in zip(cells, rows, strict=True):
             row += _beside(r["optimised"][precision]["ms"], r["optimised"][precision])
-    show.table(head, cells, right=head[1:])
+    table(head, cells, right=head[1:])
     reached = [r["yardstick_gflops"] for r in rows]
-    show.say(f"\nmedians of {rows[0]['rounds']} rounds, everything in turn in one process; products: how many "
-             f"1024 x 1024 float32 products the time is worth, which reached {min(reached):.0f} to {max(reached):.0f} "
-             "1e9 multiply-adds a second" + ("; above 1 in the ratio, ours is faster" if against else ""))
+    print_line(f"\nmedians of {rows[0]['rounds']} rounds, everything in turn in one process; products: how many "
+               f"1024 x 1024 float32 products the time is worth, which reached {min(reached):.0f} to "
+               f"{max(reached):.0f} 1e9 multiply-adds a second"
+               + ("; above 1 in the ratio, ours is faster" if against else ""))
 
 
 def _beside(ms: float, told: dict[str, Any]) -> list[str]:
@@ -46,21 +47,21 @@ def of_processes(found: dict[str, Any]) -> None:
             cells.append([r["model"], r["batch"], name, f"{side['ms']:.2f}", f"{side['images_a_second']:.1f}",
                           f"{side['share'][0]:.2f}", held, f"{side['difference']:.1g}",
                           _spread(over.get("vitrail fp32")), _spread(optimised)])
-    show.table(head, cells, right=head[3:])
+    table(head, cells, right=head[3:])
     sides = [s for r in rows for s in r["sides"].values()]
     threads, processors = sides[0]["threads"], sides[0]["processors"]
     where = f", bound to processors {', '.join(map(str, processors))}" if processors else ""
-    show.say(f"\nmedians of {rows[0]['rounds']} rounds, with quartiles; each engine in a process of its own, by turns; "
-             f"threads of each: {threads}{where}\n"
-             "share: of the rate of a packed matrix product in the same precision and round, which reached at best "
-             f"{_best(rows)} 1e9 multiply-adds a second\n"
-             "MB: the peak of what the process held, beyond what it held with its engine and no model\n"
-             "apart: how far its logits are from our model's as it is, at most, of their deviation\n"
-             "/ ours, / optimised: its time over our model's as it is, and as optimised, in the same precision; above "
-             "1 ours is faster")
+    print_line(f"\nmedians of {rows[0]['rounds']} rounds, with quartiles; each engine in a process of its own, by "
+               f"turns; threads of each: {threads}{where}\n"
+               "share: of the rate of a packed matrix product in the same precision and round, which reached at best "
+               f"{_best(rows)} 1e9 multiply-adds a second\n"
+               "MB: the peak of what the process held, beyond what it held with its engine and no model\n"
+               "apart: how far its logits are from our model's as it is, at most, of their deviation\n"
+               "/ ours, / optimised: its time over our model's as it is, and as optimised, in the same precision; "
+               "above 1 ours is faster")
     for r in rows:
         for name, why in r["left_out"].items():
-            show.say(f"{r['model']}, batch {r['batch']}, {name}: not measured, {why}")
+            print_line(f"{r['model']}, batch {r['batch']}, {name}: not measured, {why}")
 
 
 def _spread(over: Sequence[float] | None) -> str:
@@ -74,5 +75,5 @@ def _best(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _machine(found: dict[str, Any]) -> None:
-    show.say(found["command"])
-    show.say(", ".join(f"{k} {v}" for k, v in found["machine"].items()))
+    print_line(found["command"])
+    print_line(", ".join(f"{k} {v}" for k, v in found["machine"].items()))

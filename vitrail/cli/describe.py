@@ -3,7 +3,7 @@ import inspect
 from dataclasses import asdict
 from typing import Any
 
-from vitrail.cli import show
+from vitrail.cli.output import pairs, print_line
 from vitrail.core.card import Variant
 from vitrail.core.mechanism import Mechanism, Position
 
@@ -51,21 +51,21 @@ def say(found: Declared) -> None:
     else:
         lines |= {"elsewhere": found.fits, **({"lesson": found.lesson} if found.lesson else {})}
     for name, text in lines.items():
-        show.say(f"{name.ljust(11)}{text}")
-    show.say("\narguments")
-    show.pairs({k: repr(v) for k, v in arguments(found).items()}, indent="  ")
+        print_line(f"{name.ljust(11)}{text}")
+    print_line("\narguments")
+    pairs({k: repr(v) for k, v in arguments(found).items()}, indent="  ")
     return None
 
 
 def _say_variant(found: Variant[Any]) -> None:
     if found.figures.reported:
         reported = ", ".join(f"{k} {v:g}" for k, v in found.figures.reported.items())
-        show.say(f"reported   {reported}" + (f" ({found.figures.where})" if found.figures.where else ""))
-    show.say("\narguments  (create_model and --change take any of them)")
-    show.pairs({k: repr(v) for k, v in arguments(found).items()}, indent="  ")
-    show.say("\nreleases" if found.weights else "\nno weights were released for it")
+        print_line(f"reported   {reported}" + (f" ({found.figures.where})" if found.figures.where else ""))
+    print_line("\narguments  (create_model and --set take any of them)")
+    pairs({k: repr(v) for k, v in arguments(found).items()}, indent="  ")
+    print_line("\nreleases" if found.weights else "\nno weights were released for it")
     for w in found.weights:
         score = "".join(f", {k} {v:g}" for k, v in w.reported.items())
         size = f", {w.classes or 'no'} classes, {w.image} px" if w.image else ""
         said = f"{score} ({w.where})" if score and w.where else score
-        show.say(f"  {w.name}  {w.license}{size}, keys={w.keys}{said}\n    {w.source}")
+        print_line(f"  {w.name}  {w.license}{size}, keys={w.keys}{said}\n    {w.source}")

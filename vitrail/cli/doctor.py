@@ -3,13 +3,13 @@ import os
 import platform
 import sys
 import tempfile
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import vitrail
-from vitrail.cli import show
 from vitrail.cli.command import Command
+from vitrail.cli.options import NoOptions
+from vitrail.cli.output import pairs, print_json, print_line
 from vitrail.core.errors import MissingExtra
 from vitrail.core.extras import EXTRAS, version
 from vitrail.core.hub import cache_folder
@@ -91,33 +91,33 @@ def _advice(cuda: int) -> str:
             "  with --max-restarts: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, or a restart waits for ever")
 
 
-def _doctor(a: Namespace) -> int:
+def run(a: NoOptions, *, json: bool) -> int:
     found = examine()
     cuda = sum(d["device"].startswith("cuda") for d in found["torch"].get("devices", ()))
-    if a.json:
-        show.emit({**found, "torchrun": _advice(cuda)})
+    if json:
+        print_json({**found, "torchrun": _advice(cuda)})
         return 0 if found["ok"] else 1
     torch, vision, cache = found["torch"], found["torchvision"], found["cache"]
     seen = " ".join(filter(None, (vision.get(k) for k in ("version", "state", "note", "error"))))
-    show.pairs({"vitrail": found["vitrail"], "python": f"{found['python']}  {found['executable']}",
-                "system": f"{found['system']}, {found['processors']} processors for this process",
-                "torch": torch.get("version") or f"DOES NOT IMPORT: {torch['error']}",
-                **{f"  {d['device']}": d["name"] for d in torch.get("devices", ())},
-                "torchvision": seen,
-                "kernels": found["kernels"],
-                "cache": f"{cache['folder']}  " + ("writable" if cache["writable"] else f"NO: {cache['error']}")})
+    pairs({"vitrail": found["vitrail"], "python": f"{found['python']}  {found['executable']}",
+           "system": f"{found['system']}, {found['processors']} processors for this process",
+           "torch": torch.get("version") or f"DOES NOT IMPORT: {torch['error']}",
+           **{f"  {d['device']}": d["name"] for d in torch.get("devices", ())},
+           "torchvision": seen,
+           "kernels": found["kernels"],
+           "cache": f"{cache['folder']}  " + ("writable" if cache["writable"] else f"NO: {cache['error']}")})
     if missing := [n for n, v in found["packages"].items() if not v]:
-        show.say(f"MISSING      {', '.join(missing)}: pip install vitrail brings them")
+        print_line(f"MISSING      {', '.join(missing)}: pip install vitrail brings them")
     if found["offline"]:
-        show.say(f"offline      by {' and '.join(found['offline'])}")
-    show.say("\nextras")
+        print_line(f"offline      by {' and '.join(found['offline'])}")
+    print_line("\nextras")
     for extra in found["extras"]:
         there = " ".join(f"{n} {v}" for n, v in extra["installed"].items())
         state = f"missing {', '.join(extra['missing'])}: {extra['install']}" if extra["missing"] else there
-        show.say(f"  {extra['name'].ljust(10)}  {extra['unlocks']}\n  {'':10}  {state}")
-    show.say(f"\n{_advice(cuda)}")
+        print_line(f"  {extra['name'].ljust(10)}  {extra['unlocks']}\n  {'':10}  {state}")
+    print_line(f"\n{_advice(cuda)}")
     return 0 if found["ok"] else 1
 
 
-COMMANDS = {"doctor": Command(about="What of vitrail works on this machine, and what would unlock the rest.",
-                              run=_doctor)}
+COMMAND = Command(about="What of vitrail works on this machine, and what would unlock the rest.", settings=NoOptions,
+                  run=run)

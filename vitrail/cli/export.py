@@ -1,21 +1,35 @@
 """`vitrail export`: a model as a file that runs elsewhere, compared with it on real images before it is called done."""
-from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from vitrail.cli import show
-from vitrail.cli.command import Command, add_model, add_threads
-from vitrail.cli.opening import check_free, check_images, check_model, open_model, set_threads
+from vitrail.cli.command import Command
+from vitrail.cli.opening import check_free, check_files, check_model, open_model, set_threads
+from vitrail.cli.options import FromModel, Overwrites, Threads
+from vitrail.cli.output import log, print_json, print_line
 from vitrail.core.errors import SettingsError, VitrailError, did_you_mean
+from vitrail.core.settings import setting
 
 FORMATS = (".onnx", ".pt2")
 LARGEST = 1 << 14
 
 
-def parse_size(words: list[str] | None) -> tuple[int, int] | str | None:
-    """`224 320` -> (224, 320), height first; `224` -> (224, 224); `dynamic`; None: the model's own."""
+@dataclass(frozen=True, kw_only=True)
+class Settings(Overwrites, Threads, FromModel):
+    """Which model, into what, for which inputs."""
+
+    out: str = setting(positional=True, metavar="OUT", help="FILE.onnx, or FILE.pt2 for a torch.export program")
+    images: str = setting(metavar="FOLDER", help="real images to compare the answers on")
+    size: tuple[str, ...] = setting((), metavar="H W", help="height and width in pixels, or dynamic; left out: the "
+                                                            "model's own")
+    batch: str = setting("dynamic", metavar="N", help="images at a time, or dynamic")
+
+
+def parse_size(words: Sequence[str]) -> tuple[int, int] | str | None:
+    """`224 320` -> (224, 320), height first; `224` -> (224, 224); `dynamic`; nothing: the model's own."""
     if not words:
         return None
-    if words == ["dynamic"]:
+    if tuple(words) == ("dynamic",):
         return "dynamic"
     sides = [_whole(w, "--size") for w in words]
     if len(sides) > 2:
@@ -36,13 +50,13 @@ def _whole(word: str, option: str) -> int:
     return int(word)
 
 
-def _export(a: Namespace) -> int:
+def run(a: Settings, *, json: bool) -> int:
     out, size, batch = Path(a.out).expanduser(), parse_size(a.size), parse_batch(a.batch)
     if out.suffix.lower() not in FORMATS:
         raise SettingsError(f"{a.out}: the file's ending says what it will be: .onnx, or .pt2 for a torch.export "
                             f"program.{did_you_mean(out.suffix.lower(), FORMATS)}")
     check_model(a.model, a.weights)
-    check_images([a.images])
+    check_files([a.images])
     check_free(str(out), overwrite=a.overwrite)
     model = open_model(a)
     set_threads(a)
@@ -50,29 +64,18 @@ def _export(a: Namespace) -> int:
     from vitrail.report.exports import note_export
 
     verdict = export(model, out, images=Path(a.images).expanduser(), size=size, batch=batch, overwrite=a.overwrite)
-    if a.json:
-        show.emit(verdict.to_json())
+    if json:
+        print_json(verdict.to_json())
     else:
-        show.say(str(verdict))
-    run = Path(a.model).expanduser()
-    if (run / "run.json").is_file():
+        print_line(str(verdict))
+    folder = Path(a.model).expanduser()
+    if (folder / "run.json").is_file():
         try:
-            note_export(run, verdict.to_json())
+            note_export(folder, verdict.to_json())
         except VitrailError as e:               # somebody else's run, say: the artefact is no worse for it
-            show.note(f"the run's list of exports was not brought up to date: {e}")
+            log(f"the run's list of exports was not brought up to date: {e}")
     return 0
 
 
-def _arguments(p: ArgumentParser) -> None:
-    add_model(p)
-    p.add_argument("out", metavar="OUT", help="FILE.onnx, or FILE.pt2 for a torch.export program")
-    p.add_argument("--images", required=True, metavar="FOLDER", help="real images to compare the answers on")
-    p.add_argument("--size", nargs="+", metavar="H W",
-                   help="height and width in pixels, or dynamic; left out: the model's own")
-    p.add_argument("--batch", default="dynamic", metavar="N", help="images at a time, or dynamic (dynamic)")
-    add_threads(p)
-    p.add_argument("--overwrite", action="store_true", help="replace what is there")
-
-
-COMMANDS = {"export": Command(about="Writes a model as ONNX or as a torch.export program, checked on real images.",
-                              run=_export, arguments=_arguments)}
+COMMAND = Command(about="Writes a model as ONNX or as a torch.export program, checked on real images.",
+                  settings=Settings, run=run)

@@ -10,28 +10,28 @@ import sys
 from collections.abc import Sequence
 
 import vitrail
-from vitrail.cli.command import Command, parser_of
+from vitrail.cli.command import Command
 from vitrail.core.errors import SettingsError, VitrailError, did_you_mean
 
-# name -> the module of this package that holds it, and what it does
+# each in the module of this package of that name
 COMMANDS = {
-    "list": ("catalogue", "models, mechanisms of attention and position codes, with what they cost"),
-    "show": ("catalogue", "one of them: paper, figures, arguments, released weights"),
-    "tree": ("tree", "the papers that a model builds on, and those that build on it, as text or picture"),
-    "diff": ("catalogue", "what differs between two models"),
-    "data": ("data", "check a data set: classes, sizes, broken files, a sheet of samples"),
-    "train": ("train", "train a model on your data"),
-    "compare": ("compare", "train several attention mechanisms in one model under one budget"),
-    "evaluate": ("evaluate", "score a model on labelled data, each number with its interval"),
-    "predict": ("predict", "answer for inputs that nobody labelled"),
-    "explain": ("explain", "show what in an image an answer rests on"),
-    "generate": ("generate", "ask a model that writes: translate, go on with a text, or fill gaps"),
-    "export": ("export", "write a model as ONNX or as a torch.export program, checked on real images"),
-    "optimize": ("optimize", "rewrite a model for this processor: what is gained, what its answers lose"),
-    "bench": ("bench", "time forward passes beside other engines, or what attention costs"),
-    "survey": ("survey", "what every model costs on this machine, beside its reported accuracy"),
-    "claims": ("claims", "claims of the field, run again here"),
-    "doctor": ("doctor", "what of vitrail works on this machine, and what would unlock the rest"),
+    "list": "models, mechanisms of attention and position codes, with what they cost",
+    "show": "one of them: paper, figures, arguments, released weights",
+    "tree": "the papers that a model builds on, and those that build on it, as text or picture",
+    "diff": "what differs between two models",
+    "data": "check a data set: classes, sizes, broken files, a sheet of samples",
+    "train": "train a classifier on your images, or a model of text on your texts",
+    "compare": "train several attention mechanisms in one model under one budget",
+    "evaluate": "score a model on labelled images, each number with its interval",
+    "predict": "answer for images that nobody labelled",
+    "explain": "show what in an image an answer rests on",
+    "generate": "ask a model of text: translate, go on, or fill gaps",
+    "export": "write a model as ONNX or as a torch.export program, checked on real images",
+    "optimize": "rewrite a model for this processor: what is gained, what its answers lose",
+    "bench": "time forward passes beside other engines, or what attention costs",
+    "survey": "what every model costs on this machine, beside its reported accuracy",
+    "claims": "claims of the field, run again here",
+    "doctor": "what of vitrail works on this machine, and what would unlock the rest",
 }
 BROKEN_PIPE = 141       # 128 + SIGPIPE, as a shell reports it
 BUG = 70                # EX_SOFTWARE
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             code = _run(words)
-        except SystemExit as e:                                 # argparse after --help
+        except SystemExit as e:                                 # of a plugin's own
             code = e.code if isinstance(e.code, int) else 0
         sys.stdout.flush()
         return code
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    words = _load_plugins(words)
     while words and words[0] in ("--debug", "--json"):          # either side of the command will do
         words = [*words[1:], words[0]]
     if not words or words[0] in ("-h", "--help", "help"):
@@ -83,11 +84,35 @@ def _run(words: list[str]) -> int:
         return 0
     name, rest = words[0], words[1:]
     command = find(name)
-    if command.parse is not None:
-        arguments = command.parse(name, rest)
-    else:
-        arguments = parser_of(name, command).read(rest)
-    return command.run(arguments)
+    if rest and rest[0] in command.subcommands:
+        name, command, rest = f"{name} {rest[0]}", _command_of(command.subcommands[rest[0]]), rest[1:]
+    from vitrail.cli import help, parse
+    kind = command.settings_of(rest)
+    if parse.wants_help(kind, rest):
+        page = help.page(kind, command=name, about=command.about)
+        print("\n\n".join(filter(None, (page, command.more))))
+        return 0
+    settings, common = parse.read(kind, rest, command=name)
+    return command.run(settings, json=common.json)
+
+
+def _load_plugins(words: list[str]) -> list[str]:
+    """Imports what `--plugin` names, and returns the other words."""
+    rest: list[str] = []
+    waiting = iter(words)
+    for word in waiting:
+        if word == "--":
+            return [*rest, word, *waiting]
+        flag, equals, name = word.partition("=")
+        if flag != "--plugin":
+            rest.append(word)
+            continue
+        name = name if equals else next(waiting, "")
+        if not name or name.startswith("--"):
+            raise SettingsError("--plugin needs a value: --plugin FILE.py, or a module's name")
+        from vitrail.core import plugins
+        plugins.load(name)
+    return rest
 
 
 def find(name: str) -> Command:
@@ -96,17 +121,22 @@ def find(name: str) -> Command:
         kind = "option" if name.startswith("-") else "command"
         choices = ("--help", "--version") if kind == "option" else tuple(COMMANDS)
         raise SettingsError(f"there is no {kind} {name!r}.{did_you_mean(name, choices)} `vitrail --help` lists them")
-    commands: dict[str, Command] = importlib.import_module(f"vitrail.cli.{COMMANDS[name][0]}").COMMANDS
-    return commands[name]
+    return _command_of(name)
+
+
+def _command_of(module: str) -> Command:
+    command: Command = importlib.import_module(f"vitrail.cli.{module}").COMMAND
+    return command
 
 
 def usage() -> str:
     """The page of `vitrail --help`."""
     width = max(map(len, COMMANDS))
-    lines = "\n".join(f"  {name.ljust(width)}  {about}" for name, (_, about) in COMMANDS.items())
+    lines = "\n".join(f"  {name.ljust(width)}  {about}" for name, about in COMMANDS.items())
     return (f"usage: vitrail COMMAND ...\n\n{(vitrail.__doc__ or '').splitlines()[0]}\n\ncommands:\n{lines}\n\n"
             "options:\n  -h, --help     this page; after a command: the command's\n  -V, --version  the version\n"
             "  --json         after a command: one JSON value for a program to read\n"
+            "  --plugin FILE  import this file, or a module by name, first\n"
             "  --debug        the traceback of an error\n\n"
             "the main job:\n  vitrail data check PHOTOS\n"
             "  vitrail train --model deit_ti16 --data PHOTOS --out runs/first\n"

@@ -1,11 +1,13 @@
 """A model as the command line names it, a place to run it, and files that may not be there yet. torch comes late."""
 import os
-from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitrail.cli.options import FromModel, OnDevice, Precision, Threads
 from vitrail.core import catalogue
 from vitrail.core.errors import DataError, ModelError, SettingsError, VitrailError, did_you_mean
+from vitrail.core.task import Task, task_for, task_of
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +43,14 @@ def _path(text: str) -> Path:
     return path
 
 
-def open_model(a: Namespace) -> Any:
+def model_task(a: FromModel) -> Task:
+    """The task of the model that the arguments name. Imports no torch where that is a folder."""
+    from vitrail.models import load_config
+    path = Path(a.model).expanduser()
+    return task_of(load_config(path)) if path.is_dir() else task_for(a.model)
+
+
+def open_model(a: FromModel) -> Any:
     """The model that the arguments name, in evaluation mode, on the CPU."""
     check_model(a.model, a.weights)
     from vitrail.models import create_model, load_model
@@ -49,24 +58,24 @@ def open_model(a: Namespace) -> Any:
     return load_model(path) if path.is_dir() else create_model(a.model, weights=a.weights, keys=a.keys)
 
 
-def place(a: Namespace) -> "torch.device":
+def place(a: OnDevice) -> "torch.device":
     """The device asked for; the processor's threads are set on the way. Raises SettingsError where it is not here."""
     from vitrail.training.distributed import pick_device
     set_threads(a)
     return pick_device(a.device)
 
 
-def optimised(model: Any, a: Namespace, device: "torch.device") -> Any:
+def optimised(model: Any, precision: Precision | None, device: "torch.device") -> Any:
     """The model as --optimize asks, rewritten at its first batch. Raises SettingsError anywhere but on a processor."""
-    if not a.optimize:
+    if precision is None:
         return model
     if device.type != "cpu":
         raise SettingsError(f"--optimize rewrites models for the processor, and this is {device}: add --device cpu")
     from vitrail.deploy.lazy import Later
-    return Later(model, a.optimize)
+    return Later(model, precision)
 
 
-def set_threads(a: Namespace) -> None:
+def set_threads(a: Threads) -> None:
     """The processor's threads as asked for."""
     import torch
     if a.threads:
@@ -80,7 +89,7 @@ def check_free(path: str, *, overwrite: bool) -> None:
                            "name another place, or add --overwrite")
 
 
-def check_images(paths: list[str]) -> None:
+def check_files(paths: Iterable[str]) -> None:
     """Raises DataError for the first that is not there, before torch is imported."""
     for text in paths:
         try:

@@ -1,21 +1,35 @@
 """`vitrail optimize`: what rewriting a model for this processor gains, and how far its answers move, on real images."""
-import json
-from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitrail.cli import show
-from vitrail.cli.command import PRECISIONS, Command, add_batch, add_model, add_out, add_threads, one_of, whole
-from vitrail.cli.opening import check_free, check_images, check_model, open_model, set_threads
+from vitrail.cli.command import Command
+from vitrail.cli.opening import check_free, check_files, check_model, open_model, set_threads
+from vitrail.cli.options import PRECISIONS, FromModel, Overwrites, Precision, Threads, batch
+from vitrail.cli.output import log, print_json, print_line, table
 from vitrail.core.files import write_file
+from vitrail.core.settings import setting
 
 if TYPE_CHECKING:
     from vitrail.deploy.trial import Trial
 
 
-def _optimize(a: Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Settings(Overwrites, Threads, FromModel):
+    """Which model, tried how."""
+
+    images: str = setting(metavar="FOLDER", help="real images, to compare the answers on and to calibrate int8")
+    most: int = setting(64, low=1, high=4096, help="how many of them to take")
+    precision: tuple[Precision, ...] = setting(PRECISIONS, metavar="NAME", help="fp32, bf16, int8")
+    batch: int = batch(8)
+    rounds: int = setting(20, low=1, high=10_000, help="how often each is timed")
+    out: str = setting("", metavar="FILE.json", help="write everything there")
+
+
+def run(a: Settings, *, json: bool) -> int:
     check_model(a.model, a.weights)
-    check_images([a.images])
+    check_files([a.images])
     check_free(a.out, overwrite=a.overwrite)
     model = open_model(a)
     set_threads(a)
@@ -31,17 +45,17 @@ def _optimize(a: Namespace) -> int:
     told = {"model": model.config.model, "machine": machine(torch.device("cpu")), "batch": a.batch,
             "rounds": a.rounds, "images": len(pixels), "plain_seconds": plain, "trials": [t.to_json() for t in found]}
     if a.out:
-        write_file(a.out, json.dumps(told, indent=1) + "\n", overwrite=a.overwrite)
-    if a.json:
-        show.emit(told)
+        write_file(a.out, dumps(told, indent=1) + "\n", overwrite=a.overwrite)
+    if json:
+        print_json(told)
         return 0
     _print(a, plain, found, len(pixels))
     if a.out:
-        show.note(f"wrote {a.out}")
+        log(f"wrote {a.out}")
     return 0
 
 
-def _print(a: Namespace, plain: float, found: "list[Trial]", images: int) -> None:
+def _print(a: Settings, plain: float, found: "list[Trial]", images: int) -> None:
     head = ("precision", "ms", "images/s", "times as fast", "quartiles", "logits moved, %", "same answers, %")
     rows = [("plain", f"{1e3 * plain:.1f}", f"{a.batch / plain:.1f}", "1", "", "", "")]
     for t in found:
@@ -49,31 +63,18 @@ def _print(a: Namespace, plain: float, found: "list[Trial]", images: int) -> Non
             low, high = t.quartiles
             rows.append((t.precision, f"{1e3 * t.seconds:.1f}", f"{a.batch / t.seconds:.1f}", f"{t.ratio:.2f}",
                          f"{low:.2f} to {high:.2f}", f"{100 * t.difference:.2g}", f"{100 * t.agreement:.1f}"))
-    show.table(head, rows, right=[h for h in head[1:] if h != "quartiles"])
+    table(head, rows, right=[h for h in head[1:] if h != "quartiles"])
     for t in found:
         if t.refused:
-            show.note(f"{t.precision} is refused: {t.refused}")
+            log(f"{t.precision} is refused: {t.refused}")
         elif t.report and t.report.left:
-            show.note(f"{t.precision} runs as it is: {t.report.left}")
+            log(f"{t.precision} runs as it is: {t.report.left}")
         elif t.report and t.report.stayed:
-            show.note(f"{t.precision}: {len(t.report.stayed)} layers that would have lost too much stayed as they were")
-    show.say(f"\nmedians of {a.rounds} rounds of {a.batch} images, everything in turn; moved: the largest change of a "
-             f"logit on {images} images, of their range.\nEvaluate and predict take --optimize NAME, Python "
-             "vitrail.optimize(model, images)")
+            log(f"{t.precision}: {len(t.report.stayed)} layers that would have lost too much stayed as they were")
+    print_line(f"\nmedians of {a.rounds} rounds of {a.batch} images, everything in turn; moved: the largest change of "
+               f"a logit on {images} images, of their range.\nEvaluate and predict take --optimize NAME, Python "
+               "vitrail.optimize(model, images)")
 
 
-def _arguments(p: ArgumentParser) -> None:
-    add_model(p)
-    p.add_argument("--images", required=True, metavar="FOLDER",
-                   help="real images, to compare the answers on and to calibrate int8")
-    p.add_argument("--most", type=whole(1, 4096), default=64, metavar="N", help="how many of them to take (64)")
-    p.add_argument("--precision", type=one_of(PRECISIONS), nargs="+", default=list(PRECISIONS), metavar="NAME",
-                   help="fp32, bf16, int8 (all)")
-    add_batch(p, 8)
-    p.add_argument("--rounds", type=whole(1, 10_000), default=20, metavar="N", help="how often each is timed (20)")
-    add_threads(p)
-    add_out(p, "FILE.json", "write everything there")
-
-
-COMMANDS = {"optimize": Command(about="Rewrites a model for this processor and tells what is gained, on real images.",
-                                run=_optimize, arguments=_arguments)}
+COMMAND = Command(about="Rewrites a model for this processor and tells what is gained, on real images.",
+                  settings=Settings, run=run)

@@ -1,39 +1,24 @@
 """`vitrail survey`: what every backbone costs on this machine, beside the accuracy that is reported of it."""
 import sys
-from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitrail.cli import parse, show
 from vitrail.cli.command import Command
+from vitrail.cli.output import log, pairs, print_json, print_line, table
 from vitrail.evidence.survey.settings import SurveySettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-USAGE = "vitrail survey --out FOLDER [--models 'swin*' vit_s16 ...] [--settings FILE.toml] [--NAME VALUE] ..."
-ABOUT = """
-Measures parameters, operations, counted peak memory and throughput of every backbone that fits this machine, and sets
-the accuracy that others report beside it: survey.md, survey.csv, survey.json, operations.png, throughput.png in FOLDER.
-Each model is measured in a process of its own. Stopped at any time, the same command goes on where it was.
-"""
+ABOUT = """Measures parameters, operations, counted peak memory and throughput of every backbone that fits this
+machine, and sets the accuracy that others report beside it: survey.md, survey.csv, survey.json, operations.png,
+throughput.png in FOLDER.
+Each model is measured in a process of its own. Stopped at any time, the same command goes on where it was."""
 
 
-def _parse(name: str, words: Sequence[str]) -> Namespace | None:
-    if any(w in ("-h", "--help") for w in words) or not words:
-        usage, _, rest = parse.page(SurveySettings, usage=USAGE).partition("\n")
-        show.say(f"{usage}\n{ABOUT}{rest}")
-        return None
-    settings, common = parse.read(SurveySettings, words, command=name)
-    return Namespace(task=settings, json=common.json)
-
-
-def _survey(a: Namespace | None) -> int:
-    if a is None:
-        return 0
-    settings: SurveySettings = a.task
+def run(settings: SurveySettings, *, json: bool) -> int:
     import torch
 
     from vitrail.evidence.survey import run as survey
@@ -47,20 +32,20 @@ def _survey(a: Namespace | None) -> int:
         lines = survey.look(settings)
         if any(line.found for line in lines):
             survey_pages.write(lines, settings, machine(torch.device("cpu")))
-        show.note(f"{sum(line.found is not None for line in lines)} of {len(lines)} models are measured and kept in "
-                  f"{settings.out}; the same command goes on")
+        log(f"{sum(line.found is not None for line in lines)} of {len(lines)} models are measured and kept in "
+            f"{settings.out}; the same command goes on")
         raise
     here = machine(torch.device("cpu"))
     written = survey_pages.write(lines, settings, here)
-    if a.json:
-        show.emit(survey_pages.told(lines, settings, here))
+    if json:
+        print_json(survey_pages.told(lines, settings, here))
         return 0
     titles = survey_pages.head(settings.batches)
-    show.table(titles, survey_pages.cells(lines, settings.batches), right=[t for t in titles[1:] if t != "release"])
+    table(titles, survey_pages.cells(lines, settings.batches), right=[t for t in titles[1:] if t != "release"])
     if missing := survey_pages.left_out(lines):
-        show.say("\nleft out")
-        show.pairs(dict(missing), indent="  ")
-    show.say(f"\n{survey_pages.note(lines)}\n{', '.join(str(Path(p)) for p in written)}")
+        print_line("\nleft out")
+        pairs(dict(missing), indent="  ")
+    print_line(f"\n{survey_pages.note(lines)}\n{', '.join(str(Path(p)) for p in written)}")
     return 0
 
 
@@ -68,7 +53,7 @@ def _survey(a: Namespace | None) -> int:
 def _told() -> "Iterator[Callable[[int, int, str], None]]":
     """How far it is: a bar on a terminal, under the lines; in a pipe a line a model."""
     if not sys.stderr.isatty():
-        yield lambda done, of, text: show.note(f"{done}/{of} {text}")
+        yield lambda done, of, text: log(f"{done}/{of} {text}")
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -83,5 +68,4 @@ def _told() -> "Iterator[Callable[[int, int, str], None]]":
         yield tell
 
 
-COMMANDS = {"survey": Command(about="What every backbone costs on this machine, beside its reported accuracy.",
-                              run=_survey, parse=_parse)}
+COMMAND = Command(about=ABOUT, settings=SurveySettings, run=run)

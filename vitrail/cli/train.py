@@ -1,67 +1,64 @@
-"""`vitrail train`: settings of the task from flags and a file, then the recipe."""
-import json
+"""`vitrail train`: settings from flags and a file, then the recipe."""
 import math
 import os
 import signal
 import threading
-from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from json import loads
 from pathlib import Path
 from types import FrameType
 
-from vitrail.cli import parse, show
+from vitrail.cli import parse
 from vitrail.cli.command import Command
+from vitrail.cli.output import print_json, print_line
 from vitrail.core import catalogue
 from vitrail.core.score import Score
-from vitrail.core.task import Task, find_task, task_names
+from vitrail.core.task import Task, find_task, task_for, task_names
 from vitrail.training import signals
+from vitrail.training.settings import RunSettings
 
-USAGE = "vitrail train --data DATA --out RUN [--model NAME] [--settings FILE.toml] [--NAME VALUE | NAME=VALUE] ..."
+MORE = """for example:
+  vitrail train --model deit_ti16 --data PHOTOS --out RUN
+  vitrail train --model gpt_tiny --data FILE.txt --out RUN
 
-
-def _parse(name: str, words: Sequence[str]) -> Namespace | None:
-    task = _task(words)
-    if not words or any(w in ("-h", "--help") for w in words):
-        others = ", ".join(other for other in task_names() if other != task.name)
-        show.say(f"{parse.page(task.settings.target, usage=USAGE)}\n\nThese are the settings of the task {task.name}, "
-                 f"which the model or --task NAME chooses. Other tasks have settings of their own: {others}.")
-        return None
-    settings, common = parse.read(task.settings.target, words)
-    catalogue.find(settings.model.name)              # a wrong name is found before torch is imported
-    return Namespace(task=task, settings=settings, json=common.json)
+the model, or --task NAME, chooses what is learned; each task has settings of its own:
+  vitrail train --model gpt_tiny --help"""
 
 
-def _task(words: Sequence[str]) -> Task:
-    """The task that the words name, or that of the model which they name; the first of all where they name none."""
-    if named := parse.given("task", words):
-        return find_task(str(named))
-    entry = catalogue.entries().get(str(parse.given("model", words)))
-    return find_task(entry.tasks[0] if entry is not None and entry.tasks else task_names()[0])
+def _settings(words: Sequence[str]) -> type[RunSettings]:
+    """The settings of the task that the words name, or that of the model which they name; of the first task where they
+    name none."""
+    first: type[RunSettings] = find_task(task_names()[0]).settings.target
+    task = parse.value_of(first, "task", words)
+    model = parse.value_of(first, "model.name", words)
+    if not task and model not in catalogue.entries():
+        return first
+    kind: type[RunSettings] = task_for(str(model), str(task or "")).settings.target
+    return kind
 
 
-def _train(a: Namespace | None) -> int:
-    if a is None:
-        return 0
-    task: Task = a.task
+def run(settings: RunSettings, *, json: bool) -> int:
+    catalogue.find(settings.model.name)             # a wrong name is found before torch is imported
+    task = task_for(settings.model.name, settings.task)
     if "RANK" in os.environ:                        # before torch: what it logs of its own workings in each process
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with _signals(a.settings.out):
+    with _signals(settings.out):
         from vitrail.recipes.train import train
-        folder = train(task, a.settings)
+        folder = train(task, settings)
     if os.environ.get("RANK", "0") != "0":          # of the processes of torchrun the first one speaks
         return 0
     page = folder / "evaluation.json"
-    evaluation = json.loads(page.read_text("utf-8")) if page.is_file() else {}
+    evaluation = loads(page.read_text("utf-8")) if page.is_file() else {}
     scores = evaluation.get("scores", {})
-    if a.json:
-        show.emit({"run": folder, "model": folder / "model", "scores": scores, "report": folder / "report.html"})
+    if json:
+        print_json({"run": folder, "model": folder / "model", "scores": scores, "report": folder / "report.html"})
         return 0
     if scores:
-        show.say(f"held out: {_line(task, scores)}{_whose(folder)}")
+        print_line(f"held out: {_line(task, scores)}{_whose(folder)}")
     for name, simple in evaluation.get("baselines", {}).items():
-        show.say(f"{name}: {_line(task, {score: {'value': value} for score, value in simple.items()})}")
-    show.say(f"model   {folder / 'model'}\nreport  {folder / 'report.html'}")
+        print_line(f"{name}: {_line(task, {score: {'value': value} for score, value in simple.items()})}")
+    print_line(f"model   {folder / 'model'}\nreport  {folder / 'report.html'}")
     return 0
 
 
@@ -78,8 +75,8 @@ def _line(task: Task, scores: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _whose(run: Path) -> str:
-    """Which weights were judged, as the run's metadata say it."""
-    end = json.loads((run / "run.json").read_text("utf-8")).get("finished") or {}
+    """Which weights were judged, as the run's papers say it."""
+    end = loads((run / "run.json").read_text("utf-8")).get("finished") or {}
     return f"; the weights of step {end['chosen']} of {end['steps']}" if {"chosen", "steps"} <= set(end) else ""
 
 
@@ -102,5 +99,5 @@ def _signals(out: str) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
-COMMANDS = {"train": Command(about="Trains a model. The same command goes on with a run that was stopped.",
-                             run=_train, parse=_parse)}
+COMMAND = Command(about="Trains a model. The same command goes on with a run that was stopped.", settings=_settings,
+                  run=run, more=MORE)

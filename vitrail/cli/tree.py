@@ -1,22 +1,35 @@
 """`vitrail tree`: what a paper builds on, and what its file imports; as text from the table, or as a picture."""
-from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from vitrail.cli import show
 from vitrail.cli.command import Command
 from vitrail.cli.opening import check_free
+from vitrail.cli.options import Overwrites
+from vitrail.cli.output import print_json, print_line
 from vitrail.core import catalogue, lineage
 from vitrail.core.card import Idea
 from vitrail.core.errors import SettingsError
 from vitrail.core.files import write_file
+from vitrail.core.settings import setting
 
 _BY_IDEAS = "builds on, as ideas [where the paper says so]"
 
 
-def _tree(a: Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Settings(Overwrites):
+    """Whose papers, and how they are shown."""
+
+    name: str = setting("", positional=True, metavar="NAME", help="a name that `vitrail list` shows, or one "
+                                                                   "that this tree shows")
+    down: bool = setting(False, help="the papers that build on it too, at any remove")
+    picture: str = setting("", metavar="FILE.png", help="draw it instead, years from left to right; without NAME: all "
+                                                        "papers")
+
+
+def run(a: Settings, *, json: bool) -> int:
     if a.picture:
-        return _picture(a)
+        return _picture(a, json=json)
     if not a.name:
         raise SettingsError("vitrail tree needs a NAME that `vitrail list` shows, or --picture FILE.png for all of "
                             "them")
@@ -24,21 +37,21 @@ def _tree(a: Namespace) -> int:
     root = {**_paper(key), "builds_on": _ancestors(key, {key}), "imports": _imports(key),
             "built_on_by": list(lineage.followers()[key]), "imported_by": list(lineage.importers()[key])}
     descendants = _descendants(key, {key}) if a.down else []
-    if a.json:
-        show.emit({"name": a.name, **root, **({"descendants": descendants} if a.down else {})})
+    if json:
+        print_json({"name": a.name, **root, **({"descendants": descendants} if a.down else {})})
         return 0
-    show.say(f"{a.name}: {key}  {_cited(root)}")
+    print_line(f"{a.name}: {key}  {_cited(root)}")
     if "." in key:
         _section(_BY_IDEAS, root["builds_on"], "builds_on")
         _section("its file imports", root["imports"], "imports")
     else:
-        show.say("It has no file here, so nothing is known of what it builds on.")
+        print_line("It has no file here, so nothing is known of what it builds on.")
     if a.down:
         _section("built on by, as ideas [where they say so]", descendants, "built_on_by")
     else:
-        show.say(f"\nbuilt on by: {', '.join(root['built_on_by']) or 'no other paper here'}")
+        print_line(f"\nbuilt on by: {', '.join(root['built_on_by']) or 'no other paper here'}")
     if root["imported_by"]:
-        show.say(f"\nimported by: {', '.join(root['imported_by'])}")
+        print_line(f"\nimported by: {', '.join(root['imported_by'])}")
     return 0
 
 
@@ -50,7 +63,7 @@ def _key(name: str) -> str:
     return catalogue.find(name).module
 
 
-def _picture(a: Namespace) -> int:
+def _picture(a: Settings, *, json: bool) -> int:
     check_free(a.picture, overwrite=a.overwrite)
     from vitrail.report import lineage as drawing
     from vitrail.figures.style import png
@@ -60,11 +73,11 @@ def _picture(a: Namespace) -> int:
     title = f"What {a.name} builds on, and what builds on it" if a.name else "What builds on what"
     write_file(a.picture, png(drawing.picture(nodes, title, focus=focus)), overwrite=a.overwrite)
     lines = drawing.edges(nodes, focus=focus)
-    if a.json:
-        show.emit({"picture": a.picture, "papers": sorted(nodes),
+    if json:
+        print_json({"picture": a.picture, "papers": sorted(nodes),
                    "edges": [{"of": old, "by": new, "kind": kind} for (old, new), kind in sorted(lines.items())]})
     else:
-        show.say(f"{a.picture}: {len(nodes)} papers, {len(lines)} lines of descent between them")
+        print_line(f"{a.picture}: {len(nodes)} papers, {len(lines)} lines of descent between them")
     return 0
 
 
@@ -105,7 +118,7 @@ def _cited(branch: dict[str, Any]) -> str:
 
 
 def _section(title: str, branches: list[dict[str, Any]], below: str) -> None:
-    show.say(f"\n{title}:{'' if branches else ' nothing of another paper'}")
+    print_line(f"\n{title}:{'' if branches else ' nothing of another paper'}")
     _branches(branches, below)
 
 
@@ -114,18 +127,9 @@ def _branches(branches: list[dict[str, Any]], below: str, before: str = "") -> N
         last = at == len(branches) - 1
         taken = f": {branch['what']} [{branch['source']}]" if "what" in branch else ""
         cited = "(above)" if branch.get("repeated") else _cited(branch)
-        show.say(f"{before}{'└── ' if last else '├── '}{branch['module']}{taken}  {cited}")
+        print_line(f"{before}{'└── ' if last else '├── '}{branch['module']}{taken}  {cited}")
         _branches(branch[below], below, before + ("    " if last else "│   "))
 
 
-def _tree_arguments(p: ArgumentParser) -> None:
-    p.add_argument("name", nargs="?", default="", metavar="NAME",
-                   help="a name that `vitrail list` shows, or one that this tree shows")
-    p.add_argument("--down", action="store_true", help="the papers that build on it too, at any remove")
-    p.add_argument("--picture", default="", metavar="FILE.png",
-                   help="draw it instead, years from left to right; without NAME: all papers")
-    p.add_argument("--overwrite", action="store_true", help="replace what is there")
-
-
-COMMANDS = {"tree": Command(about="The papers that a model builds on, with where it says so, those that build on it, "
-                                  "and what its file imports.", run=_tree, arguments=_tree_arguments)}
+COMMAND = Command(about="The papers that a model builds on, with where it says so, those that build on it, and what its "
+                        "file imports.", settings=Settings, run=run)

@@ -78,11 +78,7 @@ class Checked(Part):
 
         Raises SettingsError for an unknown name, with the nearest right one, and for one that is missing.
         """
-        given: dict[str, Any] = {}
-        for leaf, value in cls.named(values):
-            if leaf.path in given:
-                raise SettingsError(f"the setting {leaf.path!r} is given twice: {given[leaf.path]!r} and {value!r}")
-            given[leaf.path] = value
+        given = cls.by_path(values)
         for leaf in leaves(cls):
             if leaf.default is MISSING and leaf.path not in given:
                 raise SettingsError(f"the setting {leaf.path!r} is missing")
@@ -90,18 +86,24 @@ class Checked(Part):
         return built
 
     @classmethod
-    def named(cls, values: Mapping[str, Any], *, renamed: bool = False) -> Iterator[tuple[Leaf, Any]]:
-        """The leaves that a nested or flat mapping names, with their values; the values are not checked yet.
+    def by_path(cls, values: Mapping[str, Any], *, renamed: bool = False) -> dict[str, Any]:
+        """The values of a nested or flat mapping by their leaves' paths; the values themselves are not checked yet.
 
-        renamed: names of older versions are understood. Raises SettingsError for a name that no leaf has.
+        renamed: names of older versions are understood. Raises SettingsError for a name that no leaf has, and for a
+        leaf that is named twice.
         """
-        yield from _named(cls, values, "", renamed)
+        given: dict[str, Any] = {}
+        for leaf, value in _named(cls, values, "", renamed):
+            if leaf.path in given:
+                raise SettingsError(f"the setting {leaf.path!r} is given twice: {given[leaf.path]!r} and {value!r}")
+            given[leaf.path] = value
+        return given
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Settings from a TOML file: a table for each part, or all names flat, those of older versions included."""
         try:
-            return cls.of({leaf.path: value for leaf, value in cls.named(toml.load(path), renamed=True)})
+            return cls.of(cls.by_path(toml.load(path), renamed=True))
         except SettingsError as e:
             raise e if str(path) in str(e) else SettingsError(f"{path}: {e}") from None
 
@@ -124,7 +126,7 @@ class Checked(Part):
     def updated(self, **changes: Any) -> Self:
         """The same settings with some leaves changed, each by its name: `settings.updated(lr=0.1)`."""
         kept = {leaf.path: self.at(leaf.path) for leaf in leaves(type(self))}
-        return type(self).of({**kept, **{leaf.path: value for leaf, value in self.named(changes)}})
+        return type(self).of({**kept, **self.by_path(changes)})
 
     def to_toml(self) -> str:
         return toml.dump(self.nested())
@@ -151,12 +153,14 @@ def _named(kind: type[Checked], values: Mapping[str, Any], table: str, renamed: 
                 raise SettingsError(f"the setting {path!r} is called {name!r} since vitrail {version}")
             path = name
         if path not in known:
-            raise SettingsError(f"there is no setting {path!r}.{did_you_mean(path, _choices(kind, path))}")
+            raise SettingsError(f"there is no setting {path!r}.{did_you_mean(path, _choices(kind, path, inner))}")
         yield known[path], value
 
 
-def _choices(kind: type[Checked], path: str) -> list[str]:
-    """The names that a wrong one is compared with: paths where it is a path."""
+def _choices(kind: type[Checked], path: str, value: Any) -> list[str]:
+    """The names that a wrong one is compared with: those of tables for a table, paths for a path."""
+    if isinstance(value, Mapping):
+        return sorted({leaf.path.rpartition(".")[0] for leaf in leaves(kind)} - {""})
     return [leaf.path if "." in path else leaf.name for leaf in leaves(kind)]
 
 

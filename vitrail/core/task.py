@@ -8,8 +8,9 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from vitrail.core import catalogue
 from vitrail.core.errors import ModelError, VitrailError, did_you_mean
 from vitrail.core.score import Metric
 
@@ -35,6 +36,7 @@ class Task:
     """A learning problem, as the verbs know it. Functions may be `Lazy`, so that a declaration imports nothing.
 
     name, about: what `vitrail list --task` shows. kinds: other names by which models say that they are of this task.
+    takes:     what the words of a command are that name a model's inputs: files and folders, or texts.
     metrics:   every score by its name. headline: the one that chooses the best checkpoint.
     settings:  the dataclass of what `vitrail train` is told (a `Checked`; imports no torch).
     spec:      the class of what a saved model remembers, with `to_json` and `from_json`.
@@ -77,6 +79,7 @@ class Task:
     example_inputs: Callable[..., Any]
     spec_options: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    takes: Literal["files", "text"] = "files"
     check: Callable[..., None] = lambda settings: None
     summary: Callable[..., str] = lambda settings, splits: (
         f"{settings.model.name} on {settings.data.source}: {len(splits.train):,} samples to learn from, {len(splits.val):,} held out")
@@ -155,6 +158,14 @@ def find_task(name: str) -> Task:
             return task
     raise ModelError(f"there is no task {name!r}.{did_you_mean(name, tasks)} There are: {', '.join(tasks)}. A task of "
                      "your own must be registered first (vitrail.register_task, or --plugin FILE.py)")
+
+
+def task_for(model: str, name: str = "") -> Task:
+    """The task that a model of this name is trained for: the one asked for, or the first that the catalogue names.
+
+    Raises ModelError where there is no such model, or no such task.
+    """
+    return find_task(name or catalogue.find(model, "backbone", "foundation").tasks[0])
 
 
 def task_of(config: Any) -> Task:

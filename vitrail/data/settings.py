@@ -6,7 +6,7 @@ from vitrail.core.errors import SettingsError
 from vitrail.core.settings import Checked, part, setting
 from vitrail.core.validation import check_choice, check_number, check_ordered
 
-__all__ = ["ON_ERROR", "Augmentation", "Decoding", "OnError", "Opening", "SplitSettings", "check_choice",
+__all__ = ["ON_ERROR", "Augmentation", "DataSettings", "Decoding", "ImageData", "OnError", "Opening", "check_choice",
            "check_number"]
 
 OnError = Literal["stop", "skip"]
@@ -14,12 +14,22 @@ ON_ERROR = get_args(OnError)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitSettings(Checked):
-    """Which samples are held out for validation."""
+class DataSettings(Checked):
+    """Which data, and which of them are held out for validation."""
 
+    source: str = setting("", flag="data", help="the data to learn from")
     val: str = setting("", help="data to evaluate on; left out: a share of the data")
-    val_fraction: float = setting(0.2, low=1e-6, high=1 - 1e-6, help="the share held out where no other data are named")
+    val_fraction: float = setting(0.2, above=0, below=1, help="the share held out where no other data are named")
     on_error: OnError = setting("stop", help="what a sample that cannot be read does")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageData(DataSettings):
+    """Which images, and how large the model sees them."""
+
+    source: str = setting("digits", flag="data", help="digits, a folder of class folders, a .csv, hf:..., wds:...")
+    size: int = setting(0, low=0, high=4096, help="pixels a side; 0: the model's own")
+    crop: float = setting(0.875, above=0, high=1, help="share of the shorter side that evaluation looks at")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +43,7 @@ class Augmentation(Checked):
     flip: float = setting(0.5, low=0, high=1, help="chance of a left-right mirror image")
     vertical_flip: float = setting(0.0, low=0, high=1, help="chance of an upside-down image")
     # of 31 steps, 0 to 30 (Cubuk et al. 2019, arXiv 1909.13719)
-    randaugment_ops: int = setting(2, low=0, high=14, flag="randaugment", help="RandAugment operations an image; 0: off")
+    randaugment_ops: int = setting(2, low=0, high=14, flag="randaugment", help="RandAugment operations an image")
     randaugment_magnitude: int = setting(9, low=0, high=30, flag="magnitude", help="of RandAugment, of 31 steps")
     jitter: float = setting(0.0, low=0, high=1, help="strength of brightness, contrast and saturation changes")
     erase: float = setting(0.25, low=0, high=1, help="chance of a rectangle of noise (arXiv 1708.04896)")

@@ -75,10 +75,9 @@ class Explanation:
         size = max(1, round(H * scale)), max(1, round(W * scale))
         return drawing.overlay(self.pixels, self.heat(size))
 
-    def to_json(self) -> dict[str, Any]:
-        """What was explained how, and the map's size."""
-        return {"method": self.method, "label": self.label, "probability": self.score,
-                "tokens": list(self.map.shape)}
+    def summary(self) -> dict[str, Any]:
+        """How what was explained, and how sure the model is of it, as JSON."""
+        return {"method": self.method, "label": self.label, "probability": self.score}
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """The overlay as a picture, or the map as .npy, after the path's suffix. Raises ExplainError, VitrailError."""

@@ -47,11 +47,18 @@ class TokenExplanation:
     scores:    float32 (T,), the score of each target.
     """
 
+    ARRAYS = ".json"                    # the suffix under which `save` writes the numbers themselves
+
     method: str
     targets: tuple[TokenTarget, ...]
     scores: NDArray[np.float32] = field(repr=False)
     relevance: Mapping[str, NDArray[np.float32]] = field(repr=False)
     tokens: Mapping[str, tuple[str, ...]]
+
+    def summary(self) -> dict[str, Any]:
+        """How what was explained, as JSON; the score is the mean of the targets', which speak for log-probabilities."""
+        return {"method": self.method, "label": " ".join(target.name or str(target.value) for target in self.targets),
+                "probability": float(np.exp(self.scores.astype(np.float64)).mean())}
 
     def to_json(self) -> dict[str, Any]:
         """Method, names of the tokens, and for each target its name, its score and its row of every set."""

@@ -19,7 +19,7 @@ from vitrail.measure.timing import Times, interleaved
 from vitrail.mixers import find_mixer
 from vitrail.models import load_model
 from vitrail.recipes.compare_settings import CompareSettings
-from vitrail.recipes.settings import ClassifySettings
+from vitrail.tasks.classification.settings import ClassificationSettings
 from vitrail.tasks.classification import setup
 from vitrail.tasks.classification.evaluate import evaluate
 from vitrail.core.score import Score
@@ -78,7 +78,7 @@ def run(settings: CompareSettings, *, log: Callable[[str], None] = lambda text: 
             for mixer in settings.mixers]
 
 
-def train(settings: ClassifySettings) -> tuple[int, int]:
+def train(settings: ClassificationSettings) -> tuple[int, int]:
     """One training; how many held-out images its last weights tell right, and of how many."""
     splits = setup.open_splits(settings)
     objective = setup.make_objective(settings, splits)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from vitrail.core import catalogue
 from vitrail.core.errors import SettingsError
 from vitrail.core.settings import part, setting
-from vitrail.data.settings import Augmentation
-from vitrail.recipes.settings import BackboneSettings, ClassifySettings, ImageData
+from vitrail.data.settings import Augmentation, ImageData
+from vitrail.tasks.classification.settings import ClassificationSettings
+from vitrail.training.model_settings import BackboneSettings
 from vitrail.training.settings import TrainSettings
 
 MIXERS = ("self_attention", "criss_cross", "linear_attention", "linformer", "cross_covariance", "axial_plain",
@@ -14,7 +15,7 @@ OWN = {"mixers", "jobs", "seeds"}       # what its trainings are not told
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareSettings(ClassifySettings):
+class CompareSettings(ClassificationSettings):
     """Which mechanisms, how often. Raises SettingsError for a value out of its range, ModelError for an unknown one.
 
     Every mechanism is trained under the same settings, on the same images in the same order, once a seed. The defaults
@@ -41,8 +42,8 @@ class CompareSettings(ClassifySettings):
         for name in self.mixers:
             catalogue.find(name, "attention")
 
-    def of_run(self, mixer: str, turn: int) -> ClassifySettings:
+    def of_run(self, mixer: str, turn: int) -> ClassificationSettings:
         """What one of the trainings is told."""
         shared = {name: value for name, value in self.resolved().items() if name not in OWN}
         seed = self.training.seed + turn
-        return ClassifySettings.of({**shared, "mixer": mixer, "seed": seed, "out": f"{self.out}/{mixer}/seed-{seed}"})
+        return ClassificationSettings.of({**shared, "mixer": mixer, "seed": seed, "out": f"{self.out}/{mixer}/seed-{seed}"})

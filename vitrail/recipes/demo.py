@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.core.errors import VitrailError
-from vitrail.recipes.settings import ClassifySettings
+from vitrail.tasks.classification.settings import ClassificationSettings
 
 SIZE = 32       # the 8 x 8 digits are enlarged: a stride-32 network needs that much
 
@@ -26,12 +26,12 @@ STUDENT: dict[str, Any] = dict(model="deit_ti16_distilled", epochs=50, batch=32,
                                distillation="hard", evaluate_every=2, **SEEN)
 
 
-def teacher(out: Path, seed: int) -> ClassifySettings:
-    return ClassifySettings.of({**TEACHER, "out": str(out), "seed": seed})
+def teacher(out: Path, seed: int) -> ClassificationSettings:
+    return ClassificationSettings.of({**TEACHER, "out": str(out), "seed": seed})
 
 
-def student(out: Path, taught_by: Path, seed: int) -> ClassifySettings:
-    return ClassifySettings.of({**STUDENT, "out": str(out), "teacher": str(taught_by), "seed": seed})
+def student(out: Path, taught_by: Path, seed: int) -> ClassificationSettings:
+    return ClassificationSettings.of({**STUDENT, "out": str(out), "teacher": str(taught_by), "seed": seed})
 
 
 def run(out: Path, *, seed: int = 0) -> dict[str, float]:

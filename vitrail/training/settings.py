@@ -4,6 +4,8 @@ from typing import Literal
 
 from vitrail.core.errors import SettingsError
 from vitrail.core.settings import Checked, part, setting
+from vitrail.data.settings import DataSettings
+from vitrail.training.model_settings import ModelSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,9 @@ class RunSettings(Checked):
 
     RENAMED = {"change": ("set", "0.2"), "held_out": ("val", "0.2"), "fraction": ("val_fraction", "0.2")}
 
+    task: str = setting("", free=True, help="what the model learns to do; left out: what it is made for")
+    model: ModelSettings = part(ModelSettings)
+    data: DataSettings = part(DataSettings)
     training: TrainSettings = part(TrainSettings)
 
     @property

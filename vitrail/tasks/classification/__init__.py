@@ -18,7 +18,7 @@ TASK = Task(
         "nll": Metric(label="negative log-likelihood", larger_is_better=False),
     },
     headline="top1",
-    settings=Lazy("vitrail.recipes.settings:ClassifySettings"),
+    settings=Lazy("vitrail.tasks.classification.settings:ClassificationSettings"),
     spec=Lazy(f"{_HERE}.spec:ClassificationSpec"),
     spec_options=("classes", "labels", "preprocessing"),
     make_spec=Lazy(f"{_HERE}.spec:make_spec"),

@@ -17,7 +17,7 @@ from vitrail.tasks.classification.losses import cross_entropy, soft_targets
 from vitrail.tasks.classification.metrics import summary
 from vitrail.tasks.classification.mixing import check_pairs
 from vitrail.tasks.classification.model import Classifier
-from vitrail.tasks.classification.settings import Objective
+from vitrail.tasks.classification.settings import LossSettings
 
 
 class ClassificationObjective:
@@ -36,7 +36,7 @@ class ClassificationObjective:
     larger_is_better = True
 
     def __init__(self, *, build: Callable[[], Classifier], train: Any, val: Any, training: Transform,
-                 evaluation: Transform, save: Callable[[Classifier, Path], object], loss: Objective, seed: int,
+                 evaluation: Transform, save: Callable[[Classifier, Path], object], loss: LossSettings, seed: int,
                  batch: int, workers: int = 0, accumulate: int = 1, teacher: Any = None,
                  record: Mapping[str, Any] | None = None, on_error: str = "stop"):
         if loss.distillation.on and teacher is None:

@@ -1,8 +1,12 @@
-"""What a classifier is trained to answer, as plain checked values. Imports no torch."""
+"""What `vitrail train` is told for classification, as plain checked values. Imports no torch."""
 from dataclasses import dataclass
 from typing import Literal
 
+from vitrail.core.errors import SettingsError
 from vitrail.core.settings import Checked, part, setting
+from vitrail.data.settings import Augmentation, ImageData
+from vitrail.training.model_settings import BackboneSettings
+from vitrail.training.settings import RunSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +48,32 @@ class Distillation(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective(Checked):
+class LossSettings(Checked):
     """Everything that shapes the loss. smoothing: the share of a label given evenly to all classes."""
 
     smoothing: float = setting(0.1, low=0, below=1, help="label smoothing")
     mixing: Mixing = part(Mixing)
     distillation: Distillation = part(Distillation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationSettings(RunSettings):
+    """What a classifier is, what it learns from, and how. Raises SettingsError for a value out of its range.
+
+    Paths are as on the command line.
+
+        ClassificationSettings.of({"model": "vit_s16", "data": "photos", "out": "runs/a", "epochs": 30})
+    """
+
+    model: BackboneSettings = part(BackboneSettings)
+    data: ImageData = part(ImageData)
+    augmentation: Augmentation = part(Augmentation)
+    loss: LossSettings = part(LossSettings)
+    teacher: str = setting("", help="a saved model, or a run, that the student learns from")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kind = self.loss.distillation.kind
+        if bool(self.teacher) != (kind != "none"):
+            raise SettingsError("a teacher and a kind of distillation go together: "
+                                f"teacher is {self.teacher!r}, distillation is {kind!r}")

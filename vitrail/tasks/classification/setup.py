@@ -13,13 +13,13 @@ from vitrail.data.open import open_dataset
 from vitrail.data.split import Splits, split
 from vitrail.data.transforms import evaluation_transform, training_transform
 from vitrail.models import create_model, load_model, save_model
-from vitrail.recipes.settings import ClassifySettings
+from vitrail.tasks.classification.settings import ClassificationSettings
 from vitrail.tasks.classification.answers import example_inputs
 from vitrail.tasks.classification.model import Classifier
 from vitrail.tasks.classification.objective import ClassificationObjective
 
 
-def check(settings: ClassifySettings) -> None:
+def check(settings: ClassificationSettings) -> None:
     """Raises ModelError or SettingsError where the model cannot be built so, or refuses the run's images.
 
     Neither weights nor images are read, and no numbers are computed: the model is built of shapes alone.
@@ -38,7 +38,7 @@ def check(settings: ClassifySettings) -> None:
                                 f"{height} x {width}: {e}") from e
 
 
-def open_splits(settings: ClassifySettings) -> Splits:
+def open_splits(settings: ClassificationSettings) -> Splits:
     """The images to learn from and those held out, as the settings name them. Raises SettingsError where both are one
     data set, DataError for one that cannot be read or whose classes do not fit."""
     data = settings.data
@@ -66,7 +66,7 @@ def open_for_model(text: str, options: Options, spec: Any, *, split: str = "") -
     return open_dataset(text, on_error=options.on_error, classes=spec.labels if spec else None, split=split or None)
 
 
-def build_student(settings: ClassifySettings, classes: tuple[str, ...]) -> Classifier:
+def build_student(settings: ClassificationSettings, classes: tuple[str, ...]) -> Classifier:
     """The model that the settings name, with the preprocessing that the run will use."""
     asked = settings.model
     side = settings.data.size
@@ -87,7 +87,7 @@ def build_student(settings: ClassifySettings, classes: tuple[str, ...]) -> Class
     return model
 
 
-def make_objective(settings: ClassifySettings, splits: Splits) -> ClassificationObjective:
+def make_objective(settings: ClassificationSettings, splits: Splits) -> ClassificationObjective:
     """Classification on these images, told by these settings. Raises SettingsError where they do not go together."""
     preprocessing = build_student(settings, splits.train.classes).config.spec.preprocessing
     training = settings.training
@@ -100,7 +100,7 @@ def make_objective(settings: ClassifySettings, splits: Splits) -> Classification
         on_error=settings.data.on_error, teacher=load_model(settings.teacher) if settings.teacher else None)
 
 
-def about(settings: ClassifySettings, splits: Splits) -> str:
+def about(settings: ClassificationSettings, splits: Splits) -> str:
     """What is trained on what, in a line."""
     data = settings.data
     held = {"stratified": f"{data.val_fraction:g} of each class, seed {settings.training.seed}", "named": data.val}

@@ -9,6 +9,7 @@ TASK = Task(
     name="language",
     about="a text in, a text out: translates, goes on with a text, or fills gaps",
     kinds=("translation", "causal", "masked"),
+    takes="text",
     metrics={
         "perplexity": Metric(label="perplexity", larger_is_better=False, digits=3),
         "accuracy": Metric(label="accuracy of tokens", share=True),
@@ -16,7 +17,7 @@ TASK = Task(
         "next": Metric(label="accuracy about segments", share=True),
     },
     headline="perplexity",
-    settings=Lazy("vitrail.recipes.text_settings:TextSettings"),
+    settings=Lazy("vitrail.tasks.language.settings:LanguageSettings"),
     spec=Lazy(f"{_HERE}.spec:LanguageSpec"),
     spec_options=("vocabulary", "length"),
     make_spec=Lazy(f"{_HERE}.spec:make_spec"),

@@ -9,7 +9,7 @@ from vitrail.core.errors import SettingsError
 from vitrail.core.task import Options
 from vitrail.data.split import Splits
 from vitrail.models import create_model, save_model
-from vitrail.recipes.text_settings import TextSettings
+from vitrail.tasks.language.settings import LanguageSettings
 from vitrail.tasks.language.corpus import Pairs, Text, open_pairs, open_text, split_pairs, split_text
 from vitrail.tasks.language.kind import kind_of
 from vitrail.tasks.language.objective import LanguageObjective
@@ -30,12 +30,12 @@ class _Texts:
     record: Mapping[str, Any]
 
 
-def check(settings: TextSettings) -> None:
+def check(settings: LanguageSettings) -> None:
     """Raises ModelError or SettingsError where the model cannot be as the settings say; no numbers are computed."""
     spec_of(settings)
 
 
-def spec_of(settings: TextSettings) -> LanguageSpec:
+def spec_of(settings: LanguageSettings) -> LanguageSpec:
     """What the model will be, but for its vocabulary."""
     if settings.training.strategy == "fsdp":
         raise SettingsError("strategy = 'fsdp' is not for models of language, which write word by word: give ddp or "
@@ -50,7 +50,7 @@ def spec_of(settings: TextSettings) -> LanguageSpec:
     return spec
 
 
-def open_splits(settings: TextSettings) -> Splits:
+def open_splits(settings: LanguageSettings) -> Splits:
     """The texts as the settings name them, cut for the model. Raises DataError where they cannot be read, and
     SettingsError where both sides are one text."""
     spec = spec_of(settings)
@@ -74,7 +74,7 @@ def open_splits(settings: TextSettings) -> Splits:
     return Splits(train, val, {**texts.record, "stride": stride})
 
 
-def _open(settings: TextSettings, spec: LanguageSpec) -> _Texts:
+def _open(settings: LanguageSettings, spec: LanguageSpec) -> _Texts:
     data = settings.data
     if data.val == data.source:
         raise SettingsError(f"val is {data.val!r}, the very text that is learned from: leave it out, and "
@@ -124,7 +124,7 @@ def open_for_model(text: str, options: Options, spec: LanguageSpec, *, split: st
     return MaskedSamples(running, spec.vocabulary, length=spec.length, stride=spec.length - 3, seed=options.seed)
 
 
-def make_objective(settings: TextSettings, splits: Splits) -> LanguageObjective:
+def make_objective(settings: LanguageSettings, splits: Splits) -> LanguageObjective:
     """What is learned from these texts. Raises SettingsError and DataError where they do not go together."""
     spec = spec_of(settings)
     vocabulary = splits.train.vocabulary
@@ -143,7 +143,7 @@ def make_objective(settings: TextSettings, splits: Splits) -> LanguageObjective:
               "fingerprint": f"{texts}/{vocabulary.kind}/{spec.length}/{splits.record['stride']}"})
 
 
-def about(settings: TextSettings, splits: Splits) -> str:
+def about(settings: LanguageSettings, splits: Splits) -> str:
     """What is trained on what, in a line."""
     words = splits.train.vocabulary
     data = settings.data

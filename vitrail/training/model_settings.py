@@ -1,14 +1,11 @@
-"""What `vitrail train` is told for classification. Imports no torch."""
+"""Which network is trained, and what it starts from, as plain checked values. Imports no torch."""
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from vitrail.core import toml
 from vitrail.core.errors import SettingsError
-from vitrail.core.settings import Checked, part, setting
-from vitrail.data.settings import Augmentation, SplitSettings
-from vitrail.tasks.classification.settings import Objective
-from vitrail.training.settings import RunSettings
+from vitrail.core.settings import Checked, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,38 +36,6 @@ class BackboneSettings(ModelSettings):
     keys: str = setting("vitrail", help="the layout of such a file: vitrail, timm, official")
     inside: str = setting("", help="the entry of such a file that holds the tensors: model")
     new_head: bool = setting(False, help="leave the head new: the weights are of other classes")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageData(SplitSettings):
-    """Which images, and how large the model sees them."""
-
-    source: str = setting("digits", flag="data", help="digits, a folder of class folders, a .csv, hf:..., wds:...")
-    size: int = setting(0, low=0, high=4096, help="pixels a side; 0: the model's own")
-    crop: float = setting(0.875, above=0, high=1, help="share of the shorter side that evaluation looks at")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifySettings(RunSettings):
-    """What a classifier is, what it learns from, and how. Raises SettingsError for a value out of its range.
-
-    Paths are as on the command line.
-
-        ClassifySettings.of({"model": "vit_s16", "data": "photos", "out": "runs/a", "epochs": 30})
-    """
-
-    model: BackboneSettings = part(BackboneSettings)
-    data: ImageData = part(ImageData)
-    augmentation: Augmentation = part(Augmentation)
-    loss: Objective = part(Objective)
-    teacher: str = setting("", help="a saved model, or a run, that the student learns from")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        kind = self.loss.distillation.kind
-        if bool(self.teacher) != (kind != "none"):
-            raise SettingsError("a teacher and a kind of distillation go together: "
-                                f"teacher is {self.teacher!r}, distillation is {kind!r}")
 
 
 def parse_arguments(texts: tuple[str, ...]) -> dict[str, Any]:

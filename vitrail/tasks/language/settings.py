@@ -3,15 +3,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vitrail.core.errors import SettingsError
-from vitrail.core.settings import Checked, like, part, setting
-from vitrail.data.settings import SplitSettings
-from vitrail.recipes.settings import ModelSettings
-from vitrail.tasks.classification.settings import Objective
+from vitrail.core.settings import Checked, part, setting
+from vitrail.data.settings import DataSettings
+from vitrail.training.model_settings import ModelSettings
 from vitrail.training.settings import RunSettings, TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextModelSettings(ModelSettings):
+class LanguageModelSettings(ModelSettings):
     """Which network of text."""
 
     def arguments(self) -> dict[str, Any]:
@@ -25,7 +24,7 @@ class TextModelSettings(ModelSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextData(SplitSettings):
+class TextData(DataSettings):
     """Which texts, and how they are cut."""
 
     source: str = setting("toy", flag="data", help="to translate: toy, or a .tsv file of pairs; to fill gaps or go "
@@ -40,17 +39,17 @@ class TextData(SplitSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextLoss(Checked):
+class LossSettings(Checked):
     """What is asked of an answer."""
 
-    smoothing: float = like(Objective, "smoothing")
+    smoothing: float = setting(0.1, low=0, below=1, help="label smoothing")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextSettings(RunSettings):
+class LanguageSettings(RunSettings):
     """What a model of text is, what it learns from, and how. Raises SettingsError for a value out of its range."""
 
-    model: TextModelSettings = part(TextModelSettings, name="transformer_tiny")
+    model: LanguageModelSettings = part(LanguageModelSettings, name="transformer_tiny")
     data: TextData = part(TextData, val_fraction=0.1)
-    loss: TextLoss = part(TextLoss)
+    loss: LossSettings = part(LossSettings)
     training: TrainSettings = part(TrainSettings, epochs=15, batch=32, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01)
