@@ -31,7 +31,7 @@ class Loaded:
 
 
 # tensors whose modules have other names since the first format
-RENAMED = {"patch_embed": "patch_embed"}
+RENAMED = {"patch_embed": "tokenize"}        # the names of modules: today, and in the first format
 
 
 def renamed(state: "Mapping[str, Tensor]", written: object) -> "dict[str, Tensor]":

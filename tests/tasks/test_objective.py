@@ -31,7 +31,7 @@ def make(**changes: Any) -> ClassificationObjective:
         "build": lambda: linear(4, labels=NAMES), "train": Greys(SHADES, SHADES, NAMES),
         "val": Greys([0, 1, 2, 3, 1], [0, 1, 2, 3, 0], NAMES), "training": evaluation_transform(PLAIN),
         "evaluation": evaluation_transform(PLAIN), "save": lambda model, folder: None,
-        "loss": Objective(smoothing=0.1), "seed": 0, "batch": 8}
+        "loss": LossSettings(smoothing=0.1), "seed": 0, "batch": 8}
     return ClassificationObjective(**(settings | changes))
 
 
@@ -48,7 +48,7 @@ def test_it_is_an_objective() -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_loss_is_torchs(smoothing: float) -> None:
-    task, b = make(loss=Objective(smoothing=smoothing)), batch()
+    task, b = make(loss=LossSettings(smoothing=smoothing)), batch()
     model = task.model()
     found = task.loss(model, b, 0)
     logits = model(b.images)
@@ -63,7 +63,7 @@ def test_the_loss_is_torchs(smoothing: float) -> None:
 def test_distillation_weighs_the_two_terms(two: bool, settings: Distillation) -> None:
     teacher = linear(4, labels=NAMES, seed=5)
     task = make(build=lambda: linear(4, labels=NAMES, two=two), teacher=teacher,
-                loss=Objective(smoothing=0.1, distillation=settings))
+                loss=LossSettings(smoothing=0.1, distillation=settings))
     model, b = task.model(), batch()
     a, d = model.head.separate(model.backbone(b.images)) if two else (model(b.images),) * 2
     z = teacher(b.images).detach()
@@ -81,13 +81,13 @@ def test_distillation_weighs_the_two_terms(two: bool, settings: Distillation) ->
 
 def test_a_teacher_of_no_weight_changes_no_bit() -> None:
     b = batch()
-    deaf = make(teacher=linear(4, seed=5), loss=Objective(distillation=replace(SOFT, alpha=0.0)))
+    deaf = make(teacher=linear(4, seed=5), loss=LossSettings(distillation=replace(SOFT, alpha=0.0)))
     alone = make()
     assert torch.equal(deaf.loss(deaf.model(), b, 0)["loss"], alone.loss(alone.model(), b, 0)["loss"])
 
 
 def test_a_student_equal_to_its_teacher_learns_from_labels_alone() -> None:
-    task, b = make(teacher=linear(4), loss=Objective(distillation=SOFT)), batch()
+    task, b = make(teacher=linear(4), loss=LossSettings(distillation=SOFT)), batch()
     found = task.loss(task.model(), b, 0)
     assert found["distillation"].abs() < 1e-6
     torch.testing.assert_close(found["loss"].detach(), (1 - SOFT.alpha) * found["ce"])
@@ -95,7 +95,7 @@ def test_a_student_equal_to_its_teacher_learns_from_labels_alone() -> None:
 
 def test_mixing_follows_the_batches_own_epoch_and_samples() -> None:
     mixing = Mixing(mixup=0.8, cutmix=1.0)
-    task = make(loss=Objective(smoothing=0.1, mixing=mixing), seed=9)
+    task = make(loss=LossSettings(smoothing=0.1, mixing=mixing), seed=9)
     model, b = task.model(), next(iter(task.batches(0, 1).epoch(1)))
     plan = draw(b.indices.tolist(), mixing=mixing, seed=9, epoch=1, size=(8, 8))
     images, targets = apply(b.images, soft_targets(b.labels, 4, 0.1), plan)
@@ -106,7 +106,7 @@ def test_mixing_follows_the_batches_own_epoch_and_samples() -> None:
 
 
 def test_shares_of_processes_make_up_the_batch_of_one() -> None:
-    task = make(loss=Objective(mixing=Mixing(mixup=0.8)))
+    task = make(loss=LossSettings(mixing=Mixing(mixup=0.8)))
     model = task.model()
     whole = [task.loss(model, b, 0)["loss"].item() for b in task.batches(0, 1).epoch(3)]
     shares = [[task.loss(model, b, 0)["loss"].item() for b in task.batches(rank, 4).epoch(3)] for rank in range(4)]
@@ -118,14 +118,14 @@ def test_shares_of_processes_make_up_the_batch_of_one() -> None:
 ])
 def test_batches_that_cannot_be_shared_are_refused_before_a_step(batch_size: int, of: int, accumulate: int,
                                                                  mixing: Mixing) -> None:
-    task = make(batch=batch_size, accumulate=accumulate, loss=Objective(mixing=mixing))
+    task = make(batch=batch_size, accumulate=accumulate, loss=LossSettings(mixing=mixing))
     with pytest.raises(SettingsError, match="multiple of"):
         task.batches(0, of)
 
 
 @pytest.mark.parametrize("changes, said", [
     ({"batch": 25}, "24 training samples"), ({"batch": 0}, "batch of 0"),
-    ({"loss": Objective(distillation=HARD)}, "needs a teacher"),
+    ({"loss": LossSettings(distillation=HARD)}, "needs a teacher"),
     ({"teacher": linear(4)}, "distillation is none"),
 ])
 def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], said: str) -> None:
@@ -136,7 +136,7 @@ def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], said: str) -
 def test_models_that_do_not_fit_are_refused() -> None:
     with pytest.raises(SettingsError, match="not the classes of 'greys'"):
         make(build=lambda: linear(4, labels="abdc")).model()
-    distilled = {"loss": Objective(distillation=HARD)}
+    distilled = {"loss": LossSettings(distillation=HARD)}
     with pytest.raises(SettingsError, match="5 classes apart and the student 4"):
         make(teacher=linear(5), **distilled).model()
     same = linear(4, labels=NAMES)
@@ -148,7 +148,7 @@ def test_models_that_do_not_fit_are_refused() -> None:
 
 def test_the_whole_step_compiles() -> None:
     other = replace(PLAIN, size=(6, 6), mean=(0.1, 0.2, 0.3))
-    objective = Objective(mixing=Mixing(mixup=0.8, cutmix=1.0), distillation=SOFT)
+    objective = LossSettings(mixing=Mixing(mixup=0.8, cutmix=1.0), distillation=SOFT)
     task = make(build=lambda: linear(4, labels=NAMES, two=True), loss=objective,
                 teacher=linear(4, side=6, labels=NAMES[::-1], preprocessing=other))
     model, b = task.model(), next(iter(task.batches(0, 1).epoch(0)))
@@ -169,7 +169,7 @@ def test_evaluation_scores_the_held_out_side() -> None:
 
 def test_it_describes_itself_in_json() -> None:
     train = Greys(SHADES, SHADES, NAMES, skipped=(Skipped("x.png", "torn"),))
-    task = make(train=train, record={"seed": 3}, teacher=linear(4, seed=1), loss=Objective(distillation=SOFT))
+    task = make(train=train, record={"seed": 3}, teacher=linear(4, seed=1), loss=LossSettings(distillation=SOFT))
     found = json.loads(json.dumps(task.describe(), allow_nan=False))
     assert found["classes"] == list(NAMES) and found["record"] == {"seed": 3}
     assert found["data"]["train"]["skipped"] == [{"key": "x.png", "why": "torn"}]
@@ -192,7 +192,7 @@ def test_samples_have_names_and_models_are_saved(tmp_path: Path) -> None:
 def test_a_student_learns_from_its_teacher() -> None:
     """Every part at once: real batches, both kinds of mixing, a soft teacher, a distilled head."""
     sharp = reader(NAMES, sharp=1.0)
-    objective = Objective(mixing=Mixing(mixup=0.2, cutmix=0.2, probability=0.5), distillation=SOFT)
+    objective = LossSettings(mixing=Mixing(mixup=0.2, cutmix=0.2, probability=0.5), distillation=SOFT)
     task = make(build=lambda: linear(4, labels=NAMES, two=True), teacher=sharp, loss=objective)
     model = task.model().train()
     optimizer = torch.optim.Adam(model.parameters(), 0.02)

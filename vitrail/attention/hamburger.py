@@ -101,9 +101,9 @@ class HamburgerVQ(Hamburger):
         with torch.no_grad():
             directions, length = F.normalize(x, dim=-1), x.norm(dim=-1, keepdim=True)
             for _ in range(self.steps):
-                bases = means(x, did_you_mean(directions, F.normalize(bases, dim=-2, eps=1e-6)))
+                bases = means(x, nearest(directions, F.normalize(bases, dim=-2, eps=1e-6)))
             codes = F.normalize(bases, dim=-2, eps=1e-6)
-        return did_you_mean(x / (length + 1e-6), codes) @ bases.mT
+        return nearest(x / (length + 1e-6), codes) @ bases.mT
 
 
 class HamburgerCD(Hamburger):
@@ -113,7 +113,7 @@ class HamburgerCD(Hamburger):
         with torch.no_grad():
             directions = F.normalize(x, dim=-1)
             for _ in range(self.steps):
-                bases = F.normalize(means(x, did_you_mean(directions, bases)), dim=-2, eps=1e-6)
+                bases = F.normalize(means(x, nearest(directions, bases)), dim=-2, eps=1e-6)
             ridge = 0.1 * torch.eye(bases.shape[-1], dtype=x.dtype, device=x.device)
             inverse = torch.linalg.inv(bases.mT @ bases + ridge)                        # (B, H, R, R)
         return x @ bases @ inverse @ bases.mT
@@ -124,7 +124,7 @@ def updated(factor: Tensor, x: Tensor, other: Tensor) -> Tensor:
     return factor * (x @ other) / (factor @ (other.mT @ other) + 1e-6)
 
 
-def did_you_mean(directions: Tensor, bases: Tensor) -> Tensor:
+def nearest(directions: Tensor, bases: Tensor) -> Tensor:
     """How much each direction (*, N, D) is of each base (*, D, R): (*, N, R), by far the most of the nearest one."""
     return (100 * (directions @ bases)).softmax(-1)
 
