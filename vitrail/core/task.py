@@ -7,7 +7,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vitrail.core import catalogue
@@ -51,6 +51,8 @@ class Task:
     evaluate:  (model, dataset, options) -> Evaluation.
     example_inputs: (config, batch, size) -> the model's inputs: for cost, export, optimisation, contracts.
 
+    comparison: defaults of `vitrail compare` for its small data, by part: {"training": {"epochs": 15}}.
+
     What not every task can do is None where it cannot; `require` then says which tasks can.
     predict:   (model, inputs, options) -> an iterator of Predictions.
     generate:  (model, prompts, options) -> an iterator of Predictions.
@@ -83,6 +85,7 @@ class Task:
     check: Callable[..., None] = lambda settings: None
     summary: Callable[..., str] = lambda settings, splits: (
         f"{settings.model.name} on {settings.data.source}: {len(splits.train):,} samples to learn from, {len(splits.val):,} held out")
+    comparison: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     predict: Callable[..., Any] | None = None
     generate: Callable[..., Any] | None = None
     explain: Callable[..., Any] | None = None
