@@ -66,7 +66,7 @@ def create_model(name: str, *, task: str = "", weights: str | Path | None = None
     resize:  fit tables of positions to this model's size. head: "load" or "fresh", as for load_weights.
     mixer:   a mechanism that replaces the token mixer of a plain backbone in every block: its name (`vitrail list
              --kind attention`), its class, or a Mechanism. The class token goes (see vitrail.mixers).
-    options: what the task asks (classes=10, or labels=("cat", "dog"); vocabulary=, length=), and any argument of the
+    options: what the task asks (classes=10; a vocabulary and a length), and any argument of the
              variant's constructor.
 
     Raises ModelError on an unknown name or argument, CheckpointError on weights that do not fit.

@@ -56,7 +56,7 @@ def run(a: Settings, *, json: bool) -> int:
 
 
 def _print(a: Settings, plain: float, found: "list[Trial]", images: int) -> None:
-    head = ("precision", "ms", "images/s", "times as fast", "quartiles", "logits moved, %", "same answers, %")
+    head = ("precision", "ms", "images/s", "times as fast", "quartiles", "output moved, %", "same answers, %")
     rows = [("plain", f"{1e3 * plain:.1f}", f"{a.batch / plain:.1f}", "1", "", "", "")]
     for t in found:
         if not t.refused:

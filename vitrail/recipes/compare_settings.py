@@ -59,7 +59,7 @@ class CompareSettings(RunSettings):
 def settings_for(name: str) -> type[CompareSettings]:
     """The settings of a comparison for a task, by its name: the task's, with defaults for its small data.
 
-        settings_for("classification").of({"out": "runs/compare", "seeds": 1})
+        settings_for(task_names()[0]).of({"out": "runs/compare", "seeds": 1})
     """
     task = task_for("", name)
     base = task.settings.target
