@@ -29,7 +29,7 @@ def run(module: str) -> None:
     start, out = time.perf_counter(), Path("runs", "digits", module)
     shutil.rmtree(out, ignore_errors=True)              # else a run made before a change of the model would go on
     chosen = ClassificationSettings.of({**BUDGET, **settings, "out": str(out)})
-    _, score = train(chosen)
+    score = train(chosen)
     of = len(task_for(chosen.model.name).splits(chosen).val)
     right = round(score.value * of)
     found = {"right": right, "of": of, "seconds": round(time.perf_counter() - start)}

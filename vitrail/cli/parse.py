@@ -100,8 +100,8 @@ def value_of(kind: type[Checked], path: str, words: Sequence[str]) -> Any:
 def task_of(words: Sequence[str]) -> Task:
     """The task that the words name, or that of the model which they name; the first task where they name none."""
     first = find_task(task_names()[0])
-    named = value_of(first.settings.target, "task", words)
-    model = value_of(first.settings.target, "model.name", words)
+    named = value_of(first.settings_type, "task", words)
+    model = value_of(first.settings_type, "model.name", words)
     if not named and model not in catalogue.entries():
         return first
     return task_for(str(model), str(named or ""))

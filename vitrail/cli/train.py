@@ -27,7 +27,7 @@ the model, or --task NAME, chooses what is learned; each task has settings of it
 
 
 def _settings(words: Sequence[str]) -> type[RunSettings]:
-    kind: type[RunSettings] = parse.task_of(words).settings.target
+    kind: type[RunSettings] = parse.task_of(words).settings_type
     return kind
 
 

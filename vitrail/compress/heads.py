@@ -18,7 +18,7 @@ def prune_heads(model: nn.Module, *, module: str, heads: Sequence[int]) -> None:
     number that is not one of its heads, and where no head would be left.
     """
     attention = dict(model.named_modules()).get(module)
-    if type(attention) not in PRUNABLE:
+    if attention is None or type(attention) not in PRUNABLE:
         names = prunable(model)
         raise ModelError(f"{module!r} is not an attention whose heads can be taken out.{did_you_mean(module, names)} "
                          f"There are: {', '.join(names[:4]) or 'none'}{', ...' if len(names) > 4 else ''}.")

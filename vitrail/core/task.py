@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from vitrail.core import catalogue
 from vitrail.core.errors import ModelError, VitrailError, did_you_mean
+from vitrail.core.lazy import Lazy
 from vitrail.core.score import Metric
 
 
@@ -99,6 +100,11 @@ class Task:
         if self.headline not in self.metrics:
             raise ModelError(f"the task {self.name!r} has the headline {self.headline!r}, and its metrics are "
                              f"{', '.join(self.metrics)}")
+
+    @property
+    def settings_type(self) -> Any:
+        """The class of the settings itself."""
+        return self.settings.target if isinstance(self.settings, Lazy) else self.settings
 
     def metric(self, name: str) -> Metric:
         """How a score is called; one that was not declared is called by its name."""

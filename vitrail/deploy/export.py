@@ -74,7 +74,7 @@ def export(model: nn.Module, path: str | Path, *, images: Any = None, format: st
     start = time.perf_counter()
     target = Path(path)
     kind = _kind(target, format)
-    config = getattr(model, "identity", None)
+    config = getattr(model, "config", None)
     if not isinstance(config, ModelConfig):
         raise ExportError(f"export takes a classifier of vitrail (create_model, load_model), not a "
                           f"{type(model).__name__}")

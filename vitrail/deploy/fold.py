@@ -34,7 +34,7 @@ def folded(model: nn.Module, image: Tensor | None = None, *, tolerance: float = 
     """
     made = copy.deepcopy(model).eval().requires_grad_(False)
     if image is None:
-        config = getattr(model, "identity", None)
+        config = getattr(model, "config", None)
         if not isinstance(config, ModelConfig):
             raise ExportError(f"give folded(model, image) an image that this {type(model).__name__} takes: only a "
                               "classifier of vitrail says its own size")

@@ -71,7 +71,8 @@ def run(settings: CompareSettings, *, log: Callable[[str], None] = lambda text: 
     scores: dict[str, list[Score]] = {mixer: [] for mixer in settings.mixers}
     todo = [settings.of_run(mixer, turn) for turn in range(settings.seeds) for mixer in settings.mixers]
     with pooled(train, todo, settings.jobs) as judged:
-        for one, (mixer, score) in zip(todo, judged, strict=True):
+        for one, score in zip(todo, judged, strict=True):
+            mixer = one.at("model.mixer")
             scores[mixer].append(score)
             log(f"{mixer}, seed {one.training.seed}: held-out {metric.label} {metric.value(score)}")
     splits = task.splits(settings.of_run(settings.mixers[0], 0))
@@ -81,8 +82,8 @@ def run(settings: CompareSettings, *, log: Callable[[str], None] = lambda text: 
             for mixer in settings.mixers]
 
 
-def train(settings: RunSettings) -> tuple[str, Score]:
-    """One training: its mixer, and the headline score of its last weights on what was held out."""
+def train(settings: RunSettings) -> Score:
+    """One training: the headline score of its last weights on what was held out."""
     task = task_for(settings.model.name, settings.task)
     splits = task.splits(settings)
     objective = task.objective(settings, splits)
@@ -97,7 +98,7 @@ def train(settings: RunSettings) -> tuple[str, Score]:
         options = Options(batch=training.batch, workers=training.workers, on_error=settings.data.on_error,
                           device=pick_device(training.device))
         score: Score = task.evaluate(model, splits.val, options).scores[task.headline]
-    return model.config.mixer, score
+    return score
 
 
 @dataclass(frozen=True)

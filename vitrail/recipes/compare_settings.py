@@ -24,7 +24,7 @@ class CompareSettings(RunSettings):
     are those of a short comparison on the task's own small data; for data of your own say what you would say to train.
     """
 
-    mixers: tuple[str, ...] = setting(MIXERS, help="mechanisms; the first is compared with")
+    mixers: tuple[str, ...] = setting(MIXERS, help="mechanisms, by name or as FILE.py:CLASS; the first is compared with")
     jobs: int = setting(2, low=1, high=1024, free=True, help="trainings at a time, each with its own process")
     seeds: int = setting(3, low=1, high=1000, help="runs of each mechanism: seed, seed + 1, ...")
 
@@ -39,7 +39,8 @@ class CompareSettings(RunSettings):
             raise SettingsError(f"the setting 'mixers' is {' '.join(self.mixers) or 'empty'}, and must name two "
                                 "mechanisms at least, each once")
         for name in self.mixers:
-            catalogue.find(name, "attention")
+            if ":" not in name:                         # mine.py:MyMixer is found when it is built
+                catalogue.find(name, "attention")
 
     @property
     def chosen_task(self) -> Task:
@@ -51,7 +52,7 @@ class CompareSettings(RunSettings):
         shared = {name: value for name, value in self.resolved().items() if name not in OWN}
         seed = self.training.seed + turn
         told: RunSettings = self.chosen_task.settings.of(
-            {**shared, "mixer": mixer, "seed": seed, "out": f"{self.out}/{mixer}/seed-{seed}"})
+            {**shared, "mixer": mixer, "seed": seed, "out": f"{self.out}/{mixer.rpartition(':')[2]}/seed-{seed}"})
         return told
 
 
@@ -62,7 +63,7 @@ def settings_for(name: str) -> type[CompareSettings]:
         settings_for(task_names()[0]).of({"out": "runs/compare", "seeds": 1})
     """
     task = task_for("", name)
-    base = task.settings.target
+    base = task.settings_type
     parts: dict[str, Any] = {}
     for part_name, defaults in {"training": {}, **task.comparison}.items():
         kind = next(cls.__annotations__[part_name] for cls in base.__mro__ if part_name in vars(cls).get(
