@@ -52,6 +52,8 @@ class Task:
     evaluate:  (model, dataset, options) -> Evaluation.
     example_inputs: (config, batch, size) -> the model's inputs: for cost, export, optimisation, contracts.
 
+    input_name, output_name: what exported files call the input and the output, where each is one tensor; the tensors
+               of a structure are called by its fields.
     comparison: defaults of `vitrail compare` for its small data, by part: {"training": {"epochs": 15}}.
 
     What not every task can do is None where it cannot; `require` then says which tasks can.
@@ -86,6 +88,8 @@ class Task:
     check: Callable[..., None] = lambda settings: None
     summary: Callable[..., str] = lambda settings, splits: (
         f"{settings.model.name} on {settings.data.source}: {len(splits.train):,} samples to learn from, {len(splits.val):,} held out")
+    input_name: str = "input"
+    output_name: str = "output"
     comparison: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     predict: Callable[..., Any] | None = None
     generate: Callable[..., Any] | None = None

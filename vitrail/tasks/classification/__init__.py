@@ -30,6 +30,8 @@ TASK = Task(
     objective=Lazy(f"{_HERE}.setup:make_objective"),
     evaluate=Lazy(f"{_HERE}.evaluate:evaluate"),
     predict=Lazy(f"{_HERE}.predict:predict"),
+    input_name="image",
+    output_name="logits",
     comparison={"model": {"set": ("patch=2", "dim=64", "depth=4", "heads=4")}, "data": {"size": 16, "crop": 1.0},
                 "augmentation": {"scale": (0.7, 1.0), "flip": 0.0, "randaugment_ops": 0, "erase": 0.0},
                 "training": {"epochs": 15, "batch": 32, "lr": 3e-3, "threads": 1}},
