@@ -38,7 +38,7 @@ def profile(name: str, precision: str, batch: int, rounds: int) -> dict[str, obj
     model, entry = vitrail.create_model(name).eval(), catalogue.find(name, "backbone")
     image = torch.randn(batch, 3, *[entry.image] * 2, generator=torch.Generator().manual_seed(0))
     fast = vitrail.optimize(model, image, precision=precision)
-    image = image[:fast.report.at_once]
+    image = image[:fast.report.microbatch]
     best = rate(precision, rounds)
     parts = fast.profile(image, rounds)
     products = sum(seconds for part, seconds in parts.items() if part.startswith(PRODUCTS))

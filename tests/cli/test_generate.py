@@ -9,10 +9,10 @@ import pytest
 from tests.cli.conftest import Ask
 from vitrail.cli import parse
 from vitrail.cli.main import main
-from vitrail.language import load_language_model
+from vitrail.models import load_model
 from vitrail.tasks.classification.settings import ClassificationSettings
 from vitrail.tasks.language.settings import LanguageSettings
-from vitrail.tasks.language.answer import fill, go_on, translate
+from vitrail.tasks.language.generate import fill, go_on, translate
 
 SMALL = ["--threads", "1", "--batch", "8", "--epochs", "1", "--sentences", "40", "--set", "dim=16", "hidden=32",
          "heads=2"]
@@ -33,12 +33,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_train_chooses_the_recipe_by_the_model(ask: Ask, runs: dict[str, Path]) -> None:
     found = ask("train", "--settings", runs["causal"] / "settings.toml", "--json")
     assert found.code == 0 and found.json["scores"]["perplexity"]["value"] > 1
-    assert Path(found.json["evaluation"]).is_file() and "report" not in found.json
+    assert Path(found.json["report"]).is_file() and (runs["causal"] / "evaluation.json").is_file()
     plain = ask("train", "--settings", runs["causal"] / "settings.toml").out.splitlines()
     assert plain[0].startswith("held out: perplexity ") and "the weights of step" in plain[0]
-    assert plain[1].startswith("bigram: perplexity ") and plain[-1].endswith("evaluation.json")
+    assert plain[1].startswith("bigram: perplexity ") and plain[-1].endswith("report.html")
     said = ask("train", "--settings", runs["translation"] / "settings.toml").out
-    assert " %, exact " in said and LanguageSettings.read(runs["translation"] / "settings.toml").data.source == "toy"
+    assert " %, sentences without a mistake " in said and LanguageSettings.read(runs["translation"] / "settings.toml").data.source == "toy"
 
 
 def test_the_help_is_that_of_the_model(ask: Ask) -> None:
@@ -71,17 +71,17 @@ def test_one_value_is_found_before_the_rest_is_read(tmp_path: Path, words: list[
 
 
 def test_generate_translates(ask: Ask, runs: dict[str, Path]) -> None:
-    model = load_language_model(runs["translation"])
+    model = load_model(runs["translation"])
     found = ask("generate", runs["translation"], "the", "old", "cat", "sees a dog.", "--beams", 3)
     assert found.code == 0 and found.out == translate(model, ["the old cat sees a dog."], beams=3)[0] + "\n"
     greedy = ask("generate", runs["translation"], "the old cat sees a dog.", "--beams", 1, "--json").json
-    assert greedy == {"model": "transformer_tiny", "task": "translation", "answers": [
+    assert greedy == {"model": "transformer_tiny", "task": "language", "answers": [
         {"text": "the old cat sees a dog.", "answer": translate(model, ["the old cat sees a dog."])[0]}]}
     assert "never saw 'unicorn'" in ask("generate", runs["translation"], "the unicorn sees a dog.").err
 
 
 def test_generate_goes_on(ask: Ask, runs: dict[str, Path]) -> None:
-    model = load_language_model(runs["causal"])
+    model = load_model(runs["causal"])
     words = ["generate", runs["causal"], "We hold", "--tokens", 40, "--count", 2, "--temperature", "1.5", "--top-k", 5,
              "--seed", 3]
     wanted = go_on(model, "We hold", tokens=40, count=2, temperature=1.5, top=5, seed=3)
@@ -91,7 +91,7 @@ def test_generate_goes_on(ask: Ask, runs: dict[str, Path]) -> None:
 
 def test_generate_fills(ask: Ask, runs: dict[str, Path]) -> None:
     found = ask("generate", runs["masked"], "He has [MASK]efused")
-    wanted = fill(load_language_model(runs["masked"]), "He has [MASK]efused")
+    wanted = fill(load_model(runs["masked"]), "He has [MASK]efused")
     assert found.out == wanted.text + "\n" and repr(wanted.gaps[0][0][0]) in found.err
     answer, = ask("generate", runs["masked"], "He has [MASK]efused", "--json").json["answers"]
     assert answer["answer"] == wanted.text and len(answer["gaps"][0]) == 5
@@ -125,18 +125,46 @@ def test_generate_wants_a_model_of_text(ask: Ask, runs: dict[str, Path], run: Pa
     assert found.code == 2 and "Did you mean 'causal'" in found.err
     assert ask("generate", tmp_path, "We").code == 1
     found = ask("generate", run, "We")
-    assert found.code == 1 and "vit_ti16, a model of images" in found.err
+    assert found.code == 2 and "models for classification cannot be asked to generate; models for language can" in found.err
 
 
-@pytest.mark.parametrize("words", [["evaluate", "RUN", "--held-out-of-run"], ["evaluate", "RUN", "toy"],
-                                   ["predict", "RUN", "PHOTO"], ["explain", "RUN", "PHOTO", "--out", "OUT"],
-                                   ["export", "RUN", "OUT.onnx", "--images", "PHOTO"]])
-def test_what_is_for_images_says_so(ask: Ask, runs: dict[str, Path], photos: Path, tmp_path: Path,
-                                    words: list[str]) -> None:
-    names = {"RUN": str(runs["causal"]), "PHOTO": str(photos), "OUT": str(tmp_path / "out")}
-    found = ask(*(names.get(w, w.replace("OUT", names["OUT"])) for w in words))
-    assert found.code == 2 and "a model of text" in found.err and "vitrail generate" in found.err
-    assert not list(tmp_path.iterdir())
+def test_a_model_of_text_cannot_be_asked_to_predict(ask: Ask, runs: dict[str, Path], photos: Path) -> None:
+    found = ask("predict", runs["causal"], photos)
+    assert found.code == 2 and "models for language cannot be asked to predict; models for classification can" in found.err
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_evaluate_scores_what_a_run_of_text_held_out(ask: Ask, runs: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    found = ask("evaluate", runs[kind], "--held-out-of-run", "--json", "--html", tmp_path / "page.html")
+    then = json.loads((runs[kind] / "evaluation.json").read_text("utf-8"))["scores"]
+    assert found.code == 0 and found.json["scores"]["perplexity"]["value"] == pytest.approx(then["perplexity"]["value"])
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "perplexity" in page and "Answers" in page
+    plain = ask("evaluate", runs[kind], MODELS[kind][3]).out
+    assert "perplexity" in plain and "accuracy of tokens" in plain
+
+
+@pytest.mark.parametrize(("kind", "text", "rows"), [("translation", "the old cat sees a dog.", None),
+                                                    ("causal", "We hold", 1), ("masked", "He has [MASK]efu[MASK]ed", 2)])
+def test_explain_draws_what_the_words_of_an_answer_rest_on(ask: Ask, runs: dict[str, Path], tmp_path: Path, kind: str,
+                                                           text: str, rows: int | None) -> None:
+    found = ask("explain", runs[kind], text, "--out", tmp_path / "maps", "--arrays", "--json")
+    assert found.code == 0, found.err
+    told, = found.json
+    assert told["text"] == text and Path(told["overlay"]).name == "text-1-relevance.png"
+    explained = json.loads(Path(told["array"]).read_text("utf-8"))
+    assert rows in (None, len(explained["targets"])) and explained["targets"]
+    assert "no gap" in ask("explain", runs["masked"], "He has", "--out", tmp_path / "none").err
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_models_of_text_are_exported_and_optimised(ask: Ask, runs: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    data = MODELS[kind][3]
+    found = ask("export", runs[kind], tmp_path / "model.pt2", "--images", data, "--json")
+    assert found.code == 0, found.err
+    assert found.json["agreement"] == 1 and found.json["samples"] > 1
+    tried = ask("optimize", runs[kind], "--images", data, "--precision", "fp32", "--rounds", "1", "--most", "8", "--json")
+    assert tried.code == 0 and tried.json["trials"][0]["agreement"] == 1, tried.err
 
 
 def test_the_papers_of_a_run_are_json(runs: dict[str, Path]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Ask
+from vitrail.deploy.plans import fuse, int8
 
 
 def test_optimize_tries_every_precision_on_real_images(ask: Ask, run: Path, photos: Path, tmp_path: Path) -> None:
@@ -12,13 +13,17 @@ def test_optimize_tries_every_precision_on_real_images(ask: Ask, run: Path, phot
     found = ask("optimize", run, "--images", photos, "--batch", "3", "--rounds", "2", "--out", out, "--json")
     assert found.code == 0, found.err
     told = json.loads(out.read_text("utf-8"))
-    assert told == found.json and told["plain_seconds"] > 0 and told["images"] > 8
+    assert told == found.json and told["plain_seconds"] > 0 and told["samples"] > 8
     assert [t["precision"] for t in told["trials"]] == ["fp32", "bf16", "int8"]
     for trial in told["trials"]:
         assert not trial["refused"] and trial["seconds"] > 0 and trial["agreement"] > 0.5
         assert trial["quartiles"][0] <= trial["ratio"] <= trial["quartiles"][1]
     exact, low = told["trials"][:2]
-    assert exact["difference"] <= 1e-5 < low["difference"] and exact["agreement"] == 1
+    assert exact["difference"] <= 1e-5 and exact["agreement"] == 1
+    if fuse.bfloat16_available():
+        assert low["difference"] > 1e-5
+    else:
+        assert "bfloat16" in low["report"]["left"] and low["difference"] <= 1e-5
     assert exact["report"]["rewritten"]["linear"] > 2
     again = ask("optimize", run, "--images", photos, "--out", out)
     assert again.code == 1 and "exists already" in again.err
@@ -48,7 +53,7 @@ def test_evaluate_and_predict_take_an_optimised_model(ask: Ask, run: Path, photo
     plain, fast = (t.json for t in told)
     assert plain["samples"] == fast["samples"] and plain["samples"] % 5
     apart = abs(plain["scores"]["nll"]["value"] - fast["scores"]["nll"]["value"])
-    assert apart < 1e-4 if precision == "fp32" else 1e-6 < apart < 0.1
+    assert 1e-6 < apart < 0.1 if precision == "int8" and int8.available() else apart < 1e-4
     there, here = (ask("predict", run, photos, "--batch", "5", "--json", *more).json["predictions"]
                    for more in ((), ("--optimize", precision)))
     assert [p["file"] for p in there] == [p["file"] for p in here]

@@ -56,9 +56,9 @@ def test_evaluate_refuses_images_that_have_changed_since(ask: Ask, run: Path, tm
 
 @pytest.mark.parametrize(("words", "code", "said"), [
     (["{run}"], 2, "--held-out-of-run"), (["{run}", "{photos}", "--held-out-of-run"], 2, "either"),
-    (["{run}/model", "--held-out-of-run"], 1, "no run's folder"), (["{photos}", "{photos}"], 1, "config.json"),
+    (["{run}/model", "--held-out-of-run"], 1, "not the folder of a run"), (["{photos}", "{photos}"], 1, "config.json"),
     (["{run}", "{photos}/dark"], 1, "class"), (["{run}", "digits"], 1, "'0'"), (["{run}", "{photos}s"], 1, "'photos'"),
-    (["{run}", "{photos}", "--part", "vall"], 2, "'val'"), (["{run}", "{photos}", "--part", "val"], 1, "no val part"),
+    (["{run}", "{photos}", "--split", "vall"], 2, "'val'"), (["{run}", "{photos}", "--split", "val"], 1, "no val split"), (["{run}", "{photos}", "--part", "val"], 2, "'split'"),
     (["{run}", "{photos}", "--device", "cuda:9"], 2, "cuda:9"), (["{run}", "{photos}", "--device", "gpu"], 2, "'gpu'"),
     (["{run}", "{photos}", "--weights", "x"], 2, "leave out --weights"),
     (["{run}", "{photos}", "--on-error", "skp"], 2, "'skip'"),
@@ -172,7 +172,7 @@ def test_explain_into_a_file_is_refused(ask: Ask, run: Path, photos: Path, tmp_p
 
 def test_evaluate_says_what_was_learned_from(ask: Ask, run: Path, photos: Path, tmp_path: Path) -> None:
     found = ask("evaluate", run, photos)
-    assert "learned from 32 of these 40 images" in found.err and "--held-out-of-run" in found.err
+    assert "learned from 32 of these 40 samples" in found.err and "--held-out-of-run" in found.err
     assert "learned from 32" in ask("evaluate", run, photos / "dark" / "..").err, "the same folder by another name"
     assert not ask("evaluate", run, "--held-out-of-run").err
     assert not ask("evaluate", run, draw(tmp_path / "photos")).err, "the same names elsewhere are other images"

@@ -9,6 +9,7 @@ from tests.deploy.test_optimize import apart, noise
 from vitrail.deploy import optimize as optimizer
 from vitrail.deploy.plans import equalise, int8
 from vitrail.deploy.plans.graph import fold_constants, simplify, traced
+from vitrail.deploy.structure import Flat
 from vitrail.tasks.classification.model import Classifier
 
 needed = pytest.mark.skipif(not int8.available(), reason="this machine has no products in int8")
@@ -58,7 +59,7 @@ def test_only_norms_that_linear_layers_alone_read() -> None:
 @pytest.mark.parametrize("name", ["deit_ti16", "swin_t"])
 def test_the_answers_stay(name: str) -> None:
     model, image = with_outliers(name), noise(2, 3, 64, 96)
-    graph, constants = traced(optimizer._Eager(model), image)
+    graph, constants = traced(Flat(model).eval(), image)
     fold_constants(graph, constants)
     simplify(graph, constants)
     found = equalise.factors(graph, constants, image)

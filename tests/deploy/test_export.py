@@ -55,7 +55,7 @@ def answers(path: Path, image: Tensor) -> Tensor:
 def test_every_form_exports_for_every_batch(name: str, suffix: str, tmp_path: Path) -> None:
     model, path = small(name), tmp_path / f"m{suffix}"
     made = export(model, path, images=list(pictures()))
-    assert made.path == path and made.images == 3 and made.agreement == 1 and made.difference <= 1e-5 * made.scale
+    assert made.path == path and made.samples == 3 and made.agreement == 1 and made.difference <= 1e-5 * made.scale
     assert made.batches == (1, 2, 5) and made.sizes == (model.config.spec.preprocessing.size,) == (made.size,)
     assert {p.name for p in tmp_path.iterdir()} == {path.name, path.name + ".json"} == set(made.files)
     image = prepared(model)
@@ -110,10 +110,10 @@ def test_what_the_artefact_says_of_itself(tmp_path: Path) -> None:
         made = export(model, path, images=list(pictures()))
         inside, beside = json.loads(kind.note(path)), json.loads(Path(f"{path}.json").read_text("utf-8"))
         for note in (inside, beside):
-            config = ModelConfig.from_json(note)
+            config = ModelConfig.from_json(note["config"])
             assert config.spec.labels == model.config.spec.labels and config.spec.preprocessing == model.config.spec.preprocessing
             assert note["kind"] == made.format and note["batch"] == "dynamic" and note["size"] == [64, 64]
-        assert beside["checked"]["difference"] == made.difference and beside["checked"]["images"] == 3
+        assert beside["checked"]["difference"] == made.difference and beside["checked"]["samples"] == 3
         assert set(beside["sha256"]) == {path.name}
         assert json.dumps(made.to_json())
     loaded = onnx.load(str(tmp_path / "m.onnx"))
@@ -139,8 +139,8 @@ def test_an_artefact_that_answers_otherwise_is_refused(kind: Any, tmp_path: Path
     """One weight is changed between the model and the file; what was at the path stays."""
     true_write = kind.write
 
-    def write(self: Any, model: Classifier, *args: Any, **words: Any) -> None:
-        weight = model.head.linear.weight
+    def write(self: Any, model: Any, *args: Any, **words: Any) -> None:
+        weight = model.model.head.linear.weight
         with torch.no_grad():
             weight[0, 0] += 0.05
             true_write(self, model, *args, **words)
@@ -179,19 +179,19 @@ def test_a_damaged_artefact_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_images_are_needed_and_must_be_images(tmp_path: Path) -> None:
     model, path = small("vit_ti16"), tmp_path / "out" / "m.pt2"
-    for none in (None, [], tmp_path):
+    for none in (None, []):
         with pytest.raises(ExportError, match="real images"):
             export(model, path, images=none)
-    for wrong in (["no/such.png"], [3], 3, [np.zeros((3, 4, 5, 6))]):
+    for wrong in (tmp_path, ["no/such.png"], [3], 3, [np.zeros((3, 4, 5, 6))]):
         with pytest.raises(DataError):
             export(model, path, images=wrong)
     assert not path.parent.exists()
     for i, picture in enumerate(pictures()[:2]):
         Image.fromarray(picture).save(tmp_path / f"{i}.png")
-    assert export(model, path, images=tmp_path).images == 2
-    assert export(model, path, images=[noise(3, 64, 64), noise(1, 3, 50, 60)], overwrite=True).images == 2
+    assert export(model, path, images=tmp_path).samples == 2
+    assert export(model, path, images=[noise(3, 64, 64), noise(1, 3, 50, 60)], overwrite=True).samples == 2
     many = [pictures()[i % 3] for i in range(40)]
-    assert export(model, path, images=many, overwrite=True).images == 32
+    assert export(model, path, images=many, overwrite=True).samples == 32
 
 
 def test_what_stands_there_is_kept(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_requests_that_cannot_be_met(tmp_path: Path, monkeypatch: pytest.MonkeyP
     refused("batch is 0", batch=0)
     refused("batch is 'many'", batch="many")
     refused("tolerance", tolerance=0.0)
-    refused("classifier of vitrail", what=model.backbone)
+    refused("model of vitrail", what=model.backbone)
     refused("float32", what=small("vit_ti16").half())
     blank = small("vit_ti16")
     nn.init.zeros_(blank.head.linear.weight)

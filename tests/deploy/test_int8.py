@@ -40,7 +40,7 @@ class Rows(torch.nn.Module):
 def rows(image: Tensor) -> tuple[Rows, fx.Graph, Any, dict[str, ranges.Range]]:
     model = Rows()
     graph, constants = traced(model, image)
-    return model, graph, constants, ranges.observed(graph, constants, image)
+    return model, graph, constants, ranges.observed(graph, constants, [image])
 
 
 def kinds(graph: fx.Graph) -> list[str]:

@@ -41,7 +41,10 @@ def test_every_structure_answers_alike(name: str) -> None:
 def test_half_as_many_bits(name: str) -> None:
     model = build(name)
     made = vitrail.optimize(model, noise(2, 3, 64, 96), precision="bf16")
-    assert 1e-5 < apart(model, made, noise(2, 3, 64, 96, seed=1)) <= 2e-2
+    if fuse.bfloat16_available():
+        assert 1e-5 < apart(model, made, noise(2, 3, 64, 96, seed=1)) <= 2e-2 and not made.report.left
+    else:
+        assert "bfloat16" in made.report.left and apart(model, made, noise(2, 3, 64, 96, seed=1)) <= 1e-5
     assert made(noise(2, 3, 64, 96)).dtype == torch.float32
 
 
@@ -145,7 +148,9 @@ def test_a_precision_that_is_none_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("model", "image", "says"), [
-    (torch.nn.Linear(3, 3), noise(1, 3), "a Linear"), (build("deit_ti16"), noise(3, 32, 32), "a batch of images"),
+    (lambda x: x, noise(1, 3), "a function"), (build("deit_ti16"), noise(3, 32, 32), "cannot be folded"),
+    (build("deit_ti16"), [noise(2, 3), noise(3, 3)], "first axes are equally long"),
+    (build("deit_ti16"), ["cat.jpg"], "0 is a str"), (build("deit_ti16"), torch.tensor(1.0), "first axes"),
     (build("deit_ti16"), noise(1, 4, 32, 32), "cannot be folded")])
 def test_what_is_no_model_or_no_image_is_refused(model: Any, image: Tensor, says: str) -> None:
     with pytest.raises(ExportError, match=says):
@@ -182,7 +187,7 @@ def test_without_its_plain_weights_a_plan_answers_batches_of_any_count() -> None
     with pytest.raises(ExportError, match="64 x 64"):
         made(noise(4, 3, 64, 96))
     with pytest.raises(ExportError, match="keep=True"):
-        made.backbone(noise(1, 3, 64, 64))
+        made.model(noise(1, 3, 64, 64))
     kept = vitrail.optimize(model, noise(4, 3, 64, 64))
     assert torch.equal(kept.in_parts(noise(6, 3, 64, 64)), made(noise(6, 3, 64, 64)))
 

@@ -105,7 +105,7 @@ def test_a_profile_tells_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizer, "recorded", lambda plan, *_: plan)
     with pytest.raises(ExportError, match="native kernels are"):
         model.profile(noise(1, 3, 64, 64))
-    monkeypatch.setattr(optimizer, "at_once", lambda *_: 2)
+    monkeypatch.setattr(optimizer, "microbatch", lambda *_: 2)
     with pytest.raises(ExportError, match="are taken in parts: give 2"):
         model.profile(noise(4, 3, 64, 64))
 

@@ -39,6 +39,6 @@ def test_the_range_leaves_out_what_hardly_occurs() -> None:
     lone.view(8, 3, 100, 24)[::2, 1, 50, 7] = 40.0
     for image, whole in ((x, True), (lone, False)):
         graph, constants = traced(model, image)
-        (found,) = ranges.observed(graph, constants, image).values()
+        (found,) = ranges.observed(graph, constants, [image]).values()
         wide = float(image.max() - image.min()) / 255
         assert (found.scale == pytest.approx(wide)) == whole and found.ratio > (35 if whole else 20)

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from vitrail.core.errors import ExportError, VitrailError, did_you_mean
 from vitrail.core.files import atomic_file, sha256
-from vitrail.core.config import ModelConfig
+from vitrail.core.config import FORMAT, ModelConfig
 from vitrail.deploy.formats import FORMATS, Format, Signature
 from vitrail.deploy.inputs import ModelInputs, Size
 from vitrail.deploy.structure import Flat, leaves_of, names_of
 from vitrail.deploy.trace import still
 from vitrail.deploy.verify import compare
 
-VERSION = "vitrail-export-1"
+VERSION = "vitrail-export-2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,8 @@ def export(model: nn.Module, path: str | Path, *, images: Any = None, format: st
     signature = Signature(example=example, inputs=inputs.names, outputs=_apart(names_of(output, inputs.task.output_name), inputs.names),
                           axes=inputs.axes(fixed or native, batch=isinstance(batch, str), open_size=fixed is None),
                           open_size=fixed is None)
-    note = {"format": VERSION, "kind": kind.name, **config.to_json(), "size": fixed or "dynamic", "batch": batch,
+    note = {"format": VERSION, "kind": kind.name, "config": {"format": FORMAT, **config.to_json()},
+            "size": fixed or "dynamic", "batch": batch,
             "inputs": _described(signature.inputs, example, signature.axes),
             "outputs": _described(signature.outputs, leaves_of(output), ()),
             "torch": torch.__version__, **kind.facts()}

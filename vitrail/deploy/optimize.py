@@ -232,6 +232,8 @@ def planned(model: nn.Module, inputs: Sequence[Tensor], precision: Precision, re
             calibration: Calibration | None = None) -> fx.GraphModule:
     """A model's graph for inputs of these shapes, or for `report.microbatch` samples of them, rewritten. `report` gets
     what was, and how often."""
+    if precision == "bf16" and fuse.available() and not fuse.bfloat16_available():
+        raise ExportError("this processor has no products of bfloat16 (AVX-512 or AVX-NE-CONVERT): fp32")
     flat = Flat(model).eval()
     graph, constants = traced(flat, *inputs)
     report.microbatch = microbatch(graph, 4 if precision == "fp32" else 2)

@@ -16,6 +16,7 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx.experimental import proxy_tensor
 
 from vitrail.core.errors import ExportError
+from vitrail.deploy.structure import Flat
 from vitrail.nn import Attend, Windows
 
 NOISY = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir", "onnx")
@@ -74,9 +75,10 @@ def trace(model: nn.Module, example: Sequence[Tensor], *, axes: Sequence[Mapping
         raise ExportError("windows are laid out for one size of image, and which ones are shifted and padded depends "
                           "on it: this model cannot be exported for every size. Export one file a size, size=(h, w)")
     open_axes = [dict.fromkeys(named, Dim.DYNAMIC) for named in axes] or [{} for _ in example]
+    flat = model if isinstance(model, Flat) else Flat(model)
     try:
         with quiet(), torch.no_grad():
-            return torch.export.export(model, tuple(example), dynamic_shapes=(tuple(open_axes),), strict=False)
+            return torch.export.export(flat, tuple(example), dynamic_shapes=(tuple(open_axes),), strict=False)
     except Exception as e:                                      # the tracer raises errors of many kinds
         raise ExportError(f"torch.export cannot trace this model{' for every size' if open_size else ''}: "
                           f"{_first_line(e)}") from e

@@ -20,7 +20,10 @@ def packed_product(dtype: torch.dtype) -> Callable[[], object]:
     x, weight = x.to(dtype), weight.to(dtype)
     packed = torch.ops.mkldnn
     if torch.backends.mkldnn.is_available() and hasattr(packed, "_linear_pointwise"):
-        kept = packed._reorder_linear_weight(weight, ROWS)
+        try:
+            kept = packed._reorder_linear_weight(weight, ROWS)
+        except RuntimeError:                                # a processor whose products do not take this type
+            return lambda: F.linear(x, weight)
         return lambda: packed._linear_pointwise(x, kept, None, "none", [], "")
     return lambda: F.linear(x, weight)
 

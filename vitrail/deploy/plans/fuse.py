@@ -1,4 +1,5 @@
 """Linear layers in a native kernel or as oneDNN's packed products, with the activation or the residual within them."""
+import functools
 import math
 from collections.abc import Callable, Container
 from typing import Any
@@ -22,6 +23,17 @@ FEW = 8                 # cells of the native kernel that a part of a row has at
 def available() -> bool:
     """Whether this build of torch has the packed products."""
     return torch.backends.mkldnn.is_available() and hasattr(packed, "_linear_pointwise")
+
+
+@functools.cache
+def bfloat16_available() -> bool:
+    """Whether the packed products take bfloat16 here: oneDNN refuses it on processors without AVX-512 or
+    AVX-NE-CONVERT."""
+    try:
+        packed._reorder_linear_weight(torch.ones(16, 16, dtype=torch.bfloat16), 1)
+    except (AttributeError, RuntimeError):
+        return False
+    return True
 
 
 def linears_before_gathers(graph: fx.Graph, constants: Constants) -> int:

@@ -71,7 +71,7 @@ def traced(model: nn.Module, *example: Tensor) -> tuple[fx.Graph, Constants]:
         if node.op == "placeholder":
             name = named.get(node.name)
             new[node] = graph.placeholder(f"input_{len(inputs)}") if name is None else constants.keep(
-                graph, tensors[name].detach(), name)
+                graph, tensors[name].detach(), name.removeprefix("model."))      # `Flat`'s name for the model
             if name is None:
                 inputs.append(new[node])
             new[node].meta["val"] = node.meta["val"]

@@ -154,7 +154,7 @@ class CausalSamples(Stretches):
         self.known = [0] * len(self.starts)                     # units at a stretch's start that need no answer
         for index in range(1, len(self.starts) if once else 0):
             (before, began), (piece, at) = self.starts[index - 1:index + 1]
-            self.known[index] = began + length - at if piece == before else 0
+            self.known[index] = max(0, began + length - at) if piece == before else 0
 
     def batch(self, indices: Sequence[int], epoch: int, mine: slice) -> CausalBatch:
         here = [(self.units(i), self.known[i]) for i in indices[mine]]
