@@ -186,7 +186,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_bytes(b"\xff\xfe\x00lr")
     assert "not valid TOML" in refusal("--settings", str(tmp_path / "s.toml"))
     (tmp_path / "big.toml").write_bytes(b"#" * (1 << 21))
-    assert "no file of settings" in refusal("--settings", str(tmp_path / "big.toml"))
+    assert "not a file of settings" in refusal("--settings", str(tmp_path / "big.toml"))
 
 
 def test_the_page_shows_each_setting_with_its_default_and_its_range(ask: Ask) -> None:

@@ -1,5 +1,6 @@
 """vitrail train: from a folder of photos to a run, and stopping on the way."""
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -55,23 +56,23 @@ def test_a_folder_with_other_things_in_it_is_left_alone(ask: Ask, photos: Path, 
 
 
 def test_ctrl_c_before_the_first_step(ask: Ask, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import vitrail.recipes.classify as recipe
+    import vitrail.recipes.train as recipe
 
-    def interrupted(settings: object) -> Path:
+    def interrupted(task: object, settings: object) -> Path:
         raise KeyboardInterrupt
-    monkeypatch.setattr(recipe, "run", interrupted)
+    monkeypatch.setattr(recipe, "train", interrupted)
     found = ask("train", *TINY, "--data", photos, "--out", tmp_path / "r")
     assert found.code == 130 and "the same command" in found.err and str(tmp_path / "r") in found.err
 
 
 def test_sigterm_before_the_first_step(ask: Ask, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import vitrail.recipes.classify as recipe
+    import vitrail.recipes.train as recipe
 
-    def told(settings: object) -> Path:
+    def told(task: object, settings: object) -> Path:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
         raise AssertionError("the signal did not arrive")
-    monkeypatch.setattr(recipe, "run", told)
+    monkeypatch.setattr(recipe, "train", told)
     before = signal.getsignal(signal.SIGTERM)
     found = ask("train", *TINY, "--data", photos, "--out", tmp_path / "r")
     assert found.code == 143 and "the same command" in found.err and signal.getsignal(signal.SIGTERM) is before
@@ -98,5 +99,7 @@ def test_a_signal_within_the_run_saves_it(photos: Path, tmp_path: Path, number: 
 
 def test_the_end_says_what_was_reached_and_by_which_weights(ask: Ask, run: Path) -> None:
     said = ask("train", "--settings", run / "settings.toml").out.splitlines()
-    assert said[0].startswith("held-out top-1 ") and "95 % interval" in said[0] and " of 8" in said[0]
+    assert said[0].startswith("held out: top-1 accuracy ")
+    assert re.search(r"top-1 accuracy [\d.]+ % \([\d.]+ to [\d.]+\)", said[0])
+    assert re.search(r"; the weights of step \d+ of 8$", said[0])
     assert said[1:] == [f"model   {run / 'model'}", f"report  {run / 'report.html'}"]

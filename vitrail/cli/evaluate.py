@@ -23,6 +23,8 @@ SHOWN = 20              # of what was left out; --out lists it all
 class Settings(Overwrites, SkipsErrors, OnDevice, Optimized, FromModel):
     """What is scored, on what."""
 
+    RENAMED = {"part": ("split", "0.2")}
+
     data: str = setting("", positional=True, metavar="DATA", help="what `vitrail train --data` takes: digits, a folder "
                                                                   "of class folders, a .csv, hf:..., wds:...")
     held_out_of_run: bool = setting(False, help="the samples that the run held out, once they are known to be the same")
