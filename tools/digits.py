@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vitrail.core.task import task_for
 from vitrail.recipes.compare import train
 from vitrail.tasks.classification.settings import ClassificationSettings
 
@@ -27,7 +28,10 @@ def run(module: str) -> None:
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
     start, out = time.perf_counter(), Path("runs", "digits", module)
     shutil.rmtree(out, ignore_errors=True)              # else a run made before a change of the model would go on
-    right, of = train(ClassificationSettings.of({**BUDGET, **settings, "out": str(out)}))
+    chosen = ClassificationSettings.of({**BUDGET, **settings, "out": str(out)})
+    score = train(chosen)
+    of = len(task_for(chosen.model.name).splits(chosen).val)
+    right = round(score.value * of)
     found = {"right": right, "of": of, "seconds": round(time.perf_counter() - start)}
     path.write_text(json.dumps({**told, "found": found}, indent=1) + "\n", encoding="utf-8")
     print(f"{module}: {100 * right / of:.2f} % of {of} held-out digits in {found['seconds']} s", flush=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vitrail.core import catalogue
+from vitrail.core import catalogue, plugins
 from vitrail.core.errors import ModelError
 from vitrail.core.mechanism import Mechanism, Takes
 from vitrail.nn import Block, Features, PositionTable, Head, Residual, SelfAttention, Stack, init, mean_map
@@ -27,7 +27,8 @@ class Mixer:
 
 
 def find_mixer(wanted: "str | type[nn.Module] | Mechanism") -> Mixer:
-    """A mechanism by its name in the catalogue, as it is declared, or as a class.
+    """A mechanism by its name in the catalogue, as it is declared, as a class, or by where a class of your own is:
+    `mine.py:MyMixer`, `package.module:MyMixer`.
 
     A class of the catalogue is made as its entry says. Any other one is called with those of `dim`, `heads` and `grid`
     that its constructor names; it takes (B, N, C), unless its attribute `takes` is `Takes.MAP`.
@@ -35,10 +36,12 @@ def find_mixer(wanted: "str | type[nn.Module] | Mechanism") -> Mixer:
     Raises ModelError for an unknown name, a mechanism that cannot mix the tokens of an image, and a class that needs
     other arguments.
     """
+    if isinstance(wanted, str) and ":" in wanted:
+        wanted = plugins.find(wanted)
     if isinstance(wanted, str):
         return _declared(wanted, catalogue.mechanism_of(wanted))
     if isinstance(wanted, Mechanism):
-        return _declared(f"{wanted.build.__module__}.{wanted.build.__qualname__}", wanted)
+        return _declared(plugins.reference_to(wanted.build), wanted)
     for name in catalogue.names("attention"):
         if (known := catalogue.mechanism_of(name)).build is wanted:
             return _declared(name, known)
@@ -52,7 +55,9 @@ def _declared(name: str, mechanism: Mechanism) -> Mixer:
 
 
 def _own(wanted: type[nn.Module]) -> Mixer:
-    name = f"{wanted.__module__}.{wanted.__qualname__}"
+    if not (isinstance(wanted, type) and issubclass(wanted, nn.Module)):
+        raise ModelError(f"{wanted!r} is not a mixer: give a class of torch.nn.Module, a Mechanism, or a name")
+    name = plugins.reference_to(wanted)
     parameters = inspect.signature(wanted).parameters
     needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD,
                                                                                           p.VAR_POSITIONAL)]

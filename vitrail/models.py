@@ -1,7 +1,6 @@
 """Models by name, for all tasks: build, load, save, list."""
 import importlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from vitrail.core.card import Paper, Variant, Weights
 from vitrail.core.catalogue import Entry
 from vitrail.core.config import FORMAT, ModelConfig
 from vitrail.core.errors import CheckpointError, ModelError, did_you_mean
+from vitrail.core.plugins import imported
 from vitrail.core.task import Task, find_task, task_of
 from vitrail.weights import load_weights, renamed
 
@@ -65,8 +65,8 @@ def create_model(name: str, *, task: str = "", weights: str | Path | None = None
              the tensors, such as "model". A named release knows its own.
     resize:  fit tables of positions to this model's size. head: "load" or "fresh", as for load_weights.
     mixer:   a mechanism that replaces the token mixer of a plain backbone in every block: its name (`vitrail list
-             --kind attention`), its class, or a Mechanism. The class token goes (see vitrail.mixers).
-    options: what the task asks (classes=10, or labels=("cat", "dog"); vocabulary=, length=), and any argument of the
+             --kind attention`), its class, a Mechanism, or where a class of your own is ("mine.py:MyMixer"). The class token goes (see vitrail.mixers).
+    options: what the task asks (classes=10; a vocabulary and a length), and any argument of the
              variant's constructor.
 
     Raises ModelError on an unknown name or argument, CheckpointError on weights that do not fit.
@@ -166,12 +166,12 @@ def _check_replayable(model: "nn.Module", config: ModelConfig) -> None:
     """Raises ModelError where building from the config would give other tensors than the model has."""
     import torch
 
-    own_mixer = "." in config.mixer and _imported(config.mixer) is None
+    own_mixer = "." in config.mixer and imported(config.mixer) is None
     if own_mixer:
         return                              # its class is handed to load_model, which compares the tensors then
     with torch.device("meta"):
         replayed = build(ModelConfig.from_json({"format": FORMAT, **json.loads(json.dumps(config.to_json()))}),
-                         mixer=_imported(config.mixer) or "")
+                         mixer=imported(config.mixer) or "")
     ours = {name: tensor.shape for name, tensor in model.state_dict().items()}
     theirs = {name: tensor.shape for name, tensor in replayed.state_dict().items()}
     if ours != theirs:
@@ -180,12 +180,6 @@ def _check_replayable(model: "nn.Module", config: ModelConfig) -> None:
                          f"{', '.join(differing[:4])}{', ...' if len(differing) > 4 else ''} would not fit. Note what "
                          "changes its structure as an edit (vitrail.compress.edits), or save its tensors alone "
                          "(save_weights)")
-
-
-def _imported(mixer: str) -> Any:
-    """The class of a mixer of the user's own, where its module is imported already; else None. Nothing is imported."""
-    module, _, name = mixer.rpartition(".")
-    return getattr(sys.modules.get(module), name, None) if module else None
 
 
 def saved(folder: str | Path) -> Path:
@@ -234,7 +228,7 @@ def load_model(folder: str | Path, *, mixer: "type[nn.Module] | Mechanism | None
     tensors = saved(folder) / TENSORS
     if sha256(tensors) != data.get("sha256"):
         raise CheckpointError(f"{tensors} is not the file that {CONFIG} describes: it is damaged or was replaced")
-    given = mixer or (_imported(config.mixer) if "." in config.mixer else None)
+    given = mixer or (imported(config.mixer) if "." in config.mixer else None)
     if "." in config.mixer and given is None:
         raise CheckpointError(f"{folder} was built with {config.mixer}, which is none of vitrail's mechanisms: import "
                               "that class and hand it to load_model(..., mixer=), or name its file with --plugin")

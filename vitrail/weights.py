@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.core import catalogue
+from vitrail.core.config import FIRST_FORMATS
 from vitrail.core.errors import CheckpointError, did_you_mean
 from vitrail.core.keys import Keys
 
@@ -36,7 +37,7 @@ RENAMED = {"patch_embed": "tokenize"}        # the names of modules: today, and 
 
 def renamed(state: "Mapping[str, Tensor]", written: object) -> "dict[str, Tensor]":
     """The tensors of a saved model under today's names, whichever format they were written in."""
-    if written not in ("vitrail-1", "vitrail-text-1"):
+    if written not in FIRST_FORMATS:
         return dict(state)
     names = {old: new for new, old in RENAMED.items()}
     return {".".join(names.get(part, part) for part in key.split(".")): tensor for key, tensor in state.items()}

@@ -1,4 +1,4 @@
-"""The rules of the house: floors, sizes of files, forbidden calls, and what start-up imports."""
+"""The rules of the house: layers, sizes of files, forbidden calls and words, and what start-up imports."""
 import ast
 import re
 import subprocess
@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from vitrail.core.task import task_names
+
 ROOT = Path(__file__).parents[2]
 HOUSE = ROOT / "vitrail"
-FLOORS = {"core": 0, "testing": 1, "ops": 1, "data": 1, "measure": 1, "nn": 2, "positions": 3, "attention": 4,
-          "backbones": 5, "foundations": 5, "tasks": 6, "explanation": 6, "mixers": 6, "weights": 7, "models": 8,
-          "language": 8, "training": 8, "deploy": 8, "report": 8, "evidence": 9, "recipes": 9, "cli": 10}
+LAYERS = {"core": 0, "testing": 1, "ops": 1, "data": 1, "measure": 1, "figures": 1, "nn": 2, "positions": 3,
+          "attention": 4, "backbones": 5, "foundations": 5, "explanation": 6, "mixers": 6, "compress": 6, "weights": 7,
+          "models": 8, "training": 8, "tasks": 9, "deploy": 9, "report": 9, "evidence": 10, "recipes": 10, "verbs": 11,
+          "cli": 12}
 PAPERS_OF = ("positions", "attention", "backbones", "foundations")
 FILES = sorted(HOUSE.rglob("*.py"))
 FORBIDDEN = {"pickle.load", "pickle.loads", "pickle.Unpickler", "np.load", "numpy.load", "torch.load", "eval", "exec",
@@ -43,9 +46,9 @@ def test_imports_go_down(path: Path) -> None:
         return
     for module in imports(path):
         there = place(module)
-        assert there in FLOORS, f"{module} stands on no floor"
-        assert FLOORS[there] < FLOORS[here] or there == here, f"{path.name} ({here}) imports {module}"
-        assert there != "data" or here == "data" or FLOORS[here] >= 6, "no model may know the data"
+        assert there in LAYERS, f"{module} stands in no layer"
+        assert LAYERS[there] < LAYERS[here] or there == here, f"{path.name} ({here}) imports {module}"
+        assert there != "data" or here == "data" or LAYERS[here] >= 6, "no model may know the data"
 
 
 PAPERS = [p for p in FILES if p.parts[-2] in PAPERS_OF and p.stem != "__init__"]
@@ -62,6 +65,32 @@ def test_sideways_imports_are_the_papers_ancestry(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(HOUSE)))
 def test_files_stay_readable(path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) <= 250
+
+
+# what only a task's own folder, and the formats of stored data, may say
+OF_TASKS = {"logits", "labels", "boxes", "top1", *task_names()}
+# who else may, and why
+ALLOWED = {
+    "nn": "networks say what their heads answer, and papers for which tasks they were published",
+    "positions": "as nn", "attention": "as nn", "backbones": "as nn", "foundations": "as nn",
+    "evidence": "an experiment chooses a task, as a user does, and counts what its paper counted",
+    "core/ancestors.py": "titles of papers",
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(HOUSE)))
+def test_only_a_task_knows_its_words(path: Path) -> None:
+    """Whatever stands outside works for every task, and so has no word of one."""
+    parts = path.relative_to(HOUSE).parts
+    if parts[0] == "tasks" or parts[:2] == ("data", "formats") or {parts[0], "/".join(parts)} & set(ALLOWED):
+        return
+    words = set(re.findall(r"[a-z0-9]+", path.read_text("utf-8").lower()))
+    assert not words & OF_TASKS
+
+
+def test_a_task_is_found_by_its_folder_alone() -> None:
+    folders = {p.parent.name for p in (HOUSE / "tasks").glob("*/__init__.py")}
+    assert folders == set(task_names())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(HOUSE)))

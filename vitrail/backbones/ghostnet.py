@@ -46,7 +46,7 @@ def squeeze_excite(dim: int) -> SqueezeExcite:
 
 
 def shortcut(dim: int, out: int, window: int, stride: int) -> nn.Module:
-    """The way past a bottleneck: the config, or where the shape changes a depthwise and a 1 x 1 convolution."""
+    """The way past a bottleneck: the identity, or where the shape changes a depthwise and a 1 x 1 convolution."""
     if stride == 1 and dim == out:
         return nn.Identity()
     return Chain(depthwise=conv_norm(dim, dim, window, stride, groups=dim), pointwise=conv_norm(dim, out))

@@ -35,7 +35,7 @@ class Stem(nn.Module):
 
 
 def shortcut(width: int, out: int, stride: int) -> nn.Module:
-    """The way past a block: the config, or a projection where the shape changes (option B of section 4.1)."""
+    """The way past a block: the identity, or a projection where the shape changes (option B of section 4.1)."""
     if stride == 1 and width == out:
         return nn.Identity()
     return conv_norm(width, out, 1, stride)

@@ -56,7 +56,7 @@ def of_processes(found: dict[str, Any]) -> None:
                "share: of the rate of a packed matrix product in the same precision and round, which reached at best "
                f"{_best(rows)} 1e9 multiply-adds a second\n"
                "MB: the peak of what the process held, beyond what it held with its engine and no model\n"
-               "apart: how far its logits are from our model's as it is, at most, of their deviation\n"
+               "apart: how far its output is from our model's as it is, at most, of its deviation\n"
                "/ ours, / optimised: its time over our model's as it is, and as optimised, in the same precision; "
                "above 1 ours is faster")
     for r in rows:

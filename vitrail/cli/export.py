@@ -2,9 +2,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vitrail.cli.command import Command
-from vitrail.cli.opening import check_free, check_files, check_model, open_model, set_threads
+from vitrail.cli.opening import check_free, check_inputs, check_model, open_model, set_threads
 from vitrail.cli.options import FromModel, Overwrites, Threads
 from vitrail.cli.output import log, print_json, print_line
 from vitrail.core.errors import SettingsError, VitrailError, did_you_mean
@@ -19,10 +20,11 @@ class Settings(Overwrites, Threads, FromModel):
     """Which model, into what, for which inputs."""
 
     out: str = setting(positional=True, metavar="OUT", help="FILE.onnx, or FILE.pt2 for a torch.export program")
-    images: str = setting(metavar="FOLDER", help="real images to compare the answers on")
+    images: str = setting(metavar="FOLDER", help="real inputs to compare the answers on: a folder of images, or what a "
+                                              "model of text was trained on")
     size: tuple[str, ...] = setting((), metavar="H W", help="height and width in pixels, or dynamic; left out: the "
-                                                            "model's own")
-    batch: str = setting("dynamic", metavar="N", help="images at a time, or dynamic")
+                                                            "model's own. Of a text: its tokens")
+    batch: str = setting("dynamic", metavar="N", help="samples at a time, or dynamic")
 
 
 def parse_size(words: Sequence[str]) -> tuple[int, int] | str | None:
@@ -51,19 +53,24 @@ def _whole(word: str, option: str) -> int:
 
 
 def run(a: Settings, *, json: bool) -> int:
-    out, size, batch = Path(a.out).expanduser(), parse_size(a.size), parse_batch(a.batch)
+    out = Path(a.out).expanduser()
+    size: Any = parse_size(a.size)
+    batch = parse_batch(a.batch)
     if out.suffix.lower() not in FORMATS:
         raise SettingsError(f"{a.out}: the file's ending says what it will be: .onnx, or .pt2 for a torch.export "
                             f"program.{did_you_mean(out.suffix.lower(), FORMATS)}")
     check_model(a.model, a.weights)
-    check_files([a.images])
     check_free(str(out), overwrite=a.overwrite)
+    inputs = check_inputs(a, a.images)
     model = open_model(a)
     set_threads(a)
     from vitrail.deploy.export import export
+    from vitrail.deploy.inputs import ModelInputs
     from vitrail.report.exports import note_export
 
-    verdict = export(model, out, images=Path(a.images).expanduser(), size=size, batch=batch, overwrite=a.overwrite)
+    if isinstance(ModelInputs(model.config).size, int) and isinstance(size, tuple):
+        size = size[0]                              # a text has a length alone
+    verdict = export(model, out, images=inputs, size=size, batch=batch, overwrite=a.overwrite)
     if json:
         print_json(verdict.to_json())
     else:

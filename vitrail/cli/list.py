@@ -8,6 +8,7 @@ from vitrail.core import catalogue
 from vitrail.core.catalogue import Entry
 from vitrail.core.errors import ModelError, SettingsError, did_you_mean
 from vitrail.core.settings import Checked, setting
+from vitrail.core.task import task_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,7 @@ class Settings(Checked):
     """Which of them."""
 
     pattern: str = setting("*", positional=True, metavar="PATTERN", help="part of a name, or a shell pattern: 'vit_s*'")
-    task: str = setting("", help="classification, ...")
+    task: str = setting("", help="those for this task: " + ", ".join(task_names()))
     kind: str = setting("", help="backbone, foundation, attention, position")
 
 

@@ -43,6 +43,16 @@ def _path(text: str) -> Path:
     return path
 
 
+def check_inputs(a: FromModel, text: str) -> Any:
+    """Real inputs as the task of the model reads them: a path, once it is known to be there, or words that name data.
+
+    Raises DataError for what is not there."""
+    if model_task(a).takes == "text" and not Path(text).expanduser().exists():
+        return text
+    check_files([text])
+    return Path(text).expanduser()
+
+
 def model_task(a: FromModel) -> Task:
     """The task of the model that the arguments name. Imports no torch where that is a folder."""
     from vitrail.models import load_config
@@ -71,8 +81,8 @@ def optimised(model: Any, precision: Precision | None, device: "torch.device") -
         return model
     if device.type != "cpu":
         raise SettingsError(f"--optimize rewrites models for the processor, and this is {device}: add --device cpu")
-    from vitrail.deploy.lazy import Later
-    return Later(model, precision)
+    from vitrail.deploy.lazy import LazyOptimised
+    return LazyOptimised(model, precision)
 
 
 def set_threads(a: Threads) -> None:

@@ -1,11 +1,10 @@
 """`vitrail optimize`: what rewriting a model for this processor gains, and how far its answers move, on real images."""
 from dataclasses import dataclass
 from json import dumps
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitrail.cli.command import Command
-from vitrail.cli.opening import check_free, check_files, check_model, open_model, set_threads
+from vitrail.cli.opening import check_free, check_inputs, check_model, open_model, set_threads
 from vitrail.cli.options import PRECISIONS, FromModel, Overwrites, Precision, Threads, batch
 from vitrail.cli.output import log, print_json, print_line, table
 from vitrail.core.files import write_file
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
 class Settings(Overwrites, Threads, FromModel):
     """Which model, tried how."""
 
-    images: str = setting(metavar="FOLDER", help="real images, to compare the answers on and to calibrate int8")
+    images: str = setting(metavar="FOLDER", help="real inputs, to compare the answers on and to calibrate int8: a folder of "
+                                              "images, or what a model of text was trained on")
     most: int = setting(64, low=1, high=4096, help="how many of them to take")
     precision: tuple[Precision, ...] = setting(PRECISIONS, metavar="NAME", help="fp32, bf16, int8")
     batch: int = batch(8)
@@ -29,34 +29,34 @@ class Settings(Overwrites, Threads, FromModel):
 
 def run(a: Settings, *, json: bool) -> int:
     check_model(a.model, a.weights)
-    check_files([a.images])
+    given = check_inputs(a, a.images)
     check_free(a.out, overwrite=a.overwrite)
     model = open_model(a)
     set_threads(a)
     import torch
 
+    from vitrail.deploy.inputs import ModelInputs
     from vitrail.deploy.trial import trials
-    from vitrail.deploy.verify import Images
     from vitrail.measure.machine import machine
 
-    preprocessing = model.config.spec.preprocessing
-    pixels = Images(Path(a.images).expanduser(), preprocessing, most=a.most).at(preprocessing.size)
-    plain, found = trials(model, pixels, a.precision, batch=a.batch, rounds=a.rounds)
+    inputs = ModelInputs(model.config).read(given, most=a.most)
+    samples = len(inputs[0])
+    plain, found = trials(model, inputs, a.precision, batch=a.batch, rounds=a.rounds)
     told = {"model": model.config.model, "machine": machine(torch.device("cpu")), "batch": a.batch,
-            "rounds": a.rounds, "images": len(pixels), "plain_seconds": plain, "trials": [t.to_json() for t in found]}
+            "rounds": a.rounds, "samples": samples, "plain_seconds": plain, "trials": [t.to_json() for t in found]}
     if a.out:
         write_file(a.out, dumps(told, indent=1) + "\n", overwrite=a.overwrite)
     if json:
         print_json(told)
         return 0
-    _print(a, plain, found, len(pixels))
+    _print(a, plain, found, samples)
     if a.out:
         log(f"wrote {a.out}")
     return 0
 
 
-def _print(a: Settings, plain: float, found: "list[Trial]", images: int) -> None:
-    head = ("precision", "ms", "images/s", "times as fast", "quartiles", "logits moved, %", "same answers, %")
+def _print(a: Settings, plain: float, found: "list[Trial]", samples: int) -> None:
+    head = ("precision", "ms", "samples/s", "times as fast", "quartiles", "output moved, %", "same answers, %")
     rows = [("plain", f"{1e3 * plain:.1f}", f"{a.batch / plain:.1f}", "1", "", "", "")]
     for t in found:
         if not t.refused:
@@ -71,8 +71,8 @@ def _print(a: Settings, plain: float, found: "list[Trial]", images: int) -> None
             log(f"{t.precision} runs as it is: {t.report.left}")
         elif t.report and t.report.stayed:
             log(f"{t.precision}: {len(t.report.stayed)} layers that would have lost too much stayed as they were")
-    print_line(f"\nmedians of {a.rounds} rounds of {a.batch} images, everything in turn; moved: the largest change of "
-               f"a logit on {images} images, of their range.\nEvaluate and predict take --optimize NAME, Python "
+    print_line(f"\nmedians of {a.rounds} rounds of {a.batch} samples, everything in turn; moved: the largest change of "
+               f"an output on {samples} samples, of its range.\nEvaluate and predict take --optimize NAME, Python "
                "vitrail.optimize(model, images)")
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from vitrail.cli.flags import dashed, metavar, without_none
-from vitrail.core import toml
+from vitrail.core import catalogue, toml
 from vitrail.core.errors import SettingsError, did_you_mean
 from vitrail.core.leaves import Leaf, leaf_names, leaves
 from vitrail.core.settings import Checked
+from vitrail.core.task import Task, find_task, task_for, task_names
 from vitrail.core.validation import is_open_ended
 
 S = TypeVar("S", bound=Checked)
@@ -94,6 +95,16 @@ def value_of(kind: type[Checked], path: str, words: Sequence[str]) -> Any:
         return _lookup(toml.load(Path(str(values["settings"]))), leaf)
     except SettingsError:
         return None
+
+
+def task_of(words: Sequence[str]) -> Task:
+    """The task that the words name, or that of the model which they name; the first task where they name none."""
+    first = find_task(task_names()[0])
+    named = value_of(first.settings_type, "task", words)
+    model = value_of(first.settings_type, "model.name", words)
+    if not named and model not in catalogue.entries():
+        return first
+    return task_for(str(model), str(named or ""))
 
 
 def _lookup(table: Mapping[str, Any], leaf: Leaf) -> Any:

@@ -14,7 +14,7 @@ from vitrail.cli.command import Command
 from vitrail.cli.output import print_json, print_line
 from vitrail.core import catalogue
 from vitrail.core.score import Score
-from vitrail.core.task import Task, find_task, task_for, task_names
+from vitrail.core.task import Task, task_for
 from vitrail.training import signals
 from vitrail.training.settings import RunSettings
 
@@ -27,14 +27,7 @@ the model, or --task NAME, chooses what is learned; each task has settings of it
 
 
 def _settings(words: Sequence[str]) -> type[RunSettings]:
-    """The settings of the task that the words name, or that of the model which they name; of the first task where they
-    name none."""
-    first: type[RunSettings] = find_task(task_names()[0]).settings.target
-    task = parse.value_of(first, "task", words)
-    model = parse.value_of(first, "model.name", words)
-    if not task and model not in catalogue.entries():
-        return first
-    kind: type[RunSettings] = task_for(str(model), str(task or "")).settings.target
+    kind: type[RunSettings] = parse.task_of(words).settings_type
     return kind
 
 

@@ -102,7 +102,7 @@ class Weights:
     std: tuple[float, float, float] = IMAGENET_STD
     crop: float = 0.875                     # share of the shorter side kept by the centre crop
     interpolation: str = "bicubic"
-    reported: Mapping[str, float] = field(default_factory=dict)     # {"top1": 81.2}
+    reported: Mapping[str, float] = field(default_factory=dict)     # a metric's name and its value
     where: str = ""
 
 

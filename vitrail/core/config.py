@@ -7,6 +7,7 @@ from vitrail.core.card import IMAGENET_MEAN, IMAGENET_STD
 from vitrail.core.errors import CheckpointError
 
 FORMAT = "vitrail-2"
+FIRST_FORMATS = ("vitrail-1", "vitrail-text-1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class ModelConfig:
     edits:     changes of structure, replayed in this order after the model was built (`vitrail.compress.edits`).
     spec:      what the task needs besides: classes and preprocessing, a vocabulary, ...
 
-    >>> ModelConfig(model="vit_s16", task="classification", arguments={"depth": 6}).arguments["depth"]
+    >>> create_model("vit_s16", depth=6).config.arguments["depth"]
     6
     """
 
@@ -82,19 +83,15 @@ def as_tuple(value: Any) -> Any:
 
 
 def upgraded(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A config of the first format in the form of today's: one for images, one for texts.
+    """A config of the first formats in the form of today's: there, what a task needs stood beside the rest.
 
     Raises CheckpointError for anything that vitrail did not write.
     """
     written = data.get("format", FORMAT)
-    common = {"format": FORMAT, "model": data.get("model"), "task": data.get("task"),
-              "arguments": data.get("changes"), "mixer": data.get("mixer", "")}
     if written == FORMAT:
         return data
-    if written == "vitrail-1":
-        return common | {"spec": {"labels": data.get("labels"), "preprocessing": data.get("preprocessing")}}
-    if written == "vitrail-text-1":
-        return common | {"spec": {"kind": data.get("task"), "length": data.get("length"),
-                                  "vocabulary": data.get("vocabulary")}}
+    if written in FIRST_FORMATS:
+        return {"format": FORMAT, "model": data.get("model"), "task": data.get("task"), "mixer": data.get("mixer", ""),
+                "arguments": data.get("changes"), "spec": {**data, "kind": data.get("task")}}
     raise CheckpointError(f"this is of the format {str(written)[:40]!r}, and this version of vitrail reads {FORMAT!r} "
                           "and the formats before it")

@@ -7,11 +7,12 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vitrail.core import catalogue
 from vitrail.core.errors import ModelError, VitrailError, did_you_mean
+from vitrail.core.lazy import Lazy
 from vitrail.core.score import Metric
 
 
@@ -51,6 +52,10 @@ class Task:
     evaluate:  (model, dataset, options) -> Evaluation.
     example_inputs: (config, batch, size) -> the model's inputs: for cost, export, optimisation, contracts.
 
+    input_name, output_name: what exported files call the input and the output, where each is one tensor; the tensors
+               of a structure are called by its fields.
+    comparison: defaults of `vitrail compare` for its small data, by part: {"training": {"epochs": 15}}.
+
     What not every task can do is None where it cannot; `require` then says which tasks can.
     predict:   (model, inputs, options) -> an iterator of Predictions.
     generate:  (model, prompts, options) -> an iterator of Predictions.
@@ -83,6 +88,9 @@ class Task:
     check: Callable[..., None] = lambda settings: None
     summary: Callable[..., str] = lambda settings, splits: (
         f"{settings.model.name} on {settings.data.source}: {len(splits.train):,} samples to learn from, {len(splits.val):,} held out")
+    input_name: str = "input"
+    output_name: str = "output"
+    comparison: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     predict: Callable[..., Any] | None = None
     generate: Callable[..., Any] | None = None
     explain: Callable[..., Any] | None = None
@@ -96,6 +104,11 @@ class Task:
         if self.headline not in self.metrics:
             raise ModelError(f"the task {self.name!r} has the headline {self.headline!r}, and its metrics are "
                              f"{', '.join(self.metrics)}")
+
+    @property
+    def settings_type(self) -> Any:
+        """The class of the settings itself."""
+        return self.settings.target if isinstance(self.settings, Lazy) else self.settings
 
     def metric(self, name: str) -> Metric:
         """How a score is called; one that was not declared is called by its name."""

@@ -30,7 +30,7 @@ class Sample:
     """One sample: what a model is given, and what is expected of it, each by name.
 
     inputs:  {"image": uint8 (3, H, W)}, {"source": [4, 8, 2]}, ...
-    targets: {"class": 3}, {"boxes": tv_tensors.BoundingBoxes, ...}, ...; empty where nobody labelled it. What is a
+    targets: {"class": 3}, {"mask": tv_tensors.Mask}, ...; empty where nobody labelled it. What is a
              torchvision tv_tensor is moved together with the image by torchvision's v2 transforms.
     """
 

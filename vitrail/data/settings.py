@@ -85,7 +85,7 @@ class Opening(Checked):
     """How a data set is opened. SettingsError outside a field's range."""
 
     on_error: OnError = setting("stop", help="stop: the first bad file is an error; skip: leave it out")
-    classes: tuple[str, ...] | None = setting(None, help="the labels of a model, in its order")
+    classes: tuple[str, ...] | None = setting(None, help="the classes of a model, in its order")
     class_depth: int = setting(0, low=0, high=64, help="folder levels that name a class; 0: down to the images")
     decoding: Decoding = part(Decoding)
     threads: int = setting(0, low=0, high=256, help="for the pass over all files; 0: as many as processors")

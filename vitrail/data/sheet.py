@@ -28,7 +28,7 @@ def sheet(dataset: ImageDataset, *, per_class: int = 8, classes: int = 40, seed:
     members: dict[str, list[int]] = {}
     for index in range(len(dataset)):
         members.setdefault(dataset.stratum(index), []).append(index)
-    names = dataset.classes or ("",)                         # without labels, one row
+    names = dataset.classes or ("",)                         # where nobody named classes, one row
     shown = range(min(classes, len(names)))
     step = CELL + GAP
     head, foot = 34, 24 if len(names) > len(shown) else 0
@@ -38,7 +38,7 @@ def sheet(dataset: ImageDataset, *, per_class: int = 8, classes: int = 40, seed:
     for row in shown:
         top = head + row * step
         indices = members.get(names[row], [])
-        name = printable(names[row]) or "without labels"
+        name = printable(names[row]) or "without a class"
         for line, text in enumerate(_lines(name, NAMES - 3 * GAP)):
             write(page, (GAP, top + 4 + 18 * line), text, 13, INK)
         write(page, (GAP, top + CELL - 22), f"class {row}: {len(indices)} images", 11, QUIET)

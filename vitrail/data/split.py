@@ -1,6 +1,6 @@
 """Samples to train on and samples to validate on: by the data set's own division, or stratified and seeded.
 
-Samples of one group (a patient, a video, an config) never stand on both sides.
+Samples of one group (a patient, a video, an identity) never stand on both sides.
 """
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

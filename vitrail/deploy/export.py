@@ -4,30 +4,33 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vitrail.core.errors import ExportError, VitrailError, did_you_mean
 from vitrail.core.files import atomic_file, sha256
 from vitrail.core.config import ModelConfig
-from vitrail.deploy.formats import FORMATS, Format
+from vitrail.deploy.formats import FORMATS, Format, Signature
+from vitrail.deploy.inputs import ModelInputs, Size
+from vitrail.deploy.structure import Flat, leaves_of, names_of
 from vitrail.deploy.trace import still
-from vitrail.deploy.verify import Images, compare
+from vitrail.deploy.verify import compare
 
 VERSION = "vitrail-export-1"
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
     """An artefact that was compared with its model, and how.
 
-    difference: the largest of any logit, of which `scale` is the range; agreement: share of same first answers.
-    size: height and width, or "dynamic"; batch: a number, or "dynamic". seconds: for all of it. bytes: on the disk.
+    difference: the largest of any number, in the output `worst`, of which `scale` is the range; agreement: the share of
+    samples with the same answer. size: height and width, or a text's length, or "dynamic"; batch: a number, or
+    "dynamic". seconds: for all of it. bytes: on the disk.
     """
 
     path: Path
@@ -36,9 +39,10 @@ class Exported:
     files: tuple[str, ...]
     size: Size | str
     batch: int | str
-    images: int
+    samples: int
     batches: tuple[int, ...]
     sizes: tuple[Size, ...]
+    worst: str
     difference: float
     scale: float
     agreement: float
@@ -50,21 +54,24 @@ class Exported:
         return {**asdict(self), "path": str(self.path)}
 
     def __str__(self) -> str:
-        return (f"{self.path}: {self.bytes / 1e6:.1f} MB, checked on {self.images} images: largest difference "
-                f"{self.difference:.2g} of logits ranging over {self.scale:.3g}, {self.agreement:.1%} of answers agree")
+        return (f"{self.path}: {self.bytes / 1e6:.1f} MB, checked on {self.samples} samples: largest difference "
+                f"{self.difference:.2g} of {self.worst} ranging over {self.scale:.3g}"
+                + (f", {self.agreement:.1%} of answers agree" if self.agreement == self.agreement else ""))
 
 
 def export(model: nn.Module, path: str | Path, *, images: Any = None, format: str | None = None,
            size: Size | str | None = None, batch: int | str = "dynamic", overwrite: bool = False,
            tolerance: float = 1e-4) -> Exported:
-    """Writes a classifier as ONNX (.onnx) or a torch.export program (.pt2), with its labels and preprocessing.
+    """Writes a model as ONNX (.onnx) or a torch.export program (.pt2), with what its task remembers of it.
 
-    images: real ones, as the model will see them: a list of paths, arrays, PIL images or tensors, or a folder.
-    size:   height and width; the model's own unless given; "dynamic" for every size.
-    batch:  "dynamic", or the one count of images that the artefact takes.
-    tolerance: the largest difference of a logit allowed, as a share of the logits' range.
+    images: real ones, as the model will see them: a list of paths, arrays, PIL images or tensors, or a folder; texts
+            or a file of them for a model of text.
+    size:   height and width, or the tokens of a text; the model's own unless given; "dynamic" for every size.
+    batch:  "dynamic", or the one count of samples that the artefact takes.
+    tolerance: the largest difference allowed in any output, as a share of that output's range.
 
-    The artefact is written aside, run on the images in several batches (and sizes), compared with the model, and only
+    Inputs and outputs are called by the fields of the task's structures. The artefact is written aside, run on the
+    images in several batches (and sizes), compared with the model, and only
     then put in place; PATH.json beside it holds its description, as it does itself. Larger than 2 GB, its weights
     stand in a file beside it.
 
@@ -74,11 +81,12 @@ def export(model: nn.Module, path: str | Path, *, images: Any = None, format: st
     start = time.perf_counter()
     target = Path(path)
     kind = _kind(target, format)
-    config = getattr(model, "identity", None)
+    config = getattr(model, "config", None)
     if not isinstance(config, ModelConfig):
-        raise ExportError(f"export takes a classifier of vitrail (create_model, load_model), not a "
-                          f"{type(model).__name__}")
-    fixed = _size(size, config.spec.preprocessing.size)
+        raise ExportError(f"export takes a model of vitrail (create_model, load_model), not a {type(model).__name__}")
+    inputs = ModelInputs(config)
+    native = inputs.size
+    fixed = _size(size, native)
     if batch != "dynamic" and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
         raise ExportError(f"batch is {batch!r}, and must be 'dynamic' or a number from 1")
     if not 0 < tolerance < 1:
@@ -88,31 +96,32 @@ def export(model: nn.Module, path: str | Path, *, images: Any = None, format: st
             raise ExportError(f"{there} exists already, and nothing is overwritten unless asked: name another path, or "
                               "say overwrite")
     kind.check()
-    real = Images(images, config.spec.preprocessing)
     ready = still(model)
-    native = fixed or config.spec.preprocessing.size
-    sizes = (native,) if fixed else others(native)
+    sizes = (fixed,) if fixed else others(native)
     batches = (1, 2, 5) if isinstance(batch, str) else (batch,)
-    # a size and a count that no other number of the model happens to equal, so that the tracer cannot mistake them
-    seen = native if fixed else (native[0] + 5, native[1] + 19)
-    example = torch.zeros(2 if isinstance(batch, str) else batch, 3, *seen)
+    inputs.read(images, size=sizes[0], most=1)          # what is wrong with them is said before the model is traced
+    example = inputs.example(2 if isinstance(batch, str) else batch, fixed or _traced_size(native))
+    with torch.no_grad():
+        output = ready(*example)
+    signature = Signature(example=example, inputs=inputs.names, outputs=_apart(names_of(output, inputs.task.output_name), inputs.names),
+                          axes=inputs.axes(fixed or native, batch=isinstance(batch, str), open_size=fixed is None),
+                          open_size=fixed is None)
     note = {"format": VERSION, "kind": kind.name, **config.to_json(), "size": fixed or "dynamic", "batch": batch,
-            "input": "image: float32 (batch, 3, height, width), RGB, normalised",
-            "output": "logits: float32 (batch, classes)",
+            "inputs": _described(signature.inputs, example, signature.axes),
+            "outputs": _described(signature.outputs, leaves_of(output), ()),
             "torch": torch.__version__, **kind.facts()}
     folder = _aside(target)
     try:
         made = folder / target.name
-        kind.write(ready, example, made, batch=isinstance(batch, str), size=fixed is None,
-                   note=json.dumps(note, ensure_ascii=False))
+        kind.write(Flat(ready).eval(), signature, made, note=json.dumps(note, ensure_ascii=False))
         try:
-            run = kind.runner(made)
+            run = kind.runner(made, signature)
         except VitrailError:
             raise
         except Exception as e:
             raise ExportError(f"the artefact does not load: {' '.join(str(e).split())[:300]}. Nothing was "
                               "written") from e
-        found = compare(ready, run, real, batches=batches, sizes=sizes, tolerance=tolerance)
+        found = compare(ready, run, inputs, images, batches=batches, sizes=sizes, tolerance=tolerance)
         note["checked"] = {**asdict(found), "tolerance": tolerance}
         files, total = _put(made, target, note, overwrite=overwrite)
     except OSError as e:
@@ -124,9 +133,32 @@ def export(model: nn.Module, path: str | Path, *, images: Any = None, format: st
 
 
 def others(size: Size) -> tuple[Size, ...]:
-    """The sizes at which an artefact for every size is tried: its own, wide, tall, and odd ones smaller and larger."""
+    """The sizes at which an artefact for every size is tried: its own, wide, tall, and odd ones smaller and larger; of
+    a text's, which has a longest one, shorter ones."""
+    if isinstance(size, int):
+        return size, max(2, size - 1), max(2, size * 2 // 3), max(2, size // 2)
     h, w = size
     return size, (h, w + w // 2), (h + h // 2, w), (h * 3 // 4 + 1, w * 7 // 8 + 3), (h * 9 // 8 + 1, w * 5 // 4 + 5)
+
+
+def _traced_size(native: Size) -> Size:
+    """A size that no other number of the model happens to equal, so that the tracer cannot mistake one for it."""
+    return native - 1 if isinstance(native, int) else (native[0] + 5, native[1] + 19)
+
+
+def _apart(outputs: Sequence[str], inputs: Sequence[str]) -> list[str]:
+    """The names of outputs, none of which is an input's: in ONNX both share one namespace."""
+    return [f"output_{name}" if name in inputs else name for name in outputs]
+
+
+def _described(names: Sequence[str], tensors: Sequence[Tensor], axes: Sequence[Mapping[int, str]]) -> dict[str, str]:
+    """{"image": "float32 (batch, 3, 224, 224)"}"""
+    described = {}
+    for number, (name, tensor) in enumerate(zip(names, tensors, strict=True)):
+        named = axes[number] if axes else {0: "batch"}
+        sides = (str(named.get(axis, side)) for axis, side in enumerate(tensor.shape))
+        described[name] = f"{str(tensor.dtype).removeprefix('torch.')} ({', '.join(sides)})"
+    return described
 
 
 def _put(made: Path, target: Path, note: dict[str, Any], *, overwrite: bool) -> tuple[tuple[str, ...], int]:
@@ -185,6 +217,10 @@ def _size(size: Size | str | None, own: Size) -> Size | None:
         return own
     if size == "dynamic":
         return None
+    if isinstance(own, int):
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 < size <= own:
+            raise ExportError(f"size is {size!r}, and must be the tokens of a text, 2 to {own}, or 'dynamic'")
+        return size
     if not isinstance(size, tuple | list) or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
         raise ExportError(f"size is {size!r}, and must be (height, width) in pixels, or 'dynamic'")
     return size[0], size[1]

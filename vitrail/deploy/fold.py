@@ -6,6 +6,7 @@ what is not read off the names of parts: the model is run once, and the values t
 """
 import copy
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vitrail.core.errors import ExportError
 from vitrail.core.config import ModelConfig
+from vitrail.core.errors import ExportError
+from vitrail.deploy.inputs import ModelInputs
+from vitrail.deploy.structure import leaves_of
 from vitrail.nn import Backbone, Features, Scale
 
 TOLERANCE = 1e-4        # of the range of the model's answers
@@ -25,28 +28,23 @@ _VIEWS = ("View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "T", "Sq
 
 
 @torch.no_grad()
-def folded(model: nn.Module, image: Tensor | None = None, *, tolerance: float = TOLERANCE) -> nn.Module:
+def folded(model: nn.Module, example: Any = None, *, tolerance: float = TOLERANCE) -> nn.Module:
     """A copy for inference, in evaluation mode, with every batch norm and LayerScale gain folded where that is exact.
 
-    The copy answers `image` (B, 3, H, W), noise at the model's own size unless given, before it is returned: each of
-    its maps and logits within `tolerance` of the range of the model's, which must be in float32.
+    The copy answers `example`, a tensor or a structure of tensors, before it is returned: each of its maps and answers
+    within `tolerance` of the range of the model's, which must be in float32. Unless given, the example is noise at the
+    size that the model's task names.
     Raises ExportError where it does not, which is a mistake of vitrail's, and where the model cannot be run.
     """
     made = copy.deepcopy(model).eval().requires_grad_(False)
-    if image is None:
-        config = getattr(model, "identity", None)
-        if not isinstance(config, ModelConfig):
-            raise ExportError(f"give folded(model, image) an image that this {type(model).__name__} takes: only a "
-                              "classifier of vitrail says its own size")
-        image = torch.randn(1, 3, *config.spec.preprocessing.size, generator=torch.Generator().manual_seed(0))
-        image = image.to(next(model.parameters()).device)
+    inputs = _noise(model) if example is None else leaves_of(example)
     try:
-        before = answers(made, image)
-        while found := _foldable(made, image):                  # a gain behind a norm takes a second turn
+        before = answers(made, inputs)
+        while found := _foldable(made, inputs):                  # a gain behind a norm takes a second turn
             for one in found:
                 one.fold()
                 _replace(made, one.scales)
-        after = answers(made, image)
+        after = answers(made, inputs)
     except (RuntimeError, TypeError, ValueError, AttributeError) as e:
         raise ExportError(f"the model cannot be folded: {' '.join(str(e).split())[:300]}") from e
     for there, here in zip(before, after, strict=True):
@@ -57,8 +55,19 @@ def folded(model: nn.Module, image: Tensor | None = None, *, tolerance: float = 
     return made
 
 
-def answers(model: nn.Module, image: Tensor) -> list[Tensor]:
-    """Everything that a classifier answers: its maps, its tokens without a place, its logits. A new head may say 0."""
+def _noise(model: nn.Module) -> list[Tensor]:
+    config = getattr(model, "config", None)
+    if not isinstance(config, ModelConfig):
+        raise ExportError(f"give folded(model, example) an example that this {type(model).__name__} takes: only a model "
+                          "of vitrail says its own size")
+    generator = torch.Generator().manual_seed(0)
+    device = next(model.parameters()).device
+    return [(torch.randn(leaf.shape, generator=generator) if leaf.is_floating_point() else leaf).to(device)
+            for leaf in ModelInputs(config).example(1)]
+
+
+def answers(model: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Everything that a model answers: its maps, its tokens without a place, its output. A new head may say 0."""
     kept: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, out: Any) -> None:
@@ -68,7 +77,7 @@ def answers(model: nn.Module, image: Tensor) -> list[Tensor]:
         for part in model.modules():
             if isinstance(part, Backbone):
                 stack.callback(part.register_forward_hook(keep).remove)
-        kept.append(model(image))
+        kept.extend(leaf for leaf in leaves_of(model(*inputs)) if leaf.is_floating_point())
     return kept
 
 
@@ -121,7 +130,7 @@ class _Run:
     seen: dict[nn.Module, _Seen] = field(default_factory=lambda: defaultdict(_Seen))
     users: dict[Any, list[Any]] = field(default_factory=lambda: defaultdict(list))  # a step of the graph -> those after
 
-    def watch(self, model: nn.Module, image: Tensor) -> None:
+    def watch(self, model: nn.Module, inputs: Sequence[Tensor]) -> None:
         def note(part: nn.Module, args: tuple[Any, ...], out: Any) -> None:
             seen = self.seen[part]
             seen.calls += 1
@@ -130,8 +139,9 @@ class _Run:
             for part in model.modules():
                 if isinstance(part, _Layer) or _scales(part):
                     stack.callback(part.register_forward_hook(note).remove)
-            logits = model(image.clone().requires_grad_())
-        waiting, met = [logits.grad_fn], {logits.grad_fn}
+            output = model(*(leaf.clone().requires_grad_() if leaf.is_floating_point() else leaf for leaf in inputs))
+        waiting = [leaf.grad_fn for leaf in leaves_of(output) if leaf.grad_fn is not None]
+        met = set(waiting)
         while waiting:
             step = waiting.pop()
             for before, _ in step.next_functions:
@@ -161,10 +171,10 @@ def _same(out: Tensor, given: Tensor) -> bool:
             and out.is_contiguous() and given.is_contiguous() and out.storage_offset() == given.storage_offset())
 
 
-def _foldable(model: nn.Module, image: Tensor) -> list[_Fold]:
+def _foldable(model: nn.Module, inputs: Sequence[Tensor]) -> list[_Fold]:
     """What scales channels right behind a layer, and of the rest what does so right before one."""
     run = _Run()
-    run.watch(model, image)
+    run.watch(model, inputs)
     once = [part for part, seen in run.seen.items() if seen.calls == 1 and not _shared(model, part)]
     layers, scales = [p for p in once if isinstance(p, _Layer)], [p for p in once if _scales(p)]
     found: dict[nn.Module, _Fold] = {}

@@ -1,23 +1,26 @@
-"""A model that is rewritten when it meets its first images."""
-from torch import Tensor
+"""A model that is rewritten when it meets its first batch."""
+from typing import Any
+
+from torch import Tensor, nn
 
 from vitrail.deploy.optimize import Optimised, Precision, optimize
-from vitrail.tasks.classification.model import Classifier
 
 
-class Later(Classifier):
-    """A classifier that `optimize` rewrites for the first batch, which calibrates int8 too. Smaller batches, such as
-    the last one of a folder, are filled up to its size: another plan would take longer.
+class LazyOptimised(nn.Module):
+    """A model that `optimize` rewrites for the first batch, which calibrates int8 too. Smaller batches, such as the last
+    one of a folder, are filled up to its size: another plan would take longer.
 
     Raises ExportError at the first batch where `optimize` refuses.
     """
 
-    def __init__(self, model: Classifier, precision: Precision):
-        super().__init__(model.backbone, model.head, model.config)
+    def __init__(self, model: nn.Module, precision: Precision):
+        super().__init__()
+        self.model = model
+        self.config = getattr(model, "config", None)
         self.precision = precision
-        self.made: Optimised | None = None
+        self.optimised: Optimised | None = None
 
-    def forward(self, image: Tensor) -> Tensor:
-        if self.made is None:
-            self.made = optimize(Classifier(self.backbone, self.head, self.config), image, precision=self.precision)
-        return self.made.in_parts(image)
+    def forward(self, *inputs: Tensor) -> Any:
+        if self.optimised is None:
+            self.optimised = optimize(self.model, inputs, precision=self.precision)
+        return self.optimised.in_parts(*inputs)

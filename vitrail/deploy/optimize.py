@@ -1,34 +1,37 @@
 """`vitrail.optimize`: the same answers, sooner. The graph of a model is rewritten, so that any model can be given."""
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
 
 from vitrail.core.errors import ExportError, SettingsError
 from vitrail.deploy.fold import folded
 from vitrail.deploy.native import build
 from vitrail.deploy.plans import attention, convolutions, depthwise, fuse, gpu, int8, moves, norms, slices
-from vitrail.deploy.plans.graph import at_once, fold_constants, module, simplify, traced
+from vitrail.deploy.plans.graph import fold_constants, microbatch, module, simplify, traced
 from vitrail.deploy.plans.program import Program
 from vitrail.deploy.plans.ranges import Calibration, calibration_of
-from vitrail.tasks.classification.model import Classifier
+from vitrail.deploy.structure import Flat, leaves_of, names_of, rebuild
 
 Precision = Literal["fp32", "bf16", "int8"]
-BOUNDS: dict[str, float] = {"fp32": 1e-4, "bf16": 2e-2, "int8": 1e-1}    # of the range of the model's logits
+BOUNDS: dict[str, float] = {"fp32": 1e-4, "bf16": 2e-2, "int8": 1e-1}    # of the range of each output
 PLANS = 4                                                   # shapes of batches that are kept ready
+Shapes = tuple[tuple[int, ...], ...]
+Plan = Callable[..., Any]
 
 
 @dataclass(kw_only=True)
 class Report:
     """What was rewritten, how often, and how far the answers moved.
 
-    at_once: how many images of the example's batch: more would not stay in the processor's caches.
-    difference: the largest of any logit on the example, as a share of the range of the model's logits.
-    calibrated: on how many images, in int8.
+    microbatch: how many samples of the example's batch at once: more would not stay in the processor's caches.
+    difference: the largest of any output on the example, as a share of that output's range.
+    calibrated: on how many samples, in int8.
     stayed: in int8, the linear layers whose answers would lose too much, by their weights' names, and the
     signal-to-noise ratio that they would have had, in dB.
     """
@@ -36,7 +39,7 @@ class Report:
     precision: str
     rewritten: dict[str, int] = field(default_factory=dict)
     left: str = ""                      # why the model runs as it is, where it does
-    at_once: int = 0
+    microbatch: int = 0
     difference: float = 0.0
     calibrated: int = 0
     stayed: dict[str, float] = field(default_factory=dict)
@@ -50,166 +53,190 @@ class Gone(nn.Module):
                           "keep=True")
 
 
-class Optimised(Classifier):
-    """A classifier for inference, with a plan for each shape of batch that it has met; new shapes cost a moment.
+class Optimised(nn.Module):
+    """A model for inference, with a plan for each shape of inputs that it has met; new shapes cost a moment.
 
-    After `forget` it keeps the plans alone, and answers batches of any count of images of their sizes `in_parts`.
+    It is called as the model is, and answers with the same structure. After `drop_weights` it keeps the plans alone,
+    and answers batches of any count of samples of their sizes `in_parts`. config: the model's own, where it has one.
     """
 
-    def __init__(self, model: Classifier, precision: Precision, calibration: Calibration | None = None):
-        super().__init__(model.backbone, model.head, model.config)
-        self.precision, self.calibration = precision, calibration
+    def __init__(self, model: nn.Module, precision: Precision, calibration: Calibration | None = None):
+        super().__init__()
+        self.model = model
+        self.config = getattr(model, "config", None)
+        self.precision = precision
+        self.calibration = calibration
         self.report = Report(precision=precision)
-        self._plans: dict[tuple[int, ...], Callable[[Tensor], Tensor]] = {}
+        self._plans: dict[Shapes, Plan] = {}
+        self._like: Any = None                      # an output, for its structure
         self.eval().requires_grad_(False)
 
-    def forward(self, image: Tensor) -> Tensor:
-        plan = self._plans.get(tuple(image.shape))
+    def forward(self, *inputs: Tensor) -> Any:
+        plan = self._plans.get(_shapes(inputs))
         if plan is None:
-            if isinstance(self.backbone, Gone):
-                return self.in_parts(image)
-            plan = self.plan(image)
+            if isinstance(self.model, Gone):
+                return self.in_parts(*inputs)
+            plan = self.plan(*inputs)
         with torch.inference_mode():
-            return plan(image)
+            return self._structured(plan(*inputs))
 
-    def in_parts(self, image: Tensor) -> Tensor:
-        """Answers by the plan of the largest batch of such images, (B, 3, H, W) of any B, the last part filled up.
+    def _structured(self, answer: Any) -> Any:
+        """A plan's tensors as the model answers them."""
+        if isinstance(answer, Tensor) or self._like is None:
+            return answer
+        return rebuild(self._like, leaves_of(answer))
+
+    def in_parts(self, *inputs: Tensor) -> Any:
+        """Answers by the plan of the largest batch of such inputs, of any count of samples, the last part filled up.
         Raises ExportError where there is no plan for their size."""
-        counts = [count for count, *size in self._plans if size == list(image.shape[1:])]
+        sizes = tuple(size[1:] for size in _shapes(inputs))
+        counts = [shapes[0][0] for shapes in self._plans if tuple(size[1:] for size in shapes) == sizes]
         if not counts:
-            known = ", ".join(sorted({f"{h} x {w}" for *_, h, w in self._plans}))
-            given = " x ".join(map(str, image.shape[2:]))
-            raise ExportError(f"these images have {given} pixels, and the plans are for {known}")
-        return in_parts(self, max(counts), image)
+            known = ", ".join(sorted({" and ".join(map(_by, shapes)) for shapes in self._plans}))
+            raise ExportError(f"these inputs have {' and '.join(map(_by, _shapes(inputs)))} numbers a sample, and the "
+                              f"plans are for {known}")
+        return self._structured(in_parts(self, max(counts), *inputs))
 
-    def profile(self, image: Tensor, rounds: int = 10) -> dict[str, float]:
-        """Where the time of images (B, 3, H, W), of no more than are taken at once, goes: the median seconds that each
-        native kernel and each operation of torch's takes in all, called one by one, by their names.
-        Raises ExportError where the plan for such images is none that runs without Python."""
-        self(image)
-        plan = self._plans[tuple(image.shape)]
+    def profile(self, *inputs: Tensor, rounds: int = 10) -> dict[str, float]:
+        """Where the time of inputs, of no more than are taken at once, goes: the median seconds that each native kernel
+        and each operation of torch's takes in all, called one by one, by their names.
+        Raises ExportError where the plan for such inputs is none that runs without Python."""
+        self(*inputs)
+        plan = self._plans[_shapes(inputs)]
         if isinstance(plan, partial):
-            raise ExportError(f"these {len(image)} images are taken in parts: give {self.report.at_once}")
+            raise ExportError(f"these {len(inputs[0])} samples are taken in parts: give {self.report.microbatch}")
         if not isinstance(plan, Program):
             raise ExportError("only a plan that runs without Python tells what its parts take, and native kernels are "
                               f"{self.report.left or build.found()[1]}")
         found: list[dict[str, float]] = [{} for _ in range(rounds)]
         for times in found:
-            plan(image, times)
+            plan(*inputs, times=times)
         return {name: statistics.median(times[name] for times in found) for name in found[0]}
 
-    def forget(self) -> None:
+    def drop_weights(self) -> None:
         """Lets the plain weights go, of which the plans hold packed copies."""
-        self.backbone, self.head = Gone(), Gone()
+        self.model = Gone()
 
-    def plan(self, image: Tensor) -> Callable[[Tensor], Tensor]:
-        """Makes the plan for images of this shape."""
-        made: Callable[[Tensor], Tensor] = super().forward
+    def plan(self, *inputs: Tensor) -> Plan:
+        """Makes the plan for inputs of these shapes."""
+        plan: Plan = self.model
+        if self._like is None:
+            with torch.inference_mode():
+                self._like = self.model(*inputs)
         self.report.rewritten, self.report.stayed = {}, {}
         try:
-            if gpu.there(image):
-                made = gpu.compiled(_Eager(self).eval(), image, self.precision)
-                self.report.rewritten, self.report.at_once = {"compiled as a whole": 1}, len(image)
+            if gpu.there(inputs):
+                plan = gpu.compiled(Flat(self.model).eval(), inputs, self.precision)
+                self.report.rewritten, self.report.microbatch = {"compiled as a whole": 1}, len(inputs[0])
             else:
-                plan = planned(self, image, self.precision, self.report, self.calibration)
-                made = recorded(plan, image[:self.report.at_once], self.report)
-            if self.report.at_once < len(image):
-                made = partial(in_parts, made, self.report.at_once)
+                graph = planned(self.model, inputs, self.precision, self.report, self.calibration)
+                plan = recorded(graph, [leaf[:self.report.microbatch] for leaf in inputs], self.report)
+            if self.report.microbatch < len(inputs[0]):
+                plan = partial(in_parts, plan, self.report.microbatch)
             self.report.calibrated = self.calibration.count if self.calibration else 0
         except (ExportError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as e:  # it runs as it is
             self.report.rewritten, self.report.stayed, self.report.left = {}, {}, str(e) or type(e).__name__
         if len(self._plans) >= PLANS:
             self._plans.pop(next(iter(self._plans)))
-        self._plans[tuple(image.shape)] = made
-        return made
+        self._plans[_shapes(inputs)] = plan
+        return plan
 
 
-def optimize(model: Classifier, example: Tensor, *, precision: Precision = "fp32",
-             calibration: Iterable[Tensor] | None = None, keep: bool = True) -> Optimised:
-    """A copy of a classifier that answers images (B, 3, H, W) like the example's faster, and others as well. It is made
-    for where the example lies: the processor, or a CUDA GPU, for which it is compiled and recorded as a CUDA graph.
+def optimize(model: nn.Module, example: Any, *, precision: Precision = "fp32",
+             calibration: Iterable[Any] | None = None, keep: bool = True) -> Optimised:
+    """A copy of a model that answers inputs of the example's shapes like the model, faster, and others as well. It is
+    made for where the example lies: the processor, or a CUDA GPU, for which it is compiled and recorded as a CUDA graph.
 
+    example: what the model is called with: a tensor, such as images (B, 3, H, W), or a structure of tensors whose first
+    axis is the batch (see `deploy.structure`).
     precision: of weights and all between them; in int8 of the linear layers that bear it. The copy is compared with
-    the model on the example, to be within 1e-4 of the range of its logits in fp32, 2e-2 in bf16, and 1e-1 in int8;
-    `report` says what was rewritten.
-    calibration: batches of images (B, 3, H, W) as the model takes them, which show int8 what numbers to expect; the
-    example does where there are none.
+    the model on the example: every output must be within 1e-4 of the range of its numbers in fp32, 2e-2 in bf16, and
+    1e-1 in int8; `report` says what was rewritten.
+    calibration: batches like the example, which show int8 what numbers to expect; the example does where there are
+    none.
     keep: the plain weights too, of which plans for other shapes are made. Without them the copy holds no more than a
-    plain model, and answers images of the example's size, in parts of its batch.
-    Raises SettingsError on another precision, ExportError for what is no classifier of images or cannot be run on the
-    example, and where the answers differ by more.
+    plain model, and answers inputs of the example's size, in parts of its batch.
+    Raises SettingsError on another precision, ExportError for what cannot be run on the example, and where the answers
+    differ by more.
     """
     if precision not in BOUNDS:
         raise SettingsError(f"precision={precision!r} is none of {', '.join(BOUNDS)}")
-    if not isinstance(model, Classifier):
-        raise ExportError(f"optimize takes a classifier of images, as create_model makes them, and this is a "
-                          f"{type(model).__name__}")
-    if example.ndim != 4:
-        raise ExportError(f"an example is a batch of images (B, 3, H, W), and this one has the shape "
-                          f"{tuple(example.shape)}")
-    if precision == "int8" and gpu.there(example):
+    if not isinstance(model, nn.Module):
+        raise ExportError(f"optimize takes a model, a torch.nn.Module, and this is a {type(model).__name__}")
+    inputs = leaves_of(example)
+    if not inputs or len({len(leaf) if leaf.ndim else 0 for leaf in inputs}) != 1:
+        raise ExportError("an example is a batch: tensors whose first axes are equally long, and not of the shapes "
+                          f"{', '.join(str(tuple(leaf.shape)) for leaf in inputs)}")
+    if precision == "int8" and gpu.there(inputs):
         raise SettingsError("int8 is for the processor, and the example is on a GPU: take bf16 there")
     if calibration is not None and precision != "int8":
         raise SettingsError(f"only int8 is calibrated, and this is {precision}: leave calibration out")
-    shown = calibration_of(calibration, example) if precision == "int8" else None
+    shown = calibration_of(calibration, inputs) if precision == "int8" else None
     unable = shown is not None and not int8.available()
-    copied = folded(model, example)
-    assert isinstance(copied, Classifier)
-    made = Optimised(copied, precision, None if unable else shown)
+    made = Optimised(folded(model, inputs), precision, None if unable else shown)
     if unable:
         made.report.left = "int8 needs oneDNN's quantised products and a processor that adds them up in 32 bits: fp32"
     with torch.inference_mode():
-        there, here = _answers(model, example), made(example)
-    scale = float(there.max() - there.min())
-    made.report.difference = float((there - here).abs().max()) / scale if scale else 0.0
+        output = _answers(model, inputs)
+        made.report.difference, worst = apart(output, made(*inputs))
     if not made.report.difference <= BOUNDS[precision]:                 # nan is not
-        raise ExportError(f"the optimised model's logits are {made.report.difference:.2g} of their range away from the "
+        raise ExportError(f"the optimised model's {worst} is {made.report.difference:.2g} of its range away from the "
                           f"model's, and {BOUNDS[precision]:g} is allowed in {precision}")
     if not keep and not made.report.left:               # a model that runs as it is needs its weights
-        made.forget()
+        made.drop_weights()
     return made
 
 
-def in_parts(model: Callable[[Tensor], Tensor], count: int, image: Tensor) -> Tensor:
-    """A model's answers to images (B, 3, H, W), that are given to it so many at a time; the last part is filled up."""
-    found = []
-    for part in image.split(count):
-        short = count - len(part)
-        filled = torch.cat([part, part[:1].expand(short, -1, -1, -1)]) if short else part
-        found.append(model(filled)[:len(part)])
-    return torch.cat(found)
+def apart(output: Any, other: Any) -> tuple[float, str]:
+    """The largest difference of any output tensor, as a share of the range of the first one's, and that tensor's name."""
+    worst = (0.0, "output")
+    for name, one, two in zip(names_of(output, "output"), leaves_of(output), leaves_of(other), strict=True):
+        scale = float(one.double().max() - one.double().min())
+        share = float((one.double() - two.double()).abs().max()) / scale if scale else 0.0
+        if share > worst[0] or share != share:
+            worst = (share, name)
+    return worst
 
 
-def _answers(model: Classifier, image: Tensor) -> Tensor:
+def in_parts(plan: Plan, count: int, *inputs: Tensor) -> Any:
+    """The answers to a batch that is given to a plan so many samples at a time; the last part is filled up."""
+    found: list[Any] = []
+    for parts in zip(*(leaf.split(count) for leaf in inputs), strict=True):
+        size = len(parts[0])
+        short = count - size
+        filled = [torch.cat([part, part[:1].expand(short, *part.shape[1:])]) if short else part for part in parts]
+        found.append(tree_map(lambda leaf, size=size: leaf[:size], plan(*filled)))
+    return found[0] if len(found) == 1 else tree_map(lambda *leaves: torch.cat(leaves), *found)
+
+
+def _shapes(inputs: Sequence[Tensor]) -> Shapes:
+    return tuple(tuple(leaf.shape) for leaf in inputs)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    """A sample's sides: 3 x 224 x 224."""
+    return " x ".join(map(str, shape[1:]))
+
+
+def _answers(model: nn.Module, inputs: Sequence[Tensor]) -> Any:
     """The model's own, as in evaluation."""
     training = [part for part in model.modules() if part.training]
     try:
-        found: Tensor = model.eval()(image)
-        return found
+        return model.eval()(*inputs)
     finally:
         for part in training:
             part.training = True
 
 
-class _Eager(nn.Module):
-    """The classifier's own forward, for the tracer."""
-
-    def __init__(self, model: Classifier):
-        super().__init__()
-        self.backbone, self.head = model.backbone, model.head
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.head(self.backbone(image))
-
-
-def planned(model: Classifier, image: Tensor, precision: Precision, report: Report,
+def planned(model: nn.Module, inputs: Sequence[Tensor], precision: Precision, report: Report,
             calibration: Calibration | None = None) -> fx.GraphModule:
-    """A model's graph for images of this shape, or for `report.at_once` of them, rewritten. `report` gets what was, and
-    how often."""
-    graph, constants = traced(_Eager(model).eval(), image)
-    report.at_once = at_once(graph, 4 if precision == "fp32" else 2)
-    if report.at_once < len(image):
-        graph, constants = traced(_Eager(model).eval(), image[:report.at_once])
+    """A model's graph for inputs of these shapes, or for `report.microbatch` samples of them, rewritten. `report` gets
+    what was, and how often."""
+    flat = Flat(model).eval()
+    graph, constants = traced(flat, *inputs)
+    report.microbatch = microbatch(graph, 4 if precision == "fp32" else 2)
+    if report.microbatch < len(inputs[0]):
+        graph, constants = traced(flat, *(leaf[:report.microbatch] for leaf in inputs))
     told = report.rewritten
     told["computed beforehand"] = fold_constants(graph, constants)
     simplify(graph, constants)
@@ -236,12 +263,12 @@ def planned(model: Classifier, image: Tensor, precision: Precision, report: Repo
     return module(graph, constants)
 
 
-def recorded(plan: fx.GraphModule, image: Tensor, report: Report) -> Callable[[Tensor], Tensor]:
+def recorded(plan: fx.GraphModule, inputs: Sequence[Tensor], report: Report) -> Plan:
     """A plan as a program, where there are native kernels that it calls."""
     if build.library() is None:
         return plan
     try:
-        program = Program(plan, image)
+        program = Program(plan, *inputs)
     except ExportError:                                 # one of its calls answers with more than tensors
         return plan
     report.rewritten["native calls without Python"] = program.natives

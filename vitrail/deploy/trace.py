@@ -4,7 +4,7 @@ import io
 import logging
 import operator
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
@@ -64,20 +64,21 @@ def in_the_open(model: nn.Module) -> Iterator[None]:
             part.fused = fused
 
 
-def trace(model: nn.Module, example: Tensor, *, batch: bool, size: bool) -> ExportedProgram:
-    """The program of image (B, 3, H, W) -> logits, with the batch and the size left open where said.
+def trace(model: nn.Module, example: Sequence[Tensor], *, axes: Sequence[Mapping[int, str]] = (),
+          open_size: bool = False) -> ExportedProgram:
+    """The program of a model that takes these tensors and answers with tensors, with these axes of each left open.
 
-    Raises ExportError where the form does not allow it.
+    open_size: whether sizes are among them. Raises ExportError where the form does not allow it.
     """
-    if size and any(isinstance(getattr(part, "groups", None), Windows) for part in model.modules()):
+    if open_size and any(isinstance(getattr(part, "groups", None), Windows) for part in model.modules()):
         raise ExportError("windows are laid out for one size of image, and which ones are shifted and padded depends "
                           "on it: this model cannot be exported for every size. Export one file a size, size=(h, w)")
-    open_ = {axis: Dim.DYNAMIC for axis, wanted in ((0, batch), (2, size), (3, size)) if wanted}
+    open_axes = [dict.fromkeys(named, Dim.DYNAMIC) for named in axes] or [{} for _ in example]
     try:
         with quiet(), torch.no_grad():
-            return torch.export.export(model, (example,), dynamic_shapes=(open_,), strict=False)
+            return torch.export.export(model, tuple(example), dynamic_shapes=(tuple(open_axes),), strict=False)
     except Exception as e:                                      # the tracer raises errors of many kinds
-        raise ExportError(f"torch.export cannot trace this model{' for every size' if size else ''}: "
+        raise ExportError(f"torch.export cannot trace this model{' for every size' if open_size else ''}: "
                           f"{_first_line(e)}") from e
 
 

@@ -1,17 +1,17 @@
 """A model beside its optimised copies on real images: what each costs, and how far its answers move."""
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import cycle, islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitrail.core.errors import ExportError
-from vitrail.deploy.optimize import Optimised, Precision, Report, optimize
+from vitrail.core.task import task_of
+from vitrail.deploy.optimize import Optimised, Precision, Report, apart, optimize
+from vitrail.deploy.structure import leaves_of, rebuild
 from vitrail.measure.timing import interleaved
-from vitrail.tasks.classification.model import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +19,14 @@ class Trial:
     """One precision beside the plain model.
 
     seconds: the median of a batch. ratio: the plain model's time over this one's, the median of the rounds' own ratios,
-    and its quartiles. difference: the largest of any logit on any image, as a share of the range of the plain model's
-    logits. agreement: the share of images with the same first answer. refused: why there is no such copy; then the
-    rest says nothing.
+    and its quartiles. difference: the largest of any output on any sample, as a share of that output's range. agreement:
+    the share of samples with the same answer, as the task has it. refused: why there is no such copy; then the rest
+    says nothing.
     """
 
     precision: str
     batch: int
-    images: int
+    samples: int
     seconds: float = 0.0
     ratio: float = 0.0
     quartiles: tuple[float, float] = (0.0, 0.0)
@@ -39,31 +39,18 @@ class Trial:
         return asdict(self)
 
 
-@dataclass
-class _Answers:
-    """Of the plain model, on all images."""
-
-    logits: Tensor
-    scale: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.scale = float(self.logits.max() - self.logits.min())
-
-    def apart(self, others: Tensor) -> tuple[float, float]:
-        """(the largest difference over the range, the share of same first answers)"""
-        largest = float((self.logits - others).abs().max()) / self.scale if self.scale else 0.0
-        return largest, float((self.logits.argmax(-1) == others.argmax(-1)).float().mean())
-
-
-def trials(model: Classifier, pixels: Tensor, precisions: Sequence[Precision], *, batch: int = 8,
+def trials(model: nn.Module, inputs: Sequence[Tensor], precisions: Sequence[Precision], *, batch: int = 8,
            rounds: int = 20) -> tuple[float, list[Trial]]:
     """Median seconds of the plain model on a batch, and a trial of each precision, all timed in turns in this process.
 
-    pixels: (K, 3, H, W), as the model takes them; batches are filled up from their start. They calibrate int8.
+    inputs: the tensors of K samples, as the model takes them; batches are filled up from their start. They calibrate
+    int8.
     """
     model = model.eval()
-    groups = [torch.stack(list(islice(cycle(pixels), i, i + batch))) for i in range(0, len(pixels), batch)]
-    plain = _Answers(_all(model, groups, len(pixels)))
+    count = len(inputs[0])
+    groups = [[leaf[torch.arange(start, start + batch) % count] for leaf in inputs] for start in range(0, count, batch)]
+    plain = _all(model, groups, count)
+    agreement_of = task_of(model.config).agreement
     made: dict[str, Optimised] = {}
     refused: dict[str, str] = {}
     for precision in precisions:
@@ -73,15 +60,17 @@ def trials(model: Classifier, pixels: Tensor, precisions: Sequence[Precision], *
         except ExportError as e:
             refused[precision] = str(e)
     sides = {"plain": model, **made}
-    times = interleaved({name: partial(side, groups[0]) for name, side in sides.items()}, rounds=rounds,
+    times = interleaved({name: partial(side, *groups[0]) for name, side in sides.items()}, rounds=rounds,
                         device=torch.device("cpu"))
     found = []
     for precision in precisions:
-        trial = Trial(precision=precision, batch=batch, images=len(pixels), refused=refused.get(precision, ""))
+        trial = Trial(precision=precision, batch=batch, samples=count, refused=refused.get(precision, ""))
         if precision in made:
-            difference, agreement = plain.apart(_all(made[precision], groups, len(pixels)))
+            others = _all(made[precision], groups, count)
+            difference, _ = apart(plain, others)
+            agreement = agreement_of(plain, others) if agreement_of else float("nan")
             ratio, *quartiles = times["plain"].over(times[precision])
-            trial = Trial(precision=precision, batch=batch, images=len(pixels), seconds=times[precision].median,
+            trial = Trial(precision=precision, batch=batch, samples=count, seconds=times[precision].median,
                           ratio=ratio, quartiles=(quartiles[0], quartiles[1]), difference=difference,
                           agreement=agreement, report=made[precision].report)
         found.append(trial)
@@ -89,5 +78,8 @@ def trials(model: Classifier, pixels: Tensor, precisions: Sequence[Precision], *
 
 
 @torch.inference_mode()
-def _all(model: Classifier, groups: list[Tensor], count: int) -> Tensor:
-    return torch.cat([model(group) for group in groups])[:count].float()
+def _all(model: nn.Module, groups: Sequence[Sequence[Tensor]], count: int) -> Any:
+    """The outputs of all batches, as one of so many samples."""
+    outputs = [model(*group) for group in groups]
+    joined = [torch.cat(leaves)[:count] for leaves in zip(*map(leaves_of, outputs), strict=True)]
+    return rebuild(outputs[0], joined)

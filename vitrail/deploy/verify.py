@@ -1,129 +1,109 @@
-"""An artefact beside the model it came from, on real images."""
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import cycle, islice
-from pathlib import Path
+"""An artefact beside the model it came from, on real inputs: every tensor of their outputs."""
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitrail.core.errors import DataError, ExportError
-from vitrail.core.config import Preprocessing
-from vitrail.data.decode import SUFFIXES
-from vitrail.data.transforms import evaluation_transform
-from vitrail.data.inputs import read_image
-from vitrail.explanation.picture import prepare
+from vitrail.core.errors import ExportError
+from vitrail.deploy.inputs import ModelInputs, Size
+from vitrail.deploy.structure import leaves_of, names_of, rebuild
+
+Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """What the comparison saw. difference: the largest of any logit; scale: from the least logit to the largest."""
+    """What the comparison saw.
 
-    images: int
+    difference: the largest of any number, in the output `worst`, and scale: from the least number of that output to the
+    largest. agreement: the share of samples with the same answer, as the task has it; nan where it has no such thing.
+    """
+
+    samples: int
     batches: tuple[int, ...]
-    sizes: tuple[tuple[int, int], ...]
+    sizes: tuple[Size, ...]
+    worst: str
     difference: float
     scale: float
-    agreement: float                # share of images with the same first answer
+    agreement: float
 
 
-class Images:
-    """Real images, at any size the comparison asks for. Raises DataError on what is no image, ExportError on none."""
+def compare(model: nn.Module, run: Run, inputs: ModelInputs, data: Any, *, batches: Sequence[int],
+            sizes: Sequence[Size], tolerance: float) -> Compared:
+    """Every sample through both, in batches of each of these counts and at each of these sizes.
 
-    def __init__(self, images: Any, preprocessing: Preprocessing, *, most: int = 32):
-        self.preprocessing = preprocessing
-        found = _listed(images)
-        if not found:
-            raise ExportError("an export is compared with its model on real images, and there are none: give some of "
-                              "those it will see, images=[...] (paths, arrays or tensors) or a folder")
-        step = max(1.0, len(found) / most)
-        self._kept = [self._open(found[int(i * step)]) for i in range(min(most, len(found)))]
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def at(self, size: tuple[int, int]) -> Tensor:
-        """All of them, prepared: (K, 3, h, w)."""
-        transform = evaluation_transform(replace(self.preprocessing, size=size))
-        return torch.stack([transform(image) if image.dtype == torch.uint8 else _fitted(image, size)
-                            for image in self._kept])
-
-    def _open(self, image: Any) -> Tensor:
-        if isinstance(image, Tensor) and image.is_floating_point():
-            return prepare(image, self.preprocessing).input[0].cpu().float()
-        return read_image(image)
-
-
-def compare(model: nn.Module, run: Callable[[Tensor], Tensor], images: Images, *, batches: Sequence[int],
-            sizes: Sequence[tuple[int, int]], tolerance: float) -> Compared:
-    """Every image through both, in batches of each of these counts and at each of these sizes.
-
-    tolerance: the largest difference allowed, as a share of the scale. Raises ExportError where one is larger, where
-    the artefact does not run, and where the model's answers never differ, so that nothing could be told from them.
+    tolerance: the largest difference allowed in any output, as a share of its scale. Raises ExportError where one is
+    larger, where the artefact does not run, and where the model's answers never differ, so that nothing could be told
+    from them.
     """
-    pairs: list[tuple[Tensor, Tensor]] = []
+    names: list[str] = []
+    ours: list[list[Tensor]] = []
+    theirs: list[list[Tensor]] = []
+    agreements: list[float] = []
+    samples = 0
     for size in sizes:
-        pixels = images.at(size)
-        for n, batch in enumerate(batches):
-            # each image once, and then again until the last batch is full; the other counts get one batch each
-            groups = -(-len(pixels) // batch) if n == 0 else 1
-            for i in range(groups):
-                given = torch.stack(list(islice(cycle(pixels), i * batch, (i + 1) * batch)))
-                pairs.append((_model(model, given), _artefact(run, given)))
-    ours, theirs = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
-    scale = float(ours.max() - ours.min())
-    if not scale:
-        raise ExportError("the model answers every image with the same score for every class, as one with a new head "
-                          "does, so no comparison can tell whether the export is right: load trained weights first")
-    difference = float((ours.double() - theirs.double()).abs().max())
-    if not difference <= tolerance * scale:                     # nan is not
-        agreement = float((ours.argmax(-1) == theirs.argmax(-1)).float().mean())
-        raise ExportError(f"the artefact does not answer like the model: the largest difference of a logit is "
-                          f"{difference:.3g}, {difference / scale:.2g} of their range ({tolerance:g} is allowed), and "
-                          f"{agreement:.1%} of the first answers agree. Nothing was written")
-    return Compared(images=len(images), batches=tuple(batches), sizes=tuple(sizes), difference=difference, scale=scale,
-                    agreement=float((ours.argmax(-1) == theirs.argmax(-1)).float().mean()))
+        read = inputs.read(data, size=size)
+        samples = len(read[0])
+        for given in _batches(read, batches):
+            output = _model(model, given)
+            answer = [leaf.clone() for leaf in _artefact(run, given)]
+            leaves = leaves_of(output)
+            names = names_of(output, inputs.task.output_name)
+            ours.append([leaf.double().flatten() for leaf in leaves])
+            theirs.append([leaf.double().flatten() for leaf in answer])
+            if inputs.task.agreement is not None:
+                agreements.append(inputs.task.agreement(output, rebuild(output, answer)))
+    agreement = sum(agreements) / len(agreements) if agreements else float("nan")
+    shares: dict[str, tuple[float, float, float]] = {}
+    for number, name in enumerate(names):
+        own, other = (torch.cat([leaves[number] for leaves in side]) for side in (ours, theirs))
+        scale = float(own.max() - own.min())
+        difference = float((own - other).abs().max())
+        shares[name] = (difference / scale if scale else 0.0 if difference == 0 else float("inf"), difference, scale)
+    if not any(scale for _, _, scale in shares.values()):
+        raise ExportError("the model answers every input with the same numbers, as one with a new head does, so no "
+                          "comparison can tell whether the export is right: load trained weights first")
+    worst = max(shares, key=lambda name: (shares[name][0] != shares[name][0], shares[name][0]))
+    share, difference, scale = shares[worst]
+    if not share <= tolerance:                                  # nan is not
+        agreed = f", and {agreement:.1%} of the answers agree" if agreements else ""
+        raise ExportError(f"the artefact does not answer like the model: the largest difference in {worst!r} is "
+                          f"{difference:.3g}, {share:.2g} of its range ({tolerance:g} is allowed){agreed}. Nothing was "
+                          "written")
+    return Compared(samples=samples, batches=tuple(batches), sizes=tuple(sizes), worst=worst, difference=difference,
+                    scale=scale, agreement=agreement)
 
 
-def _model(model: nn.Module, image: Tensor) -> Tensor:
+def _batches(read: Sequence[Tensor], counts: Sequence[int]) -> Iterator[list[Tensor]]:
+    """Every sample once, and then again until the last batch is full; of the other counts one batch each."""
+    whole = len(read[0])
+    for number, count in enumerate(counts):
+        for start in range(0, whole if number == 0 else 1, count):
+            rows = torch.arange(start, start + count) % whole
+            yield [leaf[rows] for leaf in read]
+
+
+def _model(model: nn.Module, given: Sequence[Tensor]) -> Any:
     with torch.no_grad():
         try:
-            out = model(image)
+            output = model(*given)
         except Exception as e:
-            raise ExportError(f"the model itself does not take images of {image.shape[2]} x {image.shape[3]} pixels: "
+            raise ExportError(f"the model itself does not take inputs of {_shapes(given)}: "
                               f"{' '.join(str(e).split())[:300]}") from e
-    if not isinstance(out, Tensor) or out.ndim != 2 or not out.isfinite().all():
-        raise ExportError("the model does not answer these images with finite logits (B, classes)")
-    return out
+    if not all(leaf.isfinite().all() for leaf in leaves_of(output)):
+        raise ExportError("the model does not answer these inputs with finite numbers")
+    return output
 
 
-def _artefact(run: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+def _artefact(run: Run, given: Sequence[Tensor]) -> Sequence[Tensor]:
     try:
-        return run(image)
+        return run(given)
     except Exception as e:                                      # the runtimes raise errors of many kinds
-        raise ExportError(f"the artefact does not run on a batch of {image.shape[0]} images of {image.shape[2]} x "
-                          f"{image.shape[3]} pixels: {' '.join(str(e).split())[:300]}. Nothing was written") from e
+        raise ExportError(f"the artefact does not run on a batch of {len(given[0])}, of {_shapes(given)}: "
+                          f"{' '.join(str(e).split())[:300]}. Nothing was written") from e
 
 
-def _listed(images: Any) -> list[Any]:
-    if images is None:
-        return []
-    if isinstance(images, str | Path):
-        path = Path(images).expanduser()
-        if not path.is_dir():
-            return [path]
-        return sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if isinstance(images, Tensor) or hasattr(images, "__array__"):
-        return list(images) if images.ndim == 4 else [images]
-    if not isinstance(images, Iterable):
-        raise DataError(f"a {type(images).__name__} is no collection of images: give a list, or a folder")
-    return list(images)
-
-
-def _fitted(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """A prepared image (3, h, w) at another size."""
-    if tuple(image.shape[1:]) == size:
-        return image
-    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+def _shapes(given: Sequence[Tensor]) -> str:
+    return " and ".join(" x ".join(map(str, leaf.shape)) for leaf in given)

@@ -35,7 +35,7 @@ class Attribution:
 def rollout(model: ExplainedModel, image: Tensor, target: Any = None) -> Attribution:
     """Attention rollout (Abnar & Zuidema, arXiv:2005.00928, section 3): the same map for every target.
 
-    Heads are averaged, the residual is added as the config, rows are normalised, the later layer stands on the left.
+    Heads are averaged, the residual is added as the identity, rows are normalised, the later layer stands on the left.
     """
     with torch.no_grad(), record(model.model) as recording:
         features, output = run(model, image)

@@ -64,8 +64,8 @@ def relevance_rule(matrices: Matrices, queries: str, keys: str, attention: Tenso
 
 
 def normalised_self(matrix: Tensor) -> Tensor:
-    """R̄ of a set with itself (equations 8 and 9): what was gained beside the config, each row brought to the sum 1,
-    and the config. A row that gained nothing stays the identity's."""
+    """R̄ of a set with itself (equations 8 and 9): what was gained beside the identity, each row brought to the sum 1,
+    and the identity. A row that gained nothing stays the identity's."""
     config = torch.eye(matrix.shape[-1], dtype=matrix.dtype)
     gained = matrix - config
     total = gained.sum(-1, keepdim=True)

@@ -11,39 +11,39 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from vitrail.core.task import Options
+from vitrail.core.score import Score
+from vitrail.core.task import Options, task_for, task_of
+from vitrail.measure.intervals import student_t
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds
 from vitrail.measure.timing import Times, interleaved
 from vitrail.mixers import find_mixer
 from vitrail.models import load_model
 from vitrail.recipes.compare_settings import CompareSettings
-from vitrail.tasks.classification.settings import ClassificationSettings
-from vitrail.tasks.classification import setup
-from vitrail.tasks.classification.evaluate import evaluate
-from vitrail.core.score import Score
-from vitrail.measure.intervals import student_t, wilson
 from vitrail.training.distributed import pick_device
 from vitrail.training.loop import fit
 from vitrail.training.numerics import numerics
 from vitrail.training.pool import pooled
 from vitrail.training.run import Run
+from vitrail.training.settings import RunSettings
 
 BATCH, ROUNDS = 32, 15
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """One mechanism. top1: over the seeds; against: the difference to the first mechanism, seed by seed (points).
+    """One mechanism. score: the task's headline over the seeds; against: the difference to the first mechanism's, seed by
+    seed.
 
-    ms: of a forward pass of BATCH images; ratio: to the first mechanism's, with quartiles; step_bytes: the peak of a
-    training step of as many. multiply_adds: of one image.
+    ms: of a forward pass of BATCH samples; ratio: to the first mechanism's, with quartiles; step_bytes: the peak of a
+    training step of as many. multiply_adds: of one sample.
     """
 
     mixer: str
     runs: tuple[float, ...]
-    top1: Score
+    score: Score
     against: Score | None
     params: int
     multiply_adds: int
@@ -61,27 +61,32 @@ def run(settings: CompareSettings, *, log: Callable[[str], None] = lambda text: 
     A comparison that was stopped goes on where it was; trainings that are finished are not done again. log: is given
     each training's score. Raises ModelError for a mechanism that the backbone cannot take, before anything trains.
     """
+    task = settings.chosen_task
+    metric = task.metric(task.headline)
     for mixer in settings.mixers:
         find_mixer(mixer)
-        setup.check(settings.of_run(mixer, 0))
+        task.check(settings.of_run(mixer, 0))
         for turn in range(settings.seeds):
             Run.look(settings.of_run(mixer, turn))
-    hits: dict[str, list[tuple[int, int]]] = {mixer: [] for mixer in settings.mixers}
+    scores: dict[str, list[Score]] = {mixer: [] for mixer in settings.mixers}
     todo = [settings.of_run(mixer, turn) for turn in range(settings.seeds) for mixer in settings.mixers]
-    with pooled(train, todo, settings.jobs) as found:
-        for one, (right, total) in zip(todo, found, strict=True):
-            hits[one.model.mixer].append((right, total))
-            log(f"{one.model.mixer}, seed {one.training.seed}: held-out top-1 {100 * right / total:.2f} % of {total}")
-    costs = measure({mixer: setup.build_student(settings.of_run(mixer, 0), ("one", "another")) for mixer in settings.mixers})
-    first = [right / total for right, total in hits[settings.mixers[0]]]
-    return [_compared(mixer, hits[mixer], first if mixer != settings.mixers[0] else None, costs[mixer])
+    with pooled(train, todo, settings.jobs) as judged:
+        for one, score in zip(todo, judged, strict=True):
+            mixer = one.at("model.mixer")
+            scores[mixer].append(score)
+            log(f"{mixer}, seed {one.training.seed}: held-out {metric.label} {metric.value(score)}")
+    splits = task.splits(settings.of_run(settings.mixers[0], 0))
+    costs = measure({mixer: task.objective(settings.of_run(mixer, 0), splits).build() for mixer in settings.mixers})
+    first = [score.value for score in scores[settings.mixers[0]]]
+    return [_compared(mixer, scores[mixer], first if mixer != settings.mixers[0] else None, costs[mixer])
             for mixer in settings.mixers]
 
 
-def train(settings: ClassificationSettings) -> tuple[int, int]:
-    """One training; how many held-out images its last weights tell right, and of how many."""
-    splits = setup.open_splits(settings)
-    objective = setup.make_objective(settings, splits)
+def train(settings: RunSettings) -> Score:
+    """One training: the headline score of its last weights on what was held out."""
+    task = task_for(settings.model.name, settings.task)
+    splits = task.splits(settings)
+    objective = task.objective(settings, splits)
     with Run.open(settings) as opened:
         if opened.finished:
             opened.check(objective.describe())
@@ -92,8 +97,8 @@ def train(settings: ClassificationSettings) -> tuple[int, int]:
         model = load_model(settings.out)
         options = Options(batch=training.batch, workers=training.workers, on_error=settings.data.on_error,
                           device=pick_device(training.device))
-        evaluation = evaluate(model, splits.val, options, resamples=1)
-    return sum(p.right for p in evaluation.predictions), evaluation.samples
+        score: Score = task.evaluate(model, splits.val, options).scores[task.headline]
+    return score
 
 
 @dataclass(frozen=True)
@@ -107,27 +112,29 @@ class Cost:
 
 def measure(models: dict[str, Any]) -> dict[str, Cost]:
     """What each model costs on the CPU: the first is what the others' times are compared with."""
-    h, w = next(iter(models.values())).config.spec.preprocessing.size
-    image = torch.randn(BATCH, 3, h, w, generator=torch.Generator().manual_seed(0))
-    times = interleaved({name: partial(model, image) for name, model in models.items()}, rounds=ROUNDS,
+    config = next(iter(models.values())).config
+    task = task_of(config)
+    inputs = tree_leaves(task.example_inputs(config, BATCH))
+    one = tree_leaves(task.example_inputs(config, 1))
+    times = interleaved({name: partial(model, *inputs) for name, model in models.items()}, rounds=ROUNDS,
                         device=torch.device("cpu"))
     base = times[next(iter(models))]
 
     def step(model: nn.Module) -> None:
-        model(image).sum().backward()
+        sum(leaf.sum() for leaf in tree_leaves(model(*inputs)) if leaf.is_floating_point()).backward()
         model.zero_grad()
 
     def cost(name: str, model: nn.Module) -> Cost:
         return Cost(params=sum(p.numel() for p in model.parameters()), times=times[name],
-                    ratio=times[name].over(base), multiply_adds=multiply_adds(lambda: model(image[:1])),
+                    ratio=times[name].over(base), multiply_adds=multiply_adds(lambda: model(*one)),
                     step_bytes=peak_bytes(lambda: step(model.train())))
     return {name: cost(name, model) for name, model in models.items()}
 
 
-def _compared(mixer: str, hits: Sequence[tuple[int, int]], first: Sequence[float] | None, cost: Cost) -> Compared:
-    shares = [right / total for right, total in hits]
-    top1 = wilson(*hits[0]) if len(hits) == 1 else student_t(shares)
-    against = student_t([a - b for a, b in zip(shares, first, strict=True)]) if first and len(shares) > 1 else None
-    return Compared(mixer=mixer, runs=tuple(shares), top1=top1, against=against, params=cost.params,
+def _compared(mixer: str, scores: Sequence[Score], first: Sequence[float] | None, cost: Cost) -> Compared:
+    values = [score.value for score in scores]
+    score = scores[0] if len(scores) == 1 else student_t(values)
+    against = student_t([a - b for a, b in zip(values, first, strict=True)]) if first and len(values) > 1 else None
+    return Compared(mixer=mixer, runs=tuple(values), score=score, against=against, params=cost.params,
                     multiply_adds=cost.multiply_adds, ms=1e3 * cost.times.median, ratio=cost.ratio,
                     step_bytes=cost.step_bytes)

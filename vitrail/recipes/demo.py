@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.core.errors import VitrailError
-from vitrail.tasks.classification.settings import ClassificationSettings
+from vitrail.core.task import Options, Task, task_for
+from vitrail.training.settings import RunSettings
 
 SIZE = 32       # the 8 x 8 digits are enlarged: a stride-32 network needs that much
 
@@ -26,12 +27,18 @@ STUDENT: dict[str, Any] = dict(model="deit_ti16_distilled", epochs=50, batch=32,
                                distillation="hard", evaluate_every=2, **SEEN)
 
 
-def teacher(out: Path, seed: int) -> ClassificationSettings:
-    return ClassificationSettings.of({**TEACHER, "out": str(out), "seed": seed})
+def demo_task() -> Task:
+    return task_for(STUDENT["model"])
 
 
-def student(out: Path, taught_by: Path, seed: int) -> ClassificationSettings:
-    return ClassificationSettings.of({**STUDENT, "out": str(out), "teacher": str(taught_by), "seed": seed})
+def teacher(out: Path, seed: int) -> RunSettings:
+    settings: RunSettings = demo_task().settings.of({**TEACHER, "out": str(out), "seed": seed})
+    return settings
+
+
+def student(out: Path, taught_by: Path, seed: int) -> RunSettings:
+    settings: RunSettings = demo_task().settings.of({**STUDENT, "out": str(out), "teacher": str(taught_by), "seed": seed})
+    return settings
 
 
 def run(out: Path, *, seed: int = 0) -> dict[str, float]:
@@ -41,12 +48,11 @@ def run(out: Path, *, seed: int = 0) -> dict[str, float]:
     """
     from vitrail.deploy.export import export
     from vitrail.models import load_model
-    from vitrail.core.task import Options, find_task
     from vitrail.recipes.train import evaluate, train
     from vitrail.report.exports import note_export
 
     taught_by = out.with_name(out.name + "-teacher")
-    task = find_task("classification")
+    task = demo_task()
     train(task, teacher(taught_by, seed))
     settings = student(out, taught_by, seed)
     train(task, settings)
@@ -55,7 +61,7 @@ def run(out: Path, *, seed: int = 0) -> dict[str, float]:
     artefact = export(model, out / "model.onnx", images=[val.image(i) for i in range(32)], overwrite=True)
     note_export(out, artefact.to_json())
     evaluate(task, out, val, Options(batch=64))
-    return {name: json.loads((folder / "evaluation.json").read_text("utf-8"))["scores"]["top1"]["value"]
+    return {name: json.loads((folder / "evaluation.json").read_text("utf-8"))["scores"][task.headline]["value"]
             for name, folder in (("teacher", taught_by), ("student", out))}
 
 

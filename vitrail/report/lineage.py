@@ -89,7 +89,7 @@ def _above(nodes: Mapping[str, Node]) -> dict[str, frozenset[str]]:
 
 
 def picture(nodes: Mapping[str, Node], title: str = "", *, focus: str = "") -> Figure:
-    """The papers in boxes, years from left to right, and a curve for each line of descent, whose gid names its ends."""
+    """The papers in frames, years from left to right, and a curve for each line of descent, whose gid names its ends."""
     lines = edges(nodes, focus=focus)
     arranged = arrange({key: node.year for key, node in nodes.items()}, lines)
     wide = max(last for _, last in arranged.years.values()) + 1
@@ -124,11 +124,11 @@ def _colour(key: str) -> str:
 
 
 def _legend(axes: Axes, nodes: Mapping[str, Node], kinds: Collection[str]) -> None:
-    boxes = [Line2D([], [], ls="", marker="s", color=colour, label=kind) for kind, colour in COLOURS.items()
+    frames = [Line2D([], [], ls="", marker="s", color=colour, label=kind) for kind, colour in COLOURS.items()
              if any(_kind(key) == kind for key in nodes)]
     lines = [Line2D([], [], color=INK, lw=width, ls=dashes, label=CALLED[kind])
              for kind, (width, dashes) in STYLES.items() if kind in kinds]
-    axes.legend(handles=[*boxes, *lines], loc="upper right", frameon=False, ncols=len(boxes) + len(lines), fontsize=9,
+    axes.legend(handles=[*frames, *lines], loc="upper right", frameon=False, ncols=len(frames) + len(lines), fontsize=9,
                 borderaxespad=0.0)
 
 

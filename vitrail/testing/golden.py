@@ -1,7 +1,7 @@
 """Golden files: what a reference that is no package answered, and the names and shapes that make its weights again.
 
 A file `tests/golden/<name>.safetensors` holds the inputs (`in.*`), the reference's outputs (`out.*`; of a backbone, the
-logits `out.<height>x<width>` of `picture(height, width)`, which is not stored), tensors of whole numbers that its state
+output `out.<height>x<width>` of `picture(height, width)`, which is not stored), tensors of whole numbers that its state
 dict holds (`state.*`), and in its metadata the names and shapes of all the others, whose values are
 `vitrail.testing.noise`'s, and where the reference came from. So anyone can record it again from the original code.
 """

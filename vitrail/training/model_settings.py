@@ -31,7 +31,7 @@ class ModelSettings(Checked):
 class BackboneSettings(ModelSettings):
     """Which network, and what it starts from."""
 
-    mixer: str = setting("", help="a mechanism in place of the model's own: see list --kind attention")
+    mixer: str = setting("", help="in place of the model's own: see list --kind attention; or your own, FILE.py:CLASS")
     weights: str = setting("", help="start from a release, an address or a file")
     keys: str = setting("vitrail", help="the layout of such a file: vitrail, timm, official")
     inside: str = setting("", help="the entry of such a file that holds the tensors: model")

@@ -3,7 +3,7 @@
 The norm's weight and bias are divided by a factor for each channel, and the columns of the linear layers that read it
 multiplied (SmoothQuant, Xiao et al. 2023, equations 3 and 4 with a strength of one half): the answers stay the same.
 """
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -27,8 +27,8 @@ def groups(graph: fx.Graph, constants: Constants) -> dict[str, Group]:
     return found
 
 
-def factors(graph: fx.Graph, constants: Constants, images: Tensor) -> dict[str, Tensor]:
-    """By the names of `groups`, what each channel (C,) is to be divided by, as these images (M, 3, H, W) show it."""
+def factors(graph: fx.Graph, constants: Constants, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """By the names of `groups`, what each channel (C,) is to be divided by, as these samples show it."""
     there = groups(graph, constants)
     largest: dict[fx.Node, Tensor] = {}
 
@@ -36,7 +36,7 @@ def factors(graph: fx.Graph, constants: Constants, images: Tensor) -> dict[str, 
         now = x.abs().reshape(-1, x.shape[-1]).amax(0)
         largest[node] = torch.maximum(largest.get(node, now), now)
     watched = dict.fromkeys([readers[0] for _, readers in there.values()], note)
-    for part in batches(images, batch(graph)):
+    for part in batches(inputs, batch(graph)):
         watch(graph, constants, watched, part)
     found: dict[str, Tensor] = {}
     for name, (_, readers) in there.items():

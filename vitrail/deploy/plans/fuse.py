@@ -142,18 +142,20 @@ def residual_of(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
 
 
 def to_bfloat16(graph: fx.Graph, constants: Constants) -> None:
-    """The image, every constant and all between them as bfloat16; the answer is float32 again."""
+    """Inputs, constants and all between them as bfloat16, where they are no whole numbers; answers are float32 again."""
     for node in list(graph.nodes):
         if node.op == "get_attr" and constants.value(node).dtype == torch.float32:
             with graph.inserting_before(node):
                 node.replace_all_uses_with(constants.keep(graph, constants.value(node).bfloat16()))
-        elif node.op == "placeholder":
+        elif node.op == "placeholder" and node.meta["val"].is_floating_point():
             with graph.inserting_after(node):
                 low = insert(graph, aten.to.dtype, (node, torch.bfloat16))
             node.replace_all_uses_with(low, delete_user_cb=lambda user, keep=low: user is not keep)
         elif node.op == "output":
             with graph.inserting_before(node):
-                node.replace_input_with(node.args[0], insert(graph, aten.to.dtype, (node.args[0], torch.float32)))
+                for answer in node.all_input_nodes:
+                    if answer.meta["val"].is_floating_point():
+                        node.replace_input_with(answer, insert(graph, aten.to.dtype, (answer, torch.float32)))
     for node in graph.nodes:
         if node.op == "call_function" and node.meta.get("val") is not None:
             node.meta["val"] = node.target(*fx.map_arg(node.args, lambda n: n.meta["val"]), **node.kwargs)

@@ -52,9 +52,12 @@ class Constants(nn.Module):
             del self.__dict__[name]
 
 
-def traced(model: nn.Module, example: Tensor) -> tuple[fx.Graph, Constants]:
-    """image -> logits, for images of the example's shape alone. Raises ExportError where it cannot be traced."""
-    program = trace(model, example, batch=False, size=False)
+def traced(model: nn.Module, *example: Tensor) -> tuple[fx.Graph, Constants]:
+    """A model's tensors in -> tensors out, for inputs of the examples' shapes alone: one tensor, or a tuple of several.
+
+    Raises ExportError where it cannot be traced.
+    """
+    program = trace(model, example)
     with quiet():
         program = program.run_decompositions({})        # nothing is taken apart, but no call changes a tensor any more
     signature, graph = program.graph_signature, fx.Graph()
@@ -63,14 +66,18 @@ def traced(model: nn.Module, example: Tensor) -> tuple[fx.Graph, Constants]:
              **signature.inputs_to_lifted_tensor_constants}
     tensors = {**program.state_dict, **program.constants}
     new: dict[fx.Node, fx.Node] = {}
+    inputs: list[fx.Node] = []
     for node in program.graph.nodes:
         if node.op == "placeholder":
             name = named.get(node.name)
-            new[node] = graph.placeholder("image") if name is None else constants.keep(
+            new[node] = graph.placeholder(f"input_{len(inputs)}") if name is None else constants.keep(
                 graph, tensors[name].detach(), name)
+            if name is None:
+                inputs.append(new[node])
             new[node].meta["val"] = node.meta["val"]
         elif node.op == "output":
-            graph.output(new[node.args[0][0]])
+            answers = tuple(new[answer] for answer in node.args[0])
+            graph.output(answers[0] if len(answers) == 1 else answers)
         else:
             new[node] = graph.node_copy(node, lambda n: new[n])
     for node in calls(graph, aten.view.default, aten._unsafe_view.default):
@@ -80,11 +87,11 @@ def traced(model: nn.Module, example: Tensor) -> tuple[fx.Graph, Constants]:
 
 
 def batch(graph: fx.Graph) -> int:
-    """How many images a graph takes."""
+    """How many samples a graph takes."""
     return next(shape(node)[0] for node in graph.nodes if node.op == "placeholder")
 
 
-def at_once(graph: fx.Graph, width: int) -> int:
+def microbatch(graph: fx.Graph, width: int) -> int:
     """How many images it is best given at a time, for numbers of `width` bytes: so many that the largest tensor between
     its calls stays in the last cache, and small if that costs nothing; in parts as even as can be."""
     images, most = batch(graph), width * max(_numbers(node) for node in graph.nodes)

@@ -66,20 +66,20 @@ class Layer:
 
 
 def calibrate(graph: fx.Graph, constants: Constants, calibration: Calibration) -> int:
-    """Finds the ranges of what linear layers read, of the calibration's images the first time, with a graph in float32
-    for images of the same height and width; and makes channels of layer norms alike, where linear layers would lose
+    """Finds the ranges of what linear layers read, of the calibration's samples the first time, with a graph in float32
+    for inputs of the same shapes; and makes channels of layer norms alike, where linear layers would lose
     too much else. How many norms were."""
-    if calibration.images is None:
+    if calibration.inputs is None:
         return equalise.apply(graph, constants, calibration.factors)
-    calibration.ranges = observed(graph, constants, calibration.images)
+    calibration.ranges = observed(graph, constants, calibration.inputs)
     losing = {key for key, reads in calibration.ranges.items() if reads.ratio < LEAST}
     if losing:
-        found = equalise.factors(graph, constants, calibration.images)
+        found = equalise.factors(graph, constants, calibration.inputs)
         calibration.factors = {name: found[name] for name in found if not losing.isdisjoint(name.split("+"))}
     done = equalise.apply(graph, constants, calibration.factors)
     if done:
-        calibration.ranges = observed(graph, constants, calibration.images)
-    calibration.images = None
+        calibration.ranges = observed(graph, constants, calibration.inputs)
+    calibration.inputs = None
     return done
 
 

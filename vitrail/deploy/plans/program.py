@@ -14,35 +14,36 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from vitrail.core.errors import ExportError
 from vitrail.deploy.native import build
 from vitrail.deploy.plans.record import WORD, Base, Native, Part, Recording, Torch
 
 ALIGNED = 64                        # bytes
-Values = list[Tensor | None]        # by base: the image and what torch answered, as long as it is needed
+Values = list[Tensor | None]        # by base: the inputs and what torch answered, as long as it is needed
 Times = dict[str, float]            # seconds, by what was called
 
 
 class Program:
-    """A plan, recorded for images (B, 3, H, W) like an example. One thread at a time runs it.
+    """A plan, recorded for inputs like the examples: tensors in, one tensor or a tuple of them out. One thread at a time
+    runs it.
 
     natives: how many calls of native kernels it makes.
     """
 
-    def __init__(self, plan: Callable[[Tensor], Tensor], image: Tensor):
+    def __init__(self, plan: Callable[..., Any], *inputs: Tensor):
         """Raises ExportError for a plan that cannot be recorded."""
         self.plan = plan
-        like = torch.zeros(image.shape, dtype=image.dtype)
-        self._shape, self._stride, self._dtype = like.shape, like.stride(), like.dtype
-        recording = Recording(like)
+        likes = [torch.zeros(given.shape, dtype=given.dtype) for given in inputs]
+        self._likes = [(like.shape, like.stride(), like.dtype) for like in likes]
+        recording = Recording(*likes)
         with _as_it_is(), torch.no_grad(), build.told(recording), recording:
-            answer = plan(like)
+            answer = plan(*likes)
         recording.count += 1
-        found, self._bases, self._constants = recording.part(answer), recording.bases, recording.constants
+        found, self._bases, self._constants = tree_map_only(Tensor, recording.part, answer), recording.bases, recording.constants
         self._block = torch.empty(settle(self._bases), dtype=torch.uint8)
-        self._answer = self._fixed(found)
+        self._answer = tree_map(self._fixed, found)
         self._lock, before = threading.Lock(), 0
         self._steps: list[_Native | _Torch] = []
         for step in recording.steps:
@@ -53,25 +54,30 @@ class Program:
             made.over, before = over, step.last
         self.natives = sum(len(step.kernels) for step in recording.steps if isinstance(step, Native))
 
-    def __call__(self, image: Tensor, times: Times | None = None) -> Tensor:
+    def __call__(self, *inputs: Tensor, times: Times | None = None) -> Any:
         """The plan's answer. `times` gets what each kernel and each operation of torch's took, which then are called
-        one by one. Raises ExportError for other images than the example's."""
-        if image.shape != self._shape or image.dtype != self._dtype or image.device.type != "cpu":
-            raise ExportError(f"this plan is for images {tuple(self._shape)} in {self._dtype} on the processor, and "
-                              f"was given {tuple(image.shape)} in {image.dtype} on {image.device}")
-        if image.stride() != self._stride:
-            image = image.contiguous()
+        one by one. Raises ExportError for inputs of other shapes than the examples'."""
+        given = [self._checked(number, tensor) for number, tensor in enumerate(inputs)]
         with self._lock, torch.inference_mode(), _as_it_is():
             values: Values = [None] * len(self._bases)
-            values[0] = image
+            values[:len(given)] = given
             for step in self._steps:
                 step.go(values, times)
                 for base in step.over:
                     values[base] = None
-            return _there(self._answer, values) if isinstance(self._answer, Part) else self._answer.clone()
+            return tree_map(partial(_answered, values=values), self._answer)
+
+    def _checked(self, number: int, given: Tensor) -> Tensor:
+        """An input as it was recorded."""
+        shape, stride, dtype = self._likes[number]
+        if given.shape != shape or given.dtype != dtype or given.device.type != "cpu":
+            raise ExportError(f"this plan is for inputs {tuple(shape)} in {dtype} on the processor, and was given "
+                              f"{tuple(given.shape)} in {given.dtype} on {given.device}")
+        return given if given.stride() == stride else given.contiguous()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
-        return Program(copy.deepcopy(self.plan, memo), torch.zeros(self._shape, dtype=self._dtype))
+        return Program(copy.deepcopy(self.plan, memo), *(torch.zeros(shape, dtype=dtype)
+                                                         for shape, _, dtype in self._likes))
 
     def _fixed(self, x: Any) -> Any:
         """A tensor, where it lies inside the block and stays the same."""
@@ -95,6 +101,11 @@ def _there(x: Any, values: Values) -> Any:
     whole = values[x.base]
     assert whole is not None
     return x.of(whole)
+
+
+def _answered(x: Any, values: Values) -> Any:
+    """An answer that no later call of the plan writes over."""
+    return _there(x, values) if isinstance(x, Part) else x.clone()
 
 
 class _Native:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from vitrail.core.errors import ExportError
+from vitrail.deploy.structure import leaves_of
 from vitrail.deploy.plans.graph import Constants, aten, args_of, batch, calls, shape
 from vitrail.deploy.plans.moves import unmoved
 
@@ -33,41 +34,42 @@ class Range:
 
 @dataclass
 class Calibration:
-    """Images (M, 3, H, W), and by the layers' keys what they gave: factors of channels that make them alike, where that
-    is needed, and the ranges that follow. The images are dropped when used."""
+    """Input tensors of M samples, and by the layers' keys what they gave: factors of channels that make them alike,
+    where that is needed, and the ranges that follow. The samples are dropped when used."""
 
-    images: Tensor | None
+    inputs: Sequence[Tensor] | None
     count: int = 0
     factors: dict[str, Tensor] = field(default_factory=dict)
     ranges: dict[str, Range] = field(default_factory=dict)
 
 
-def calibration_of(batches: Iterable[Tensor] | None, example: Tensor) -> Calibration:
-    """The images of the batches (B, 3, H, W), up to 256, or those of the example where there are no batches.
+def calibration_of(batches: Iterable[Any] | None, example: Sequence[Tensor]) -> Calibration:
+    """The samples of the batches, up to 256, or those of the example where there are no batches.
 
-    Raises ExportError on what is no such batch, on another height or width than the example's, on none at all, and on
-    numbers that are not finite.
+    Raises ExportError on what is no such batch, on other shapes than the example's, on none at all, and on numbers that
+    are not finite.
     """
-    taken: list[Tensor] = []
+    taken: list[list[Tensor]] = []
     count = 0
     for at, given in enumerate([example] if batches is None else batches):
         what = "the example" if batches is None else f"batch {at} of the calibration"
-        if not isinstance(given, Tensor) or not given.is_floating_point():
-            kind = str(given.dtype) if isinstance(given, Tensor) else type(given).__name__
-            raise ExportError(f"{what} is a {kind}; give batches of images (B, 3, H, W) in float32, prepared as the "
-                              "model takes them")
-        if given.ndim != 4 or given.shape[1:] != example.shape[1:]:
-            raise ExportError(f"{what} has the shape {tuple(given.shape)}; give batches of images like the example's, "
-                              f"(B, {', '.join(map(str, example.shape[1:]))})")
-        if not given.isfinite().all():
+        leaves = leaves_of(given)
+        if [(leaf.shape[1:], leaf.is_floating_point()) for leaf in leaves] != \
+                [(leaf.shape[1:], leaf.is_floating_point()) for leaf in example]:
+            shapes = " and ".join(f"{tuple(leaf.shape)} in {leaf.dtype}" for leaf in leaves)
+            wanted = " and ".join(f"(B, {', '.join(map(str, leaf.shape[1:]))}) in {leaf.dtype}" for leaf in example)
+            raise ExportError(f"{what} has the shape {shapes}; give batches like the example's, {wanted}, prepared as "
+                              "the model takes them")
+        if not all(leaf.isfinite().all() for leaf in leaves):
             raise ExportError(f"{what} holds numbers that are not finite")
-        taken.append(given[:MOST - count].detach().float())
-        count += len(taken[-1])
+        kept = [leaf[:MOST - count].detach() for leaf in leaves]
+        taken.append([leaf.float() if leaf.is_floating_point() else leaf for leaf in kept])
+        count += len(kept[0])
         if count >= MOST:
             break
     if not count:
-        raise ExportError("the calibration holds no image; leave it out to calibrate on the example")
-    return Calibration(torch.cat(taken), count)
+        raise ExportError("the calibration holds no sample; leave it out to calibrate on the example")
+    return Calibration([torch.cat(leaves) for leaves in zip(*taken, strict=True)], count)
 
 
 def keys(graph: fx.Graph, constants: Constants) -> dict[fx.Node, str]:
@@ -134,19 +136,20 @@ class _Watch(fx.Interpreter):
 
 
 @torch.inference_mode()
-def watch(graph: fx.Graph, constants: Constants, watched: Mapping[fx.Node, Note], image: Tensor) -> None:
-    """Runs a graph on images (B, 3, H, W), and shows what some of its calls were given."""
-    _Watch(constants, graph, watched).run(image)
+def watch(graph: fx.Graph, constants: Constants, watched: Mapping[fx.Node, Note],
+          inputs: Sequence[Tensor]) -> None:
+    """Runs a graph on a batch, and shows what some of its calls were given."""
+    _Watch(constants, graph, watched).run(*inputs)
 
 
 @torch.inference_mode()
-def observed(graph: fx.Graph, constants: Constants, images: Tensor) -> dict[str, Range]:
+def observed(graph: fx.Graph, constants: Constants, inputs: Sequence[Tensor]) -> dict[str, Range]:
     """The range of what each linear layer reads, by its key: the one of a few clips with which the answers of the
     layers that read the tensor move least, by the sum of fourth powers, since a clip moves few answers far. Layers that
     read few rows have none."""
     named = {node: key for node, key in keys(graph, constants).items() if many(node, batch(graph))}
     seen: dict[fx.Node, _Seen] = defaultdict(_Seen)
-    parts, generator = batches(images, batch(graph)), torch.Generator().manual_seed(0)
+    parts, generator = batches(inputs, batch(graph)), torch.Generator().manual_seed(0)
 
     def extend(node: fx.Node, x: Tensor) -> None:
         one = seen[unmoved(args_of(node)[0])]
@@ -179,7 +182,8 @@ def observed(graph: fx.Graph, constants: Constants, images: Tensor) -> dict[str,
     return found
 
 
-def batches(images: Tensor, size: int) -> Sequence[Tensor]:
+def batches(inputs: Sequence[Tensor], size: int) -> Sequence[Sequence[Tensor]]:
     """Batches of one size; the last is filled up from the start."""
-    places = torch.arange(math.ceil(len(images) / size) * size) % len(images)
-    return [images[part] for part in places.split(size)]
+    count = len(inputs[0])
+    places = torch.arange(math.ceil(count / size) * size) % count
+    return [[leaf[part] for leaf in inputs] for part in places.split(size)]

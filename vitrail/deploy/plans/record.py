@@ -20,7 +20,7 @@ WORD = 8                # bytes of each field of a job
 
 @dataclass
 class Base:
-    """Memory that tensors share: the image's, that of an answer of torch's, or a place `inside` the block, `at` bytes
+    """Memory that tensors share: an input's, that of an answer of torch's, or a place `inside` the block, `at` bytes
     from its start. It is needed from the call `first` to the call `last`."""
 
     start: int
@@ -73,7 +73,7 @@ class Torch:
 class Recording(TorchDispatchMode):
     """What is done while it is active. Native kernels are not called, and what torch answers becomes zeros."""
 
-    def __init__(self, image: Tensor):
+    def __init__(self, *inputs: Tensor):
         super().__init__()
         self.steps: list[Native | Torch] = []
         self.bases: list[Base] = []
@@ -81,7 +81,8 @@ class Recording(TorchDispatchMode):
         self.count = 0                                  # of calls
         self._known: dict[int, int] = {}                # bases by the addresses of their memory
         self._kept: list[Tensor] = []                   # so that these addresses stay their own
-        self.base(image, inside=False)
+        for given in inputs:
+            self.base(given, inside=False)
 
     def base(self, x: Tensor, *, inside: bool) -> int:
         """Notes the memory of a tensor; the next call writes what lies inside the block."""

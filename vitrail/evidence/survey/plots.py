@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from vitrail.evidence.survey.run import Line
-from vitrail.figures.labels import Label, place
+from vitrail.figures.names import Name, place
 from vitrail.figures.style import INK, make_axes
 
 # what an axis tells, and whether less of it is better
@@ -47,7 +47,7 @@ def plot(lines: Sequence[Line], kind: str, batch: int) -> Figure:
     here = {family: looks[family] for family in dict.fromkeys(x.entry.module for x, _ in shown)}
     _legend(axes, here, any(x.reported and x.reported.other_data for x, _ in shown))
     order = sorted(range(len(shown)), key=lambda i: (i not in front, -points[i][1]))
-    place(axes, [Label(shown[i][0].entry.name, *points[i], looks[shown[i][0].entry.module][0], bold=i in front)
+    place(axes, [Name(shown[i][0].entry.name, *points[i], looks[shown[i][0].entry.module][0], bold=i in front)
                  for i in order], points)
     return figure
 

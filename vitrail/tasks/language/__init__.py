@@ -29,6 +29,7 @@ TASK = Task(
     objective=Lazy(f"{_HERE}.setup:make_objective"),
     evaluate=Lazy(f"{_HERE}.evaluate:evaluate"),
     generate=Lazy(f"{_HERE}.generate:generate"),
+    output_name="logits",
     explain=Lazy(f"{_HERE}.explain:explain_text"),
     score=Lazy(f"{_HERE}.answers:score"),
     targets=Lazy(f"{_HERE}.answers:targets"),

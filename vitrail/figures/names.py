@@ -14,7 +14,7 @@ TURNS = 16              # directions that are tried
 
 
 @dataclass(frozen=True)
-class Label:
+class Name:
     """A name for the point (x, y) of a plot, in its colour. bold: the ones that must not be missed."""
 
     text: str
@@ -24,9 +24,9 @@ class Label:
     bold: bool = False
 
 
-def place(axes: Axes, labels: Sequence[Label], points: Sequence[tuple[float, float]], *, size: float = 7.0,
-          radius: float = 4.0) -> list[Label]:
-    """Writes as many of the labels as have room, the first ones first; returns those that had none.
+def place(axes: Axes, names: Sequence[Name], points: Sequence[tuple[float, float]], *, size: float = 7.0,
+          radius: float = 4.0) -> list[Name]:
+    """Writes as many of the names as have room, the first ones first; returns those that had none.
 
     points: what no name may cover, a circle of `radius` points each. Limits, scales and the size of the figure must be
     final. A name further off than its neighbourhood is joined to its point by a thin line, which no name covers either.
@@ -38,22 +38,22 @@ def place(axes: Axes, labels: Sequence[Label], points: Sequence[tuple[float, flo
     renderer, unit = canvas.get_renderer(), figure.dpi / 72
     room = axes.get_window_extent(renderer)
     taken = [_box(float(x), float(y), radius * unit) for x, y in map(axes.transData.transform, points)]
-    missing: list[Label] = []
-    for label in labels:
-        weight = "bold" if label.bold else "normal"
-        text = axes.text(0, 0, label.text, fontsize=size, weight=weight, transform=None)
+    missing: list[Name] = []
+    for name in names:
+        weight = "bold" if name.bold else "normal"
+        text = axes.text(0, 0, name.text, fontsize=size, weight=weight, transform=None)
         extent = text.get_window_extent(renderer)
         text.remove()
-        x, y = axes.transData.transform((label.x, label.y))
+        x, y = axes.transData.transform((name.x, name.y))
         for far, box in _around(x, y, extent.width, extent.height, unit):
             line = _steps(x, y, box, radius * unit) if far > FAR[1] else []
             inside = room.x0 <= box.x0 and box.x1 <= room.x1 and room.y0 <= box.y0 and box.y1 <= room.y1
             if inside and not any(part.overlaps(t) for part in (box.padded(GAP / 4 * unit), *line) for t in taken):
                 taken += [box.padded(GAP / 2 * unit), *line]
-                _write(axes, label, box, size, weight, joined=bool(line))
+                _write(axes, name, box, size, weight, joined=bool(line))
                 break
         else:
-            missing.append(label)
+            missing.append(name)
     return missing
 
 
@@ -68,7 +68,7 @@ def _around(x: float, y: float, width: float, height: float, unit: float) -> Ite
 
 
 def _steps(x: float, y: float, box: Bbox, radius: float) -> list[Bbox]:
-    """The line from a point's edge to a name's, as small boxes."""
+    """The line from a point's edge to a name's, as small rectangles."""
     to_x, to_y = min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1)
     length = math.hypot(to_x - x, to_y - y)
     count = max(int((length - radius) / 2), 0)
@@ -80,9 +80,9 @@ def _box(x: float, y: float, half: float) -> Bbox:
     return Bbox.from_bounds(x - half, y - half, 2 * half, 2 * half)
 
 
-def _write(axes: Axes, label: Label, box: Bbox, size: float, weight: str, *, joined: bool) -> None:
+def _write(axes: Axes, name: Name, box: Bbox, size: float, weight: str, *, joined: bool) -> None:
     across, up = axes.transAxes.inverted().transform(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2))
-    line = {"arrowstyle": "-", "color": label.colour, "lw": 0.5, "alpha": 0.7, "shrinkA": 0, "shrinkB": 2}
-    axes.annotate(label.text, (label.x, label.y), (across, up), textcoords="axes fraction", ha="center", va="center",
-                  fontsize=size, weight=weight, color=label.colour, arrowprops=line if joined else None, zorder=5,
+    line = {"arrowstyle": "-", "color": name.colour, "lw": 0.5, "alpha": 0.7, "shrinkA": 0, "shrinkB": 2}
+    axes.annotate(name.text, (name.x, name.y), (across, up), textcoords="axes fraction", ha="center", va="center",
+                  fontsize=size, weight=weight, color=name.colour, arrowprops=line if joined else None, zorder=5,
                   path_effects=[withStroke(linewidth=2.5, foreground="white")])

@@ -4,7 +4,7 @@ import random
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation
 
-from vitrail.figures.labels import Label, place
+from vitrail.figures.names import Name, place
 from vitrail.figures.style import make_axes
 
 
@@ -13,7 +13,7 @@ def test_no_name_touches_another_or_a_point_or_the_edge() -> None:
     points = [(draw.random() ** 2, draw.random()) for _ in range(60)]
     figure, (axes,) = make_axes(8, 6)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    labels = [Label(f"model_{i}_384", x, y, "#22303c", bold=i < 5) for i, (x, y) in enumerate(points)]
+    labels = [Name(f"model_{i}_384", x, y, "#22303c", bold=i < 5) for i, (x, y) in enumerate(points)]
     missing = place(axes, labels, points)
     written = {t.get_text(): t for t in axes.texts}
     assert len(written) > 40 and len(written) + len(missing) == 60

@@ -1,0 +1,1 @@
+"""Smaller models: changes of structure that are saved with the model."""
