@@ -16,7 +16,7 @@ def test_export_writes_a_checked_file_and_replaces_none(ask: Ask, run: Path, pho
     found = ask("export", run, out, "--images", photos, "--json")
     assert found.code == 0, found.err
     verdict = found.json
-    assert verdict["path"] == str(out) and verdict["images"] > 8 and verdict["agreement"] == 1
+    assert verdict["path"] == str(out) and verdict["samples"] > 8 and verdict["agreement"] == 1
     assert verdict["difference"] <= verdict["tolerance"] * verdict["scale"] and verdict["batch"] == "dynamic"
     assert verdict["size"] == [16, 16] and out.stat().st_size == verdict["bytes"]
     before = out.read_bytes()
@@ -54,7 +54,7 @@ def test_export_asked_wrongly(ask: Ask, run: Path, photos: Path, tmp_path: Path,
 
 def test_export_needs_images_that_are_there(ask: Ask, run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for images, said in ((tmp_path / "emptty", "'empty'"), (tmp_path / "empty", "there are none")):
+    for images, said in ((tmp_path / "emptty", "'empty'"), (tmp_path / "empty", "holds no image")):
         found = ask("export", run, tmp_path / "m.pt2", "--images", images)
         assert found.code == 1 and said in found.err and [p.name for p in tmp_path.iterdir()] == ["empty"]
 

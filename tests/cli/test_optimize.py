@@ -12,7 +12,7 @@ def test_optimize_tries_every_precision_on_real_images(ask: Ask, run: Path, phot
     found = ask("optimize", run, "--images", photos, "--batch", "3", "--rounds", "2", "--out", out, "--json")
     assert found.code == 0, found.err
     told = json.loads(out.read_text("utf-8"))
-    assert told == found.json and told["plain_seconds"] > 0 and told["images"] > 8
+    assert told == found.json and told["plain_seconds"] > 0 and told["samples"] > 8
     assert [t["precision"] for t in told["trials"]] == ["fp32", "bf16", "int8"]
     for trial in told["trials"]:
         assert not trial["refused"] and trial["seconds"] > 0 and trial["agreement"] > 0.5

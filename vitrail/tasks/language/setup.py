@@ -67,7 +67,7 @@ def open_splits(settings: LanguageSettings) -> Splits:
         assert isinstance(texts.train, Text) and isinstance(texts.val, Text), "both sides are opened alike"
         if spec.kind == "causal":
             train = CausalSamples(texts.train, vocabulary, length=length, stride=stride)
-            val = CausalSamples(texts.val, vocabulary, length=length, stride=stride, once=True)
+            val = CausalSamples(texts.val, vocabulary, length=length, stride=length, once=True)
         else:
             train = MaskedSamples(texts.train, vocabulary, length=length, stride=stride, seed=settings.training.seed)
             val = MaskedSamples(texts.val, vocabulary, length=length, stride=length - 3, seed=settings.training.seed)
