@@ -100,7 +100,7 @@ def test_a_mixer_of_ones_own(mean: Path, photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("word", "said"), [("Maen", "Did you mean 'Mean'"), ("nn.Linear", "holds nothing called"),
-                                            ("Tensor", "cannot be made")])
+                                            ("Tensor", "is not a mixer")])
 def test_a_wrong_mixer_is_refused(mean: Path, photos: Path, tmp_path: Path, word: str, said: str) -> None:
     answer = vitrail("train", *TINY, "--mixer", f"{mean}:{word}", "--data", photos, "--out", tmp_path / "r")
     assert answer.code in (1, 2) and said in answer.err and not (tmp_path / "r" / "run.json").exists()

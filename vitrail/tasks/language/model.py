@@ -43,8 +43,8 @@ def build(config: ModelConfig, network: nn.Module) -> LanguageModel:
 def language_model(model: nn.Module, kind: str) -> LanguageModel:
     """The model itself. Raises ModelError where it is not one, or does something else."""
     if not isinstance(model, LanguageModel):
-        raise ModelError("this is done with a model of language as create_model and load_model give it, not with a "
-                         f"{type(model).__name__}: models of language are not asked through --optimize")
+        raise ModelError("this is done with a LanguageModel, as create_model and load_model give it, not with a "
+                         f"{type(model).__name__}: leave out --optimize where it was given")
     if model.config.spec.kind != kind:
         raise ModelError(f"{model.config.model} is for {model.config.spec.kind}, not for {kind}")
     return model
