@@ -69,8 +69,8 @@ def test_generate_translates(ask: Ask, text_runs: dict[str, Path]) -> None:
 
 def test_generate_goes_on(ask: Ask, text_runs: dict[str, Path]) -> None:
     model = load_model(text_runs["causal"])
-    words = ["generate", text_runs["causal"], "We hold", "--tokens", 40, "--count", 2, "--temperature", "1.5", "--top-k", 5,
-             "--seed", 3]
+    words = ["generate", text_runs["causal"], "We hold", "--tokens", 40, "--count", 2,
+             "--temperature", "1.5", "--top-k", 5, "--seed", 3]
     wanted = go_on(model, "We hold", tokens=40, count=2, temperature=1.5, top=5, seed=3)
     assert ask(*words, "--json").json["answers"] == [{"text": "We hold", "answer": [f"We hold{w}" for w in wanted]}]
     assert ask(*words).out == "".join(f"We hold{w}\n" for w in wanted)

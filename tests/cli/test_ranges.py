@@ -73,9 +73,8 @@ def cases(task: str) -> list[tuple[list[str], str, str]]:
     for leaf in leaves(kind_of(task)):
         name = dashed(leaf.name)
         for value in outside(leaf):
-            words = ["train", "--model", MODELS[task], "--out", "r"]
-            rows.append(([*words, *([f"--{name}={value}"] if leaf.kind is bool else [f"--{name}", *values(leaf, value)])],
-                         name, leaf.path))
+            given = [f"--{name}={value}"] if leaf.kind is bool else [f"--{name}", *values(leaf, value)]
+            rows.append((["train", "--model", MODELS[task], "--out", "r", *given], name, leaf.path))
     return rows
 
 
@@ -87,7 +86,8 @@ def test_every_task_of_ours_is_tried() -> None:
 def test_a_value_out_of_its_range_is_refused_by_name_before_torch_is_imported(task: str) -> None:
     rows = cases(task)
     assert len(rows) > 90 and len({path for _, _, path in rows}) > 30
-    child = subprocess.run([sys.executable, "-c", CHILD], cwd=ROOT, input=json.dumps(rows), capture_output=True, text=True)
+    child = subprocess.run([sys.executable, "-c", CHILD], cwd=ROOT, input=json.dumps(rows), capture_output=True,
+                           text=True)
     assert child.returncode == 0, child.stderr[-2000:]
     assert json.loads(child.stdout) == []
 
@@ -124,7 +124,8 @@ def test_the_bounds_themselves_are_in_the_range(task: str) -> None:
 
 
 @pytest.mark.parametrize(("words", "name"), [
-    (["--randaugment", "15"], "randaugment"), (["--magnitude", "31"], "magnitude"), (["--crop-scale", "0.9", "0.1"], "scale"),
+    (["--randaugment", "15"], "randaugment"), (["--magnitude", "31"], "magnitude"),
+    (["--crop-scale", "0.9", "0.1"], "scale"),
     (["--crop-ratio", "2", "1"], "ratio"), (["--min-lr", "1", "--lr", "0.1"], "min_lr"),
     (["--warmup", "9", "--epochs", "3"], "warmup"), (["--batch", "8", "--accumulate", "3"], "accumulate")])
 def test_what_was_once_refused_too_late(ask: Ask, words: list[str], name: str) -> None:

@@ -27,13 +27,15 @@ print(json.dumps(answers))
 
 def answers(*lines: list[str]) -> list[tuple[int, str, str, list[str]]]:
     """Exit code, output, errors and heavy modules of each command, one after the other in one new process."""
-    child = subprocess.run([sys.executable, "-c", CHILD], cwd=ROOT, input=json.dumps(lines), capture_output=True, text=True)
+    child = subprocess.run([sys.executable, "-c", CHILD], cwd=ROOT, input=json.dumps(lines), capture_output=True,
+                           text=True)
     assert child.returncode == 0, child.stderr[-2000:]
     return [tuple(answer) for answer in json.loads(child.stdout)]
 
 
 def test_the_help_of_every_command_imports_nothing_heavy() -> None:
-    for name, (code, out, err, heavy) in zip(EVERY, answers(*([*name.split(), "--help"] for name in EVERY)), strict=True):
+    pages = answers(*([*name.split(), "--help"] for name in EVERY))
+    for name, (code, out, err, heavy) in zip(EVERY, pages, strict=True):
         assert (code, err, heavy) == (0, "", []), name
         assert out.startswith(f"usage: vitrail {name}") and "--debug" in out and "--plugin FILE.py" in out
 
@@ -67,5 +69,6 @@ def test_an_old_name_is_answered_with_todays(words: list[str], names: tuple[str,
 
 def test_no_environment_of_a_terminal_is_needed() -> None:
     bare = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "SYSTEMROOT")}
-    child = subprocess.run([sys.executable, "-m", "vitrail", "train", "--help"], cwd=ROOT, env=bare, capture_output=True)
+    child = subprocess.run([sys.executable, "-m", "vitrail", "train", "--help"], cwd=ROOT, env=bare,
+                           capture_output=True)
     assert child.returncode == 0 and not child.stderr

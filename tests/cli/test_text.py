@@ -34,7 +34,8 @@ def test_a_model_of_text_is_judged_on_other_texts(ask: Ask, text_runs: dict[str,
     """Texts with units that the model never saw are judged, and their answers shown."""
     source = tmp_path / ("pairs.tsv" if kind == "translation" else "text.txt")
     line = "the zebra sees 7 dogs.\tmira solda."
-    source.write_text("\n".join([line] * 8 if kind == "translation" else ["The qualité of 7 zebras, §2. "] * 8), "utf-8")
+    lines = [line] * 8 if kind == "translation" else ["The qualité of 7 zebras, §2. "] * 8
+    source.write_text("\n".join(lines), "utf-8")
     out, page = tmp_path / "scores.json", tmp_path / "page.html"
     answer = ask("evaluate", text_runs[kind], source, "--out", out, "--html", page)
     assert answer.code == 0, answer.err
@@ -64,7 +65,7 @@ def test_a_text_is_explained(ask: Ask, text_runs: dict[str, Path], tmp_path: Pat
     with Image.open(row["overlay"]) as drawing:
         assert drawing.mode == "RGB"
     numbers = json.loads(Path(row["array"]).read_text("utf-8"))
-    assert "".join(numbers["targets"][0]["name"]) in row["label"]
+    assert numbers["targets"][0]["name"] in row["label"]
     for target in numbers["targets"]:
         assert {name: len(values) for name, values in target["relevance"].items()} == {
             name: len(tokens) for name, tokens in numbers["tokens"].items()}
@@ -97,7 +98,8 @@ def test_a_text_explained_wrongly(ask: Ask, text_runs: dict[str, Path], tmp_path
 
 @pytest.mark.parametrize(("words", "code", "said"), [
     (["toy", "--split", "val"], 2, "leave out --split"), (["nowhere.txt"], 1, "nowhere.txt"),
-    (["./nowhere.txt"], 1, "nowhere.txt"), ([], 2, "--held-out-of-run"), (["toy", "--optimize", "fp32"], 2, "--optimize")])
+    (["./nowhere.txt"], 1, "nowhere.txt"), ([], 2, "--held-out-of-run"),
+    (["toy", "--optimize", "fp32"], 2, "--optimize")])
 def test_a_model_of_text_evaluated_wrongly(ask: Ask, text_runs: dict[str, Path], words: list[str], code: int,
                                            said: str) -> None:
     answer = ask("evaluate", text_runs["causal"], *words)
@@ -106,5 +108,6 @@ def test_a_model_of_text_evaluated_wrongly(ask: Ask, text_runs: dict[str, Path],
 
 def test_generate_asks_the_saved_model_like_its_run(ask: Ask, text_runs: dict[str, Path]) -> None:
     for kind in KINDS:
-        run, model = (ask("generate", folder, SUBJECTS[kind]) for folder in (text_runs[kind], text_runs[kind] / "model"))
+        folders = text_runs[kind], text_runs[kind] / "model"
+        run, model = (ask("generate", folder, SUBJECTS[kind]) for folder in folders)
         assert run.code == model.code == 0 and run.out == model.out and run.out.strip()

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 def test_a_run_holds_what_it_promises(run: Path) -> None:
     for name in ("settings.toml", "run.json", "metrics.jsonl", "evaluation.json", "report.html", "model/config.json"):
         assert (run / name).is_file(), name
-    assert ClassificationSettings.read(run / "settings.toml").model.arguments() == {"depth": 1, "dim": 32, "heads": 2, "patch": 8}
+    settings = ClassificationSettings.read(run / "settings.toml")
+    assert settings.model.arguments() == {"depth": 1, "dim": 32, "heads": 2, "patch": 8}
 
 
 def test_the_same_command_again_leaves_a_finished_run_as_it_is(ask: Ask, run: Path) -> None:
