@@ -10,7 +10,7 @@ from vitrail.cli.main import COMMANDS, main
 
 PACKAGE = Path(vitrail.__file__).parent
 # what a reader of the code meets, from the top of the house down
-PACKAGES = {"models": "Models by name", "weights": "Weights", "tasks": "Tasks", "data": "Data", "train": "Training",
+PACKAGES = {"models": "Models by name", "weights": "Weights", "tasks": "Tasks", "data": "Data", "training": "Training",
             "explanation": "Explanation", "deploy": "Export and optimisation", "mixers": "Mixers",
             "nn": "Building blocks", "ops": "Functions without parameters", "measure": "Measuring", "core": "Core",
             "testing": "Testing"}

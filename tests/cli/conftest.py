@@ -14,6 +14,12 @@ from vitrail.cli.main import main
 TINY = ["--model", "vit_ti16", "--set", "depth=1", "dim=32", "heads=2", "patch=8", "--size", "16", "--batch", "8",
         "--epochs", "2", "--lr", "3e-3", "--randaugment", "0", "--erase", "0", "--crop-scale", "0.9", "--crop", "1.0"]
 
+TINY_TEXT = ["--threads", "1", "--batch", "8", "--epochs", "1", "--sentences", "40", "--set", "dim=16", "hidden=32",
+             "heads=2"]
+TEXTS = {"translation": ["--model", "transformer_tiny", "--data", "toy"],
+         "causal": ["--model", "gpt_tiny", "--data", "page", "--length", "16", "--stride", "150"],
+         "masked": ["--model", "bert_tiny", "--data", "page", "--stride", "150"]}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -65,3 +71,12 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main(["train", *TINY, "--data", str(photos), "--out", str(out), "--epochs=6"]) == 2      # given twice
     assert main(["train", *TINY, "--data", str(photos), "--out", str(out)]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def text_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A finished run of each kind of text model, made by the command itself."""
+    folder = tmp_path_factory.mktemp("texts")
+    for kind, words in TEXTS.items():
+        assert main(["train", *words, "--out", str(folder / kind), *TINY_TEXT]) == 0
+    return {kind: folder / kind for kind in TEXTS}

@@ -75,7 +75,8 @@ def test_betas_as_a_list() -> None:
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text('out = "from_file"\nlr = 1e-3\nepochs = 3\nbetas = [0.8, 0.9]\ncompile = true\n')
-    found, common = parse.read(ClassificationSettings, ["--epochs", "5", "--settings", str(file), "--no-compile", "--json"])
+    words = ["--epochs", "5", "--settings", str(file), "--no-compile", "--json"]
+    found, common = parse.read(ClassificationSettings, words)
     training = found.training
     assert (found.out, training.lr, training.epochs, training.betas) == ("from_file", 0.001, 5, (0.8, 0.9))
     assert training.compile is False
@@ -118,7 +119,8 @@ def test_a_typo_in_a_file_is_refused_with_the_right_name_and_the_file(tmp_path: 
 HOSTILE = [
     (["--lr"], "--lr needs a value"), (["--lr", "--epochs", "3"], "--lr needs a value"),
     (["--betas", "0.9"], "2 values"),
-    (["--betas=0.9"], "'training.betas'"), (["--betas", "0.9", "1.0"], "less than 1"), (["--betas", "a", "b"], "'training.betas'"),
+    (["--betas=0.9"], "'training.betas'"), (["--betas", "0.9", "1.0"], "less than 1"),
+    (["--betas", "a", "b"], "'training.betas'"),
     (["--set"], "--set needs"), (["--set", "depth"], "takes name=value"),
     (["--set", "depth=1", "depth=2"], "twice"),
     (["--set", "1x=2"], "takes name=value"), (["--lr", "0"], "more than 0"), (["--lr", "-1"], "more than 0"),
@@ -128,7 +130,8 @@ HOSTILE = [
     (["--lr", "1", "--lr", "2"], "twice"),
     (["lr=1", "--lr", "1"], "twice"), (["--lr=1e999"], "'training.lr'"), (["--epochs", "1.5"], "a whole number"),
     (["--epochs", "0"], "at least 1"), (["--epochs", "1e3"], "a whole number"), (["--epochs", "ten"], "a whole number"),
-    (["--epochs", "9" * 40], "at most"), (["--epochs", "9" * 5000], "'training.epochs'"), (["--batch", "0"], "at least 1"),
+    (["--epochs", "9" * 40], "at most"), (["--epochs", "9" * 5000], "'training.epochs'"),
+    (["--batch", "0"], "at least 1"),
     (["--batch", "-4"], "at least 1"), (["--batch", "8", "--accumulate", "3"], "divide"),
     (["--seed", "-1"], "at least 0"),
     (["--seed", str(2**63)], "'training.seed'"), (["--min-lr", "1", "--lr", "0.1"], "'training.min_lr'"),
@@ -142,7 +145,8 @@ HOSTILE = [
     (["--out", "s"], "twice"), (["-lr", "1"], "two dashes"), (["lr"], "--name value"), (["--"], "--name value"),
     (["="], "''"),
     (["--=1"], "''"), (["--LR", "1"], "'LR'"), (["--flip", "1.5"], "at most 1"), (["--smoothing", "1"], "less than 1"),
-    (["--crop-scale", "0"], "at least 0.001"), (["--size", "-16"], "at least 0"), (["--size", "16x16"], "a whole number"),
+    (["--crop-scale", "0"], "at least 0.001"), (["--size", "-16"], "at least 0"),
+    (["--size", "16x16"], "a whole number"),
     (["--val-fraction", "1"], "less than 1"), (["--ema", "1"], "less than 1"), (["--layer-decay", "0"], "more than 0"),
     (["--keep", "0"], "at least 1"), (["--threads", "-1"], "at least 0"), (["--workers", "many"], "a whole number"),
     (["--settings"], "--settings needs"), (["--settings", "a", "--settings", "b"], "twice"), (["--settings", "/"], "/"),
@@ -167,13 +171,15 @@ def test_an_impossible_folder_is_refused(ask: Ask, out: str) -> None:
 @pytest.mark.parametrize(("text", "said"), [
     ("lr = 1\nlr = 2", "TOML"), ("lr", "TOML"), ("lr = fast", "TOML"), ("lr = 'fast'", "must be a number"),
     ("[lr]\na = 1", "'training.lr'"),
-    ("[trainin]\nlr = 1", "'training'"), ("[training]\nlr = 0", "training.lr'"), ("[training]\nlrr = 1", "training.lr'"),
+    ("[trainin]\nlr = 1", "'training'"), ("[training]\nlr = 0", "training.lr'"),
+    ("[training]\nlrr = 1", "training.lr'"),
     ("lr = 1\n[training]\nlr = 1", "twice"), ("epochs = 1.0", "a whole number"), ("betas = [0.9]", "'training.betas'"),
     ("betas = 0.9", "'training.betas'"), ("model = 5", "a text"), ("compile = 'yes'", "true or false"),
     ("compile = 1", "true or false"),
     ("lr = nan", "'training.lr'"), ("set = 'depth=1'", "'model.set'"), ("set = [1]", "'model.set'"),
     ("weight-decay = 1", "'weight_decay'"),
-    ("out = ''", "'training.out'"), ("lr = 1979-05-27", "'training.lr'"), ("\0", "TOML"), ("lr = " + "[" * 3000, "TOML"),
+    ("out = ''", "'training.out'"), ("lr = 1979-05-27", "'training.lr'"), ("\0", "TOML"),
+    ("lr = " + "[" * 3000, "TOML"),
     ("json = true", "'json'")])
 def test_what_cannot_stand_in_a_file_is_refused_by_the_files_name(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "s.toml"

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 def test_a_run_holds_what_it_promises(run: Path) -> None:
     for name in ("settings.toml", "run.json", "metrics.jsonl", "evaluation.json", "report.html", "model/config.json"):
         assert (run / name).is_file(), name
-    assert ClassificationSettings.read(run / "settings.toml").model.arguments() == {"depth": 1, "dim": 32, "heads": 2, "patch": 8}
+    settings = ClassificationSettings.read(run / "settings.toml")
+    assert settings.model.arguments() == {"depth": 1, "dim": 32, "heads": 2, "patch": 8}
 
 
 def test_the_same_command_again_leaves_a_finished_run_as_it_is(ask: Ask, run: Path) -> None:
@@ -99,6 +100,7 @@ def test_a_signal_within_the_run_saves_it(photos: Path, tmp_path: Path, number: 
 
 def test_the_end_says_what_was_reached_and_by_which_weights(ask: Ask, run: Path) -> None:
     said = ask("train", "--settings", run / "settings.toml").out.splitlines()
-    assert said[0].startswith("held out: top-1 accuracy ") and " of 8" in said[0]
-    assert re.search(r"^held out: top-1 accuracy [0-9.]+ % \([0-9.]+ to [0-9.]+\), ", said[0])
+    assert said[0].startswith("held out: top-1 accuracy ")
+    assert re.search(r"top-1 accuracy [\d.]+ % \([\d.]+ to [\d.]+\)", said[0])
+    assert re.search(r"; the weights of step \d+ of 8$", said[0])
     assert said[1:] == [f"model   {run / 'model'}", f"report  {run / 'report.html'}"]

@@ -58,7 +58,8 @@ def test_evaluate_refuses_images_that_have_changed_since(ask: Ask, run: Path, tm
     (["{run}"], 2, "--held-out-of-run"), (["{run}", "{photos}", "--held-out-of-run"], 2, "either"),
     (["{run}/model", "--held-out-of-run"], 1, "not the folder of a run"), (["{photos}", "{photos}"], 1, "config.json"),
     (["{run}", "{photos}/dark"], 1, "class"), (["{run}", "digits"], 1, "'0'"), (["{run}", "{photos}s"], 1, "'photos'"),
-    (["{run}", "{photos}", "--split", "vall"], 2, "'val'"), (["{run}", "{photos}", "--split", "val"], 1, "no val split"), (["{run}", "{photos}", "--part", "val"], 2, "'split'"),
+    (["{run}", "{photos}", "--split", "vall"], 2, "'val'"),
+    (["{run}", "{photos}", "--split", "val"], 1, "no val split"),
     (["{run}", "{photos}", "--device", "cuda:9"], 2, "cuda:9"), (["{run}", "{photos}", "--device", "gpu"], 2, "'gpu'"),
     (["{run}", "{photos}", "--weights", "x"], 2, "leave out --weights"),
     (["{run}", "{photos}", "--on-error", "skp"], 2, "'skip'"),
@@ -133,7 +134,7 @@ def test_explain_writes_an_overlay_an_image(ask: Ask, run: Path, photos: Path, t
                                             more: list[str]) -> None:
     images = [photos / "dark" / "1.png", photos / "light" / "1.png"]
     found = ask("explain", run, *images, "--method", method, *more, "--out", tmp_path, "--arrays", "--json").json
-    assert [f["file"] for f in found] == list(map(str, images)) and all(f["method"] == method for f in found)
+    assert [f["input"] for f in found] == list(map(str, images)) and all(f["method"] == method for f in found)
     assert [Path(f["overlay"]).name for f in found] == [f"1-{method}.png", f"1-2-{method}.png"]
     for f in found:
         with Image.open(f["overlay"]) as image:
@@ -199,6 +200,6 @@ def test_an_image_that_cannot_be_read_is_left_out_where_that_is_asked(ask: Ask, 
         assert stopped.code == 1 and "--on-error skip leaves such files out" in stopped.err
         assert nothing.code == 1 and nothing.out == "" and nothing.err.startswith("left out: ")
     found = ask("explain", run, bad, good, "--out", tmp_path / "o", "--on-error", "skip", "--json")
-    assert found.code == 0 and [f["file"] for f in found.json] == [str(good)] and "bad.png" in found.err
+    assert found.code == 0 and [f["input"] for f in found.json] == [str(good)] and "bad.png" in found.err
     csv_of_none = ask("predict", run, bad, "--on-error", "skip", "--csv").out.splitlines()
     assert len(list(csv.reader(csv_of_none))[1]) == len(list(csv.reader(csv_of_none))[0])

@@ -11,7 +11,7 @@ from vitrail.cli.main import main
 
 TEST_ALL = bool(os.environ.get("VITRAIL_TEST_ALL"))         # `make test-all` sets it
 heavy = pytest.mark.skipif(not TEST_ALL, reason="takes a minute: make test-all runs it")
-TINY = ["--model", "deit_ti16", "--change", "depth=2", "dim=32", "heads=2", "patch=8", "--size", "32", "--batch", "8",
+TINY = ["--model", "deit_ti16", "--set", "depth=2", "dim=32", "heads=2", "patch=8", "--size", "32", "--batch", "8",
         "--epochs", "6", "--lr", "3e-3", "--threads", "1"]
 
 

@@ -54,7 +54,6 @@ def run(a: Settings, *, json: bool) -> int:
         options["layer"] = int(a.layer) if re.fullmatch(r"-?\d+", a.layer) else a.layer
     if a.head is not None:
         options["head"] = a.head
-    kind = "file" if task.takes == "files" else "text"
     rows: list[dict[str, Any]] = []
     for name, subject in named.items():
         try:
@@ -66,13 +65,13 @@ def run(a: Settings, *, json: bool) -> int:
             continue
         suffixes = (".png", explanation.ARRAYS) if a.arrays else (".png",)
         saved = [explanation.save(folder / (name + suffix), overwrite=a.overwrite) for suffix in suffixes]
-        rows.append({kind: subject, **explanation.summary(), "overlay": saved[0],
+        rows.append({"input": subject, **explanation.summary(), "overlay": saved[0],
                      **({"array": saved[1]} if a.arrays else {})})
     if json:
         print_json(rows)
     elif rows:
-        table((kind, "explained", "%", "overlay"),
-              [(r[kind], r["label"], f"{100 * r['probability']:.1f}", r["overlay"]) for r in rows], right=("%",))
+        table(("input", "explained", "%", "overlay"),
+              [(r["input"], r["label"], f"{100 * r['probability']:.1f}", r["overlay"]) for r in rows], right=("%",))
     return 0 if rows else 1
 
 

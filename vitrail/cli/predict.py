@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitrail.cli.command import Command
-from vitrail.cli.opening import check_files, check_model, open_model, optimised, place
+from vitrail.cli.opening import check_files, check_model, model_task, open_model, optimised, place
 from vitrail.cli.options import FromModel, OnDevice, Optimized, SkipsErrors, batch
 from vitrail.cli.output import log, print_json, table
 from vitrail.core.errors import DataError, SettingsError
 from vitrail.core.settings import setting
-from vitrail.core.task import Options, task_of
+from vitrail.core.task import Options
 
 if TYPE_CHECKING:
     from vitrail.core.results import Prediction
@@ -31,12 +31,12 @@ def run(a: Settings, *, json: bool) -> int:
     check_model(a.model, a.weights)
     if json and a.csv:
         raise SettingsError("predict prints --json or --csv, not both")
+    predict = model_task(a).require("predict")
     if a.on_error == "stop":
         check_files(a.inputs)
     model, device = open_model(a), place(a)
     from vitrail.data.dataset import SKIP_HINT
 
-    predict = task_of(model.config).require("predict")
     options = Options(batch=a.batch, device=device, top=a.top, on_error=a.on_error)
     files = [Path(text).expanduser() for text in a.inputs]
     try:

@@ -1,5 +1,6 @@
 """Names of functions and classes, imported when they are first used: a declaration costs no import."""
 import importlib
+import inspect
 from typing import Any
 
 
@@ -17,6 +18,10 @@ class Lazy:
     def target(self) -> Any:
         """What the name stands for."""
         return getattr(importlib.import_module(self._module), self._name)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.target)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.target(*args, **kwargs)

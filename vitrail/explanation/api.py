@@ -1,4 +1,5 @@
 """`vitrail.explain` and `vitrail.record`: what an answer rests on, in the frame of the picture."""
+import inspect
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +99,8 @@ def explain(model: nn.Module, subject: Any, **options: Any) -> "Explanation | To
     subject: what the model answers about, as its task takes it: an image, or a text. options: those of the form of
     explanation, which for images are `explain_image`'s (method, target, layer, head), for texts method and target.
 
-    Raises ExplainError for what is not a model of vitrail's, ModelError for one whose task explains nothing.
+    Raises ExplainError for what is not a model of vitrail's and for an option of another form of explanation, ModelError
+    for a model whose task explains nothing.
 
     Example:
         >>> explanation = explain(model, "cat.jpg", method="rollout")
@@ -106,7 +108,16 @@ def explain(model: nn.Module, subject: Any, **options: Any) -> "Explanation | To
         ('tabby', (14, 14))
         >>> explanation.save("cat-rollout.png")
     """
-    explanation: Explanation | TokenExplanation = task_of(config_of(model)).require("explain")(model, subject, **options)
+    config = config_of(model)
+    function = task_of(config).require("explain")
+    parameters = inspect.signature(function).parameters
+    known = list(parameters)[2:]                            # behind the model and the subject
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for name in options:
+        if name not in known and not takes_all:
+            raise ExplainError(f"{config.model} is not explained by {name}.{did_you_mean(name, known)} Its explanations "
+                               f"take {', '.join(known)}")
+    explanation: Explanation | TokenExplanation = function(model, subject, **options)
     return explanation
 
 

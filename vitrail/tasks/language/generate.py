@@ -54,15 +54,20 @@ def go_on(model: LanguageModel, text: str, *, tokens: int = 200, count: int = 1,
     return [spec.vocabulary.text(row) for row in found]
 
 
-@torch.no_grad()
 def fill(model: LanguageModel, text: str, *, top: int = 5) -> Filled:
     """A text with [MASK] in the place of units -> the text with the likeliest units there.
 
     Raises DataError where there is no gap, and for a text longer than those that the model learned from.
     """
-    spec = language_model(model, "masked").config.spec
-    tokens = gap_tokens(model, text)
-    numbers = tokens[0, 1:-1].tolist()
+    return fill_units(language_model(model, "masked"), gap_tokens(model, text)[0, 1:-1].tolist(), top=top)
+
+
+@torch.no_grad()
+def fill_units(model: LanguageModel, numbers: Sequence[int], *, top: int = 5) -> Filled:
+    """The same for the numbers of units, with MASK in the gaps: a unit that the model does not know stays one."""
+    spec = model.config.spec
+    numbers = list(numbers)
+    tokens = torch.tensor([[CLASS, *numbers, SEPARATOR]], device=_device(model))
     answer: Tensor = model(tokens, torch.zeros_like(tokens)).tokens[0, 1:-1]
     logits = answer.float().index_fill(1, torch.tensor([*NEVER, END], device=answer.device), -torch.inf)
     gaps = []

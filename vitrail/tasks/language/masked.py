@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vitrail.tasks.language.batches import MaskedBatch
 from vitrail.tasks.language.samples import SHARE, MaskedSamples
 from vitrail.tasks.language.vocabulary import MASK, PAD
-from vitrail.tasks.language.generate import fill
+from vitrail.tasks.language.generate import fill_units
 from vitrail.tasks.language.losses import perplexity, token_loss
 from vitrail.tasks.language.model import LanguageModel
 from vitrail.tasks.language.kind import Kind
@@ -54,9 +54,9 @@ class Masked(Kind[MaskedSamples, MaskedBatch]):
         for index in range(min(SHOWN, len(val))):
             units = val.units(index)
             gaps = set(random.Random(index).sample(range(len(units)), max(1, round(SHARE * len(units)))))
-            text = val.vocabulary.text([MASK if i in gaps else n for i, n in enumerate(units)])
-            examples.append({"text": text, "filled": fill(model, text).text,
-                          "truth": val.vocabulary.text(units)})
+            gapped = [MASK if i in gaps else n for i, n in enumerate(units)]
+            examples.append({"text": val.vocabulary.text(gapped), "filled": fill_units(model, gapped).text,
+                             "truth": val.vocabulary.text(units)})
         return examples
 
 

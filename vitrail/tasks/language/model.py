@@ -43,7 +43,8 @@ def build(config: ModelConfig, network: nn.Module) -> LanguageModel:
 def language_model(model: nn.Module, kind: str) -> LanguageModel:
     """The model itself. Raises ModelError where it is not one, or does something else."""
     if not isinstance(model, LanguageModel):
-        raise ModelError(f"this is done with a LanguageModel, and not with a {type(model).__name__}")
+        raise ModelError("this is done with a LanguageModel, as create_model and load_model give it, not with a "
+                         f"{type(model).__name__}: leave out --optimize where it was given")
     if model.config.spec.kind != kind:
         raise ModelError(f"{model.config.model} is for {model.config.spec.kind}, not for {kind}")
     return model
