@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.core.errors import CheckpointError, DataError, ModelError, SettingsError, VitrailError
-from vitrail.language import create_language_model, is_saved_text, load_language_model, save_language_model
+from vitrail.core.task import find_task
 from vitrail.tasks.language.vocabulary import Vocabulary
 from vitrail.models import create_model, load_model, save_model
-from vitrail.recipes import text
+from vitrail.recipes import train as recipe
+from vitrail.tasks.language import setup
 from vitrail.tasks.language.settings import LanguageSettings
-from vitrail.tasks.language.answer import fill, go_on, translate
+from vitrail.tasks.language.generate import fill, go_on, translate
 from vitrail.training.run import Run
 
 ROOT = Path(__file__).parents[2]
+TASK = find_task("language")
 SMALL: dict[str, Any] = dict(threads=1, batch=8, epochs=2, log_every=1, sentences=40)
 KINDS: dict[str, dict[str, Any]] = {
     "transformer_tiny": dict(set=("dim=16", "hidden=32", "heads=2", "dropout=0.1")),
@@ -27,6 +29,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "seq2seq_tiny": dict(set=("dim=16", "hidden=16", "maxout=8")),
     "gpt_tiny": dict(data="page", set=("dim=16", "hidden=32", "heads=2", "dropout=0.1"), length=16, stride=150),
     "bert_tiny": dict(data="page", set=("dim=16", "hidden=32", "heads=2"), length=32, stride=150)}
+
+
+def run_recipe(settings: LanguageSettings) -> Path:
+    return recipe.train(TASK, settings)
 
 
 def small(out: Path, name: str = "transformer_tiny", **changes: Any) -> LanguageSettings:
@@ -41,23 +47,23 @@ def lines(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", KINDS)
 def test_a_run_holds_what_it_promises(tmp_path: Path, name: str) -> None:
     settings = small(tmp_path / "run", name)
-    run = text.run(settings)
+    run = run_recipe(settings)
     assert LanguageSettings.read(run / "settings.toml") == settings
     papers, found = (json.loads((run / file).read_text()) for file in ("run.json", "evaluation.json"))
-    assert papers["task"]["task"] == found["task"] and papers["task"]["vocabulary"]["size"] > 7
+    assert papers["task"]["kind"] == found["kind"] and papers["task"]["vocabulary"]["size"] > 7
     last = lines(run)[-1]
     assert last["kind"] == "eval" and last["step"] == papers["finished"]["steps"]
     if papers["finished"]["chosen"] == last["step"]:
         for score, value in found["scores"].items():
             assert last[score] == pytest.approx(value["value"], rel=1e-5)
     assert found["examples"] and found["samples"] == papers["task"]["samples"]["val"]
-    model = load_language_model(run)
-    assert model.config.model == name and is_saved_text(run) and is_saved_text(run / "model")
-    if found["task"] == "translation":
+    model = load_model(run)
+    assert model.config.model == name and model.config.task == "language"
+    if found["kind"] == "translation":
         for example in found["examples"]:
             assert translate(model, [example["source"]]) == [example["greedy"]]
         assert found["scores"]["exact"]["low"] <= found["scores"]["exact"]["value"] <= found["scores"]["exact"]["high"]
-    elif found["task"] == "causal":
+    elif found["kind"] == "causal":
         assert go_on(model, found["examples"][0]["prompt"], seed=0) == [found["examples"][0]["continued"]]
         assert found["baselines"]["bigram"]["perplexity"] > 5
     else:
@@ -71,10 +77,10 @@ class PowerCut(Exception):
 
 @pytest.mark.parametrize("name", ["transformer_tiny", "gpt_tiny", "bert_tiny"])
 def test_resume_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    whole = text.run(small(tmp_path / "whole", name, save_every=2))
+    whole = run_recipe(small(tmp_path / "whole", name, save_every=2))
     for cut in (1, 3, 6):
         with monkeypatch.context() as patch:
-            kind = type(task_of(small(tmp_path / "x", name)))
+            kind = type(objective_of(small(tmp_path / "x", name)))
             loss = kind.loss
 
             def dying(self: Any, model: nn.Module, batch: Any, step: int, loss: Any = loss,
@@ -84,29 +90,28 @@ def test_resume_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: 
                 return loss(self, model, batch, step)                               # type: ignore[no-any-return]
             patch.setattr(kind, "loss", dying)
             with pytest.raises(PowerCut):
-                text.run(small(tmp_path / "broken", name, save_every=2))
-    broken = text.run(small(tmp_path / "broken", name, save_every=2))
+                run_recipe(small(tmp_path / "broken", name, save_every=2))
+    broken = run_recipe(small(tmp_path / "broken", name, save_every=2))
     assert lines(broken) == lines(whole)
     for file in ("model/model.safetensors", "evaluation.json"):
         assert (broken / file).read_bytes() == (whole / file).read_bytes()
 
 
-def task_of(settings: LanguageSettings) -> Any:
-    known = text.check_model(settings)
-    return text.make_task(settings, known, text.open_sides(settings, known))
+def objective_of(settings: LanguageSettings) -> Any:
+    return setup.make_objective(settings, setup.open_splits(settings))
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text.run(small(tmp_path / "run"))
+    run_recipe(small(tmp_path / "run"))
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("transformer_tiny (translation) on toy: 36 samples of ")
     assert "different words to learn from, 4 held out (a share of 0.1, seed 0)" in said[0]
     before = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
-    text.run(small(tmp_path / "run"))
+    run_recipe(small(tmp_path / "run"))
     assert "nothing is trained" in capsys.readouterr().err
     assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == before
     with pytest.raises(SettingsError, match="holds another run"):
-        text.run(small(tmp_path / "run", sentences=41))
+        run_recipe(small(tmp_path / "run", sentences=41))
 
 
 @pytest.mark.parametrize(("name", "changes", "kind", "said"), [
@@ -129,7 +134,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureF
 def test_what_cannot_be_trained_is_said_before_anything_is_written(
         tmp_path: Path, name: str, changes: dict[str, Any], kind: type[VitrailError], said: str) -> None:
     with pytest.raises(kind, match=said):
-        text.run(small(tmp_path / "run", name).updated(**changes))
+        run_recipe(small(tmp_path / "run", name).updated(**changes))
     assert not (tmp_path / "run").exists()
 
 
@@ -139,8 +144,8 @@ def test_the_users_own_pairs(tmp_path: Path) -> None:
     held.write_text("number 3\tnumero 3\nnumber 400\tnumero 400\n")
     settings = small(tmp_path / "run", data=str(file), val=str(held), length=16)
     with pytest.raises(DataError, match="my.tsv, line 31: .*--on-error skip"):
-        text.run(settings)
-    run = text.run(settings.updated(on_error="skip"))
+        run_recipe(settings)
+    run = run_recipe(settings.updated(on_error="skip"))
     papers = json.loads((run / "run.json").read_text())["task"]
     assert [s["key"] for s in papers["data"]["train"]["skipped"]] == ["line 31", "line 32"]
     assert papers["samples"] == {"train": 30, "val": 2} and papers["record"]["val"] == str(held)
@@ -149,16 +154,16 @@ def test_the_users_own_pairs(tmp_path: Path) -> None:
 def test_the_users_own_text_by_words(tmp_path: Path) -> None:
     file = tmp_path / "my.txt"
     file.write_text("It rains, and it rains again. " * 60)
-    run = text.run(small(tmp_path / "run", "gpt_tiny", data=str(file), units="words", stride=4))
-    assert load_language_model(run).config.spec.vocabulary.units == (",", ".", "It", "again", "and", "it", "rains")
+    run = run_recipe(small(tmp_path / "run", "gpt_tiny", data=str(file), units="words", stride=4))
+    assert load_model(run).config.spec.vocabulary.units == (",", ".", "It", "again", "and", "it", "rains")
     file.write_text("It rains, and it rains no more. " * 60)
     with pytest.raises(SettingsError, match="other data"):
-        text.run(small(tmp_path / "run", "gpt_tiny", data=str(file), units="words", stride=4))
+        run_recipe(small(tmp_path / "run", "gpt_tiny", data=str(file), units="words", stride=4))
 
 
 def test_two_processes_log_the_losses_of_one(tmp_path: Path) -> None:
     more: dict[str, Any] = dict(ema=0.9, set=("dim=16", "hidden=32", "heads=2"))
-    alone = text.run(small(tmp_path / "one", **more))
+    alone = run_recipe(small(tmp_path / "one", **more))
     file = tmp_path / "settings.toml"
     file.write_text(small(tmp_path / "two", strategy="ddp", **more).to_toml())
     made = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
@@ -173,20 +178,20 @@ def test_two_processes_log_the_losses_of_one(tmp_path: Path) -> None:
 
 
 def test_the_toy_language_is_learned(tmp_path: Path) -> None:
-    found = text.run(LanguageSettings.of({"out": str(tmp_path / "run"), "model": "transformer_tiny", "epochs": 4, "threads": 1}))
+    found = run_recipe(LanguageSettings.of({"out": str(tmp_path / "run"), "model": "transformer_tiny", "epochs": 4, "threads": 1}))
     scores = json.loads((found / "evaluation.json").read_text())["scores"]
     assert scores["exact"]["value"] > 0.95
 
 
 def test_a_text_is_learned_better_than_by_a_table_of_pairs(tmp_path: Path) -> None:
-    found = text.run(LanguageSettings.of({"out": str(tmp_path / "run"), "model": "gpt_tiny", "data": "page", "epochs": 10,
+    found = run_recipe(LanguageSettings.of({"out": str(tmp_path / "run"), "model": "gpt_tiny", "data": "page", "epochs": 10,
                                       "threads": 1}))
     judged = json.loads((found / "evaluation.json").read_text())
     assert judged["scores"]["perplexity"]["value"] < 0.9 * judged["baselines"]["bigram"]["perplexity"]
 
 
 def test_gaps_are_filled_far_better_than_by_the_commonest_letter(tmp_path: Path) -> None:
-    found = text.run(LanguageSettings.of({"out": str(tmp_path / "run"), "model": "bert_tiny", "data": "page", "epochs": 9,
+    found = run_recipe(LanguageSettings.of({"out": str(tmp_path / "run"), "model": "bert_tiny", "data": "page", "epochs": 9,
                                       "threads": 1}))
     judged = json.loads((found / "evaluation.json").read_text())
     assert judged["scores"]["accuracy"]["value"] > 2 * judged["baselines"]["commonest unit"]["accuracy"]
@@ -197,38 +202,35 @@ WORDS = Vocabulary("words", ("a", "b", "c"))
 
 def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = create_language_model("gpt_tiny", vocabulary=WORDS, length=200, dim=16, heads=2)
+    model = create_model("gpt_tiny", vocabulary=WORDS, length=200, dim=16, heads=2)
     assert model.config.spec.length == model.network.length == 200                     # it has places for all of them
-    assert create_language_model("gpt_tiny", vocabulary=WORDS).config.spec.length == 64
-    loaded = load_language_model(save_language_model(model, tmp_path / "saved"))
+    assert create_model("gpt_tiny", vocabulary=WORDS).config.spec.length == 64
+    loaded = load_model(save_model(model, tmp_path / "saved"))
     assert loaded.config == model.config and not loaded.training
     tokens = torch.tensor([[7, 8, 9, 7]])
     assert torch.equal(loaded(tokens), model(tokens))
     with pytest.raises(VitrailError, match="exists already"):
-        save_language_model(model, tmp_path / "saved")
+        save_model(model, tmp_path / "saved")
 
 
 @pytest.mark.parametrize(("change", "said"), [
     ({"format": "x"}, "does not describe"), ({"length": -1}, "length"), ({"vocabulary": {}}, "vocabulary"),
     ({"task": "painting"}, "painting"), ({"sha256": "0"}, "damaged or was replaced"), ({"changes": 3}, "describe")])
 def test_a_damaged_model_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    folder = save_language_model(create_language_model("gpt_tiny", vocabulary=WORDS, dim=16, heads=2), tmp_path / "m")
+    folder = save_model(create_model("gpt_tiny", vocabulary=WORDS, dim=16, heads=2), tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(CheckpointError, match=said):
-        load_language_model(folder)
+        load_model(folder)
 
 
-def test_models_of_text_and_of_images_are_told_apart(tmp_path: Path) -> None:
-    save_language_model(create_language_model("gpt_tiny", vocabulary=WORDS, dim=16, heads=2), tmp_path / "text")
+def test_the_models_of_every_task_load_alike(tmp_path: Path) -> None:
+    save_model(create_model("gpt_tiny", vocabulary=WORDS, dim=16, heads=2), tmp_path / "text")
     save_model(create_model("vit_ti16", classes=2, depth=1, dim=32, heads=2), tmp_path / "image")
-    with pytest.raises(CheckpointError, match="gpt_tiny, a model of text"):
-        load_model(tmp_path / "text")
-    with pytest.raises(CheckpointError, match="vit_ti16, a model of images"):
-        load_language_model(tmp_path / "image")
-    with pytest.raises(CheckpointError, match="holds no config.json"):
-        load_language_model(tmp_path)
-    assert not is_saved_text(tmp_path) and not is_saved_text(tmp_path / "image")
+    assert load_model(tmp_path / "text").config.task == "language"
+    assert load_model(tmp_path / "image").config.task == "classification"
+    with pytest.raises(CheckpointError, match=r"holds no config.json"):
+        load_model(tmp_path)
 
 
 def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
@@ -236,4 +238,4 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     with Run.open(settings) as run:
         run.begin({}, {}, step=0, evaluated=0)
     with pytest.raises(CheckpointError, match="not finished"):
-        load_language_model(tmp_path / "run")
+        load_model(tmp_path / "run")

@@ -11,14 +11,22 @@ import pytest
 import torch
 
 from tests.recipes.made import NAMES, TINY, draw, tiny
-from vitrail.core.errors import DataError, ModelError, SettingsError, VitrailError
 from vitrail.core.config import Preprocessing
+from vitrail.core.errors import DataError, ModelError, SettingsError, VitrailError
+from vitrail.core.task import Options, find_task
 from vitrail.models import create_model, load_model, save_model
-from vitrail.recipes import classify, demo
+from vitrail.recipes import demo
+from vitrail.recipes import train as recipe
 from vitrail.tasks.classification.settings import ClassificationSettings
+from vitrail.tasks.classification import setup
 from vitrail.tasks.classification.evaluate import evaluate
 
 ROOT = Path(__file__).parents[2]
+TASK = find_task("classification")
+
+
+def run_recipe(settings: ClassificationSettings) -> Path:
+    return recipe.train(TASK, settings)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +37,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> ClassificationSettings:
     settings = tiny(photos, tmp_path_factory.mktemp("runs") / "first", epochs=6, finish="last")
-    assert classify.run(settings) == Path(settings.out)
+    assert run_recipe(settings) == Path(settings.out)
     return settings
 
 
@@ -45,14 +53,14 @@ def test_a_run_holds_what_it_promises(done: ClassificationSettings) -> None:
     assert list((run / "tensorboard").iterdir()) and ClassificationSettings.read(run / "settings.toml") == done
     papers = json.loads((run / "run.json").read_text())
     assert papers["finished"]["steps"] == 18 and papers["task"]["classes"] == list(NAMES)
-    held, trained = (papers["task"]["record"][side] for side in ("held_out", "train"))
+    held, trained = (papers["task"]["record"][side] for side in ("val", "train"))
     assert len(held) == 6 and len(trained) == 30 and not set(held) & set(trained)
     assert len(log(run, "eval")) == 6 and log(run, "train")[-1]["step"] == 18
 
 
 def test_the_evaluation_on_disk_is_what_evaluate_finds(done: ClassificationSettings) -> None:
-    run, held_out = Path(done.out), classify.open_sides(done).held_out
-    found = evaluate(load_model(run), held_out, batch=5)
+    run, held_out = Path(done.out), setup.open_splits(done).val
+    found = evaluate(load_model(run), held_out, Options(batch=5))
     there = json.loads((run / "evaluation.json").read_text())
     here = json.loads(json.dumps(found.to_json()))
     for side in (there, here):
@@ -70,14 +78,14 @@ def test_the_evaluation_on_disk_is_what_evaluate_finds(done: ClassificationSetti
 def test_it_says_what_it_does_and_a_finished_run_is_left_as_it_is(photos: Path, tmp_path: Path,
                                                                   capsys: pytest.CaptureFixture[str]) -> None:
     settings = tiny(photos, tmp_path / "run", epochs=1)
-    classify.run(settings)
+    run_recipe(settings)
     said = capsys.readouterr().err.splitlines()
     assert said[0] == (f"vit_ti16 on {photos}: 30 images of 3 classes to learn from, "
                        "6 held out (0.2 of each class, seed 0)")
     assert "parameters in fp32 on cpu: 1 epoch of 3 steps of 8 samples" in said[1] and settings.out in said[1]
-    assert said[2].startswith("epoch 1/1, step ") and "top1" in said[3] and said[4].startswith("evaluating on 6 images")
+    assert said[2].startswith("epoch 1/1, step ") and "top1" in said[3] and said[4].startswith("evaluating on 6 held-out samples")
     before = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
-    classify.run(settings)
+    run_recipe(settings)
     assert "nothing is trained" in capsys.readouterr().err
     assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == before
 
@@ -93,12 +101,12 @@ def test_wrong_settings_are_found_before_data_are_read(tmp_path: Path, monkeypat
                                                        said: str) -> None:
     def read(*words: object, **more: object) -> None:
         raise AssertionError("the data were opened")
-    monkeypatch.setattr(classify, "open_source", read)
+    monkeypatch.setattr(setup, "open_dataset", read)
     with pytest.raises(kind, match=said):
-        classify.run(tiny(tmp_path / "none", tmp_path / "run").updated(**changes))
+        run_recipe(tiny(tmp_path / "none", tmp_path / "run").updated(**changes))
     assert not (tmp_path / "run").exists()
     with pytest.raises(AssertionError, match="were opened"):
-        classify.run(tiny(tmp_path / "none", tmp_path / "run"))
+        run_recipe(tiny(tmp_path / "none", tmp_path / "run"))
 
 
 @pytest.mark.parametrize("changes", [{"teacher": "there"}, {"distillation": "soft"}, {"set": ("depth",)},
@@ -117,9 +125,9 @@ def test_numbers_with_commas_are_a_list(text: str, value: object) -> None:
 
 def test_named_images_are_held_out(photos: Path, tmp_path: Path) -> None:
     held = draw(tmp_path / "held", names=NAMES[:2], count=3, seed=1)
-    sides = classify.open_sides(tiny(photos, tmp_path / "run", val=str(held)))
-    assert len(sides.train) == 36 and len(sides.held_out) == 6 and sides.held_out.classes == NAMES
-    assert sides.record == {"how": "named", "train": str(photos), "held_out": str(held)}
+    splits = setup.open_splits(tiny(photos, tmp_path / "run", val=str(held)))
+    assert len(splits.train) == 36 and len(splits.val) == 6 and splits.val.classes == NAMES
+    assert splits.record == {"how": "named", "train": str(photos), "val": str(held)}
 
 
 @pytest.mark.parametrize(("names", "said"), [(("dark", "mauve"), "'mauve'"),
@@ -128,26 +136,26 @@ def test_held_out_images_of_other_classes_are_refused(photos: Path, tmp_path: Pa
                                                       said: str) -> None:
     held = draw(tmp_path / "held", names=names, count=2)
     with pytest.raises(DataError, match=said):
-        classify.run(tiny(photos, tmp_path / "run", val=str(held)))
+        run_recipe(tiny(photos, tmp_path / "run", val=str(held)))
     assert not (tmp_path / "run").exists()
 
 
 def test_the_data_themselves_cannot_be_held_out(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="leave it out"):
-        classify.run(tiny(photos, tmp_path / "run", val=str(photos / "dark" / "..")))
+        run_recipe(tiny(photos, tmp_path / "run", val=str(photos / "dark" / "..")))
 
 
 def test_a_run_that_learned_nothing_gives_way_to_one_that_can(tmp_path: Path) -> None:
     photos = draw(tmp_path / "photos")
     (photos / "dark" / "torn.png").write_bytes((photos / "dark" / "0.png").read_bytes()[:90])
     with pytest.raises(DataError, match="torn.png.*--on-error skip"):
-        classify.run(tiny(photos, tmp_path / "run", epochs=1))
-    run = classify.run(tiny(photos, tmp_path / "run", epochs=1, on_error="skip"))
+        run_recipe(tiny(photos, tmp_path / "run", epochs=1))
+    run = run_recipe(tiny(photos, tmp_path / "run", epochs=1, on_error="skip"))
     papers = json.loads((run / "run.json").read_text())
     assert [s["key"] for s in papers["task"]["data"]["train"]["skipped"]] == ["dark/torn.png"]
     assert len(papers["sessions"]) == 1 and ClassificationSettings.read(run / "settings.toml").data.on_error == "skip"
     with pytest.raises(SettingsError, match="holds another run"):           # now it has learned something
-        classify.run(tiny(photos, tmp_path / "run", epochs=1))
+        run_recipe(tiny(photos, tmp_path / "run", epochs=1))
 
 
 def test_a_mended_image_is_no_other_data_where_nothing_was_learned(tmp_path: Path) -> None:
@@ -155,22 +163,22 @@ def test_a_mended_image_is_no_other_data_where_nothing_was_learned(tmp_path: Pat
     whole = (photos / "dark" / "0.png").read_bytes()
     (photos / "dark" / "0.png").write_bytes(whole[:90])
     with pytest.raises(DataError):
-        classify.run(tiny(photos, tmp_path / "run", epochs=1, batch=10))
+        run_recipe(tiny(photos, tmp_path / "run", epochs=1, batch=10))
     (photos / "dark" / "0.png").write_bytes(whole)
-    run = classify.run(tiny(photos, tmp_path / "run", epochs=1, batch=10))
+    run = run_recipe(tiny(photos, tmp_path / "run", epochs=1, batch=10))
     (photos / "dark" / "0.png").write_bytes((photos / "dark" / "1.png").read_bytes())
     with pytest.raises(SettingsError, match="other data"):
-        classify.run(tiny(photos, run, epochs=1, batch=10, resume="must"))
+        run_recipe(tiny(photos, run, epochs=1, batch=10, resume="must"))
 
 
 def test_the_run_is_judged_on_its_own_device(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(classify, "fit", lambda *words: None)
-    monkeypatch.setattr(classify, "pick_device", lambda name: f"the {name}")
-    monkeypatch.setattr(classify, "judge",
-                        lambda run, source, **more: asked.update(more, threads=torch.get_num_threads()))
+    monkeypatch.setattr(recipe, "fit", lambda *words: None)
+    monkeypatch.setattr(recipe, "pick_device", lambda name: f"the {name}")
+    monkeypatch.setattr(recipe, "evaluate", lambda task, run, dataset, options, **more: asked.update(
+        device=options.device, on_error=options.on_error, threads=torch.get_num_threads()))
     before = torch.get_num_threads()
-    classify.run(tiny(photos, tmp_path / "run", device="cpu", threads=before + 1, on_error="skip"))
+    run_recipe(tiny(photos, tmp_path / "run", device="cpu", threads=before + 1, on_error="skip"))
     assert asked["device"] == "the cpu" and asked["on_error"] == "skip"
     assert asked["threads"] == before + 1 and torch.get_num_threads() == before
 
@@ -179,11 +187,11 @@ def test_the_run_is_judged_on_its_own_device(photos: Path, tmp_path: Path, monke
 def test_a_teacher_may_see_otherwise(photos: Path, tmp_path: Path, kind: str) -> None:
     torch.manual_seed(0)
     teacher = create_model("resnet18", labels=NAMES[::-1], dim=8, depths=(1, 1, 1, 1))
-    teacher.config = replace(teacher.config, preprocessing=Preprocessing(
-        size=(24, 40), mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3), crop=0.9, interpolation="nearest"))
+    teacher.config = replace(teacher.config, spec=replace(teacher.config.spec, preprocessing=Preprocessing(
+        size=(24, 40), mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3), crop=0.9, interpolation="nearest")))
     save_model(teacher, tmp_path / "teacher")
     before = (tmp_path / "teacher" / "model.safetensors").read_bytes()
-    run = classify.run(tiny(photos, tmp_path / "run", epochs=1, model="deit_ti16_distilled", distillation=kind,
+    run = run_recipe(tiny(photos, tmp_path / "run", epochs=1, model="deit_ti16_distilled", distillation=kind,
                             teacher=str(tmp_path / "teacher"), mixup=0.2))
     lines = log(run, "train")
     assert lines and all(0 < line["distillation"] < 10 for line in lines)
@@ -195,21 +203,21 @@ def test_a_teacher_may_see_otherwise(photos: Path, tmp_path: Path, kind: str) ->
 def test_a_teacher_of_other_classes_is_refused(photos: Path, tmp_path: Path) -> None:
     save_model(create_model("resnet18", labels=("a", "b", "c"), dim=8), tmp_path / "teacher")
     with pytest.raises(VitrailError, match="class"):
-        classify.run(tiny(photos, tmp_path / "run", teacher=str(tmp_path / "teacher"), distillation="hard"))
+        run_recipe(tiny(photos, tmp_path / "run", teacher=str(tmp_path / "teacher"), distillation="hard"))
     assert not list(tmp_path.glob("run/checkpoints/*"))
 
 
 def test_two_processes_log_the_losses_of_one(photos: Path, tmp_path: Path) -> None:
     more: dict[str, Any] = dict(model="deit_ti16_distilled", log_every=1, mixup=0.8, cutmix=1.0, clip=0.5, ema=0.9,
                                 set=("depth=2", "dim=32", "heads=2", "patch=8", "drop_path=0.3"), randaugment=2)
-    alone = classify.run(tiny(photos, tmp_path / "one", **more))
+    alone = run_recipe(tiny(photos, tmp_path / "one", **more))
     settings = tmp_path / "settings.toml"
     settings.write_text(tiny(photos, tmp_path / "two", strategy="ddp", **more).to_toml())
     made = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
                            "vitrail", "train", "--settings", str(settings)], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
     assert made.returncode == 0, made.stderr
-    assert made.stdout.count("held-out top-1") == 1 and "Warning" not in made.stderr, made.stderr
+    assert made.stdout.count("held out: top-1") == 1 and "Warning" not in made.stderr, made.stderr
     ours, theirs = log(alone, "train"), log(tmp_path / "two", "train")
     assert len(ours) == len(theirs) == 6
     for one, two in zip(ours, theirs, strict=True):
@@ -228,7 +236,7 @@ def test_the_demo_teaches_evaluates_and_exports(tmp_path: Path, monkeypatch: pyt
     found = demo.run(tmp_path / "demo")
     assert set(found) == {"teacher", "student"} and all(0 <= v <= 1 for v in found.values())
     exported, = json.loads((tmp_path / "demo" / "exports.json").read_text())["exports"]
-    assert exported["images"] == 32 and exported["difference"] <= exported["tolerance"] * exported["scale"]
+    assert exported["samples"] == 32 and exported["difference"] <= exported["tolerance"] * exported["scale"]
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "model.onnx" in page and "same answers as the model" in page
     assert (tmp_path / "demo-teacher" / "report.html").is_file()
