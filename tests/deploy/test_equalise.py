@@ -49,7 +49,7 @@ def test_only_norms_that_linear_layers_alone_read() -> None:
     graph, constants = traced(model, image)
     (norm, readers), = equalise.groups(graph, constants).values()
     assert constants.name(norm.args[2]) == "norms.0.weight" and len(readers) == 1       # type: ignore[arg-type]
-    found = equalise.factors(graph, constants, noise(3, 3, 2, 6, seed=1))
+    found = equalise.factors(graph, constants, [noise(3, 3, 2, 6, seed=1)])
     factor, = found.values()
     assert factor.shape == (12,) and abs(float(factor.log().mean())) < 1e-5 and factor.std() > 0.05
     assert equalise.apply(graph, constants, found) == 1
@@ -62,7 +62,7 @@ def test_the_answers_stay(name: str) -> None:
     graph, constants = traced(Flat(model).eval(), image)
     fold_constants(graph, constants)
     simplify(graph, constants)
-    found = equalise.factors(graph, constants, image)
+    found = equalise.factors(graph, constants, [image])
     large = [factor for factor in found.values() if factor[3] > 100 * factor.median()]
     assert len(large) > 2
     assert equalise.apply(graph, constants, found) == len(found)

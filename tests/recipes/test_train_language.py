@@ -50,7 +50,7 @@ def test_a_run_holds_what_it_promises(tmp_path: Path, name: str) -> None:
     run = run_recipe(settings)
     assert LanguageSettings.read(run / "settings.toml") == settings
     papers, found = (json.loads((run / file).read_text()) for file in ("run.json", "evaluation.json"))
-    assert papers["task"]["kind"] == found["kind"] and papers["task"]["vocabulary"]["size"] > 7
+    assert papers["task"]["task"] == found["task"] and papers["task"]["vocabulary"]["size"] > 7
     last = lines(run)[-1]
     assert last["kind"] == "eval" and last["step"] == papers["finished"]["steps"]
     if papers["finished"]["chosen"] == last["step"]:
@@ -59,11 +59,11 @@ def test_a_run_holds_what_it_promises(tmp_path: Path, name: str) -> None:
     assert found["examples"] and found["samples"] == papers["task"]["samples"]["val"]
     model = load_model(run)
     assert model.config.model == name and model.config.task == "language"
-    if found["kind"] == "translation":
+    if found["task"] == "translation":
         for example in found["examples"]:
             assert translate(model, [example["source"]]) == [example["greedy"]]
         assert found["scores"]["exact"]["low"] <= found["scores"]["exact"]["value"] <= found["scores"]["exact"]["high"]
-    elif found["kind"] == "causal":
+    elif found["task"] == "causal":
         assert go_on(model, found["examples"][0]["prompt"], seed=0) == [found["examples"][0]["continued"]]
         assert found["baselines"]["bigram"]["perplexity"] > 5
     else:
@@ -116,7 +116,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize(("name", "changes", "kind", "said"), [
     ("transformer_tiny", {"model": "transfomer_tiny"}, ModelError, "transformer_tiny"),
-    ("transformer_tiny", {"model": "vit_s16", "set": ()}, ModelError, "no model of text"),
+    ("transformer_tiny", {"model": "vit_s16", "set": ()}, ModelError, "no model of text 'vit_s16'"),
     ("transformer_tiny", {"set": ("dpth=1",)}, ModelError, "'depth'"),
     ("transformer_tiny", {"set": ("dim=16", "heads=5")}, ModelError, "cannot be built"),
     ("transformer_tiny", {"set": ("vocabulary=9",)}, SettingsError, "'vocabulary', and it follows from the texts"),
@@ -214,11 +214,13 @@ def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    ({"format": "x"}, "does not describe"), ({"length": -1}, "length"), ({"vocabulary": {}}, "vocabulary"),
-    ({"task": "painting"}, "painting"), ({"sha256": "0"}, "damaged or was replaced"), ({"changes": 3}, "describe")])
+    ({"format": "x"}, "of the format 'x'"), ({"spec": {"length": -1}}, "length"), ({"spec": {"vocabulary": {}}}, "vocabulary"),
+    ({"spec": {"kind": "painting"}}, "painting"), ({"sha256": "0"}, "damaged or was replaced"),
+    ({"arguments": 3}, "describe")])
 def test_a_damaged_model_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     folder = save_model(create_model("gpt_tiny", vocabulary=WORDS, dim=16, heads=2), tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
+    change = {**change, "spec": {**config["spec"], **change.get("spec", {})}}
     (folder / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(CheckpointError, match=said):
         load_model(folder)

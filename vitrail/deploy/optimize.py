@@ -7,7 +7,6 @@ from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map
 
 from vitrail.core.errors import ExportError, SettingsError
 from vitrail.deploy.fold import folded
@@ -95,7 +94,7 @@ class Optimised(nn.Module):
             known = ", ".join(sorted({" and ".join(map(_by, shapes)) for shapes in self._plans}))
             raise ExportError(f"these inputs have {' and '.join(map(_by, _shapes(inputs)))} numbers a sample, and the "
                               f"plans are for {known}")
-        return self._structured(in_parts(self, max(counts), *inputs))
+        return in_parts(self, max(counts), *inputs)
 
     def profile(self, *inputs: Tensor, rounds: int = 10) -> dict[str, float]:
         """Where the time of inputs, of no more than are taken at once, goes: the median seconds that each native kernel
@@ -200,13 +199,16 @@ def apart(output: Any, other: Any) -> tuple[float, str]:
 
 def in_parts(plan: Plan, count: int, *inputs: Tensor) -> Any:
     """The answers to a batch that is given to a plan so many samples at a time; the last part is filled up."""
-    found: list[Any] = []
+    answers: list[list[Tensor]] = []
+    answer: Any = None
     for parts in zip(*(leaf.split(count) for leaf in inputs), strict=True):
         size = len(parts[0])
         short = count - size
         filled = [torch.cat([part, part[:1].expand(short, *part.shape[1:])]) if short else part for part in parts]
-        found.append(tree_map(lambda leaf, size=size: leaf[:size], plan(*filled)))
-    return found[0] if len(found) == 1 else tree_map(lambda *leaves: torch.cat(leaves), *found)
+        answer = plan(*filled)
+        answers.append([leaf[:size] for leaf in leaves_of(answer)])
+    joined = answers[0] if len(answers) == 1 else [torch.cat(leaves) for leaves in zip(*answers, strict=True)]
+    return rebuild(answer, joined)
 
 
 def _shapes(inputs: Sequence[Tensor]) -> Shapes:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from vitrail.core.catalogue import find
 from vitrail.core.errors import SettingsError
 from vitrail.core.task import Options
 from vitrail.data.split import Splits
@@ -32,6 +33,7 @@ class _Texts:
 
 def check(settings: LanguageSettings) -> None:
     """Raises ModelError or SettingsError where the model cannot be as the settings say; no numbers are computed."""
+    find(settings.model.name, "foundation")
     spec_of(settings)
 
 
