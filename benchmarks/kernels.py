@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from vitrail.deploy.native import attention, depthwise, linear, norm
-from vitrail.deploy.plans import int8
+from vitrail.deploy.cpu.native import attention, depthwise, linear, norm
+from vitrail.deploy.cpu import int8
 from vitrail.measure.timing import interleaved
 
 FILL = 64 * 2**20           # bytes of weights

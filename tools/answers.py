@@ -29,7 +29,7 @@ SETTINGS = TASK.settings.of(dict(
 def main() -> None:
     held_out = TASK.splits(SETTINGS).val
     model = vitrail.load_model(train(TASK, SETTINGS))
-    first = {held_out.targets(i)["label"]: i for i in reversed(range(len(held_out)))}
+    first = {held_out.targets(i)["class"]: i for i in reversed(range(len(held_out)))}
     figure, axes = plt.subplots(3, 10, figsize=(12.5, 4.1), layout="constrained")
     for label, index in sorted(first.items()):
         pixels = held_out.image(index)                             # (3, H, W)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Ask
-from vitrail.deploy.plans import fuse, int8
+from vitrail.deploy.cpu import fuse, int8
 
 
 def test_optimize_tries_every_precision_on_real_images(ask: Ask, run: Path, photos: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import mmap
 import torch
 from torch import Tensor
 
-from vitrail.deploy.native import attention, depthwise, linear, norm
+from vitrail.deploy.cpu.native import attention, depthwise, linear, norm
 
 PAGE = mmap.PAGESIZE
 held: list[mmap.mmap] = []

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 import vitrail
 from tests.contracts.small import build
 from tests.deploy.test_optimize import apart, noise
-from vitrail.deploy import optimize as optimizer
-from vitrail.deploy.plans import equalise, int8
-from vitrail.deploy.plans.graph import fold_constants, simplify, traced
+from vitrail.deploy.cpu import compile as compiler
+from vitrail.deploy.cpu import equalise, int8
+from vitrail.deploy.cpu.graph import fold_constants, simplify, traced
 from vitrail.deploy.structure import Flat
 from vitrail.tasks.classification.model import Classifier
 
@@ -53,7 +53,7 @@ def test_only_norms_that_linear_layers_alone_read() -> None:
     factor, = found.values()
     assert factor.shape == (12,) and abs(float(factor.log().mean())) < 1e-5 and factor.std() > 0.05
     assert equalise.apply(graph, constants, found) == 1
-    assert (optimizer.module(graph, constants)(image) - model(image)).abs().max() <= 1e-5
+    assert (compiler.module(graph, constants)(image) - model(image)).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("name", ["deit_ti16", "swin_t"])
@@ -67,7 +67,7 @@ def test_the_answers_stay(name: str) -> None:
     assert len(large) > 2
     assert equalise.apply(graph, constants, found) == len(found)
     with torch.inference_mode():
-        there, here = model(image), optimizer.module(graph, constants)(image)
+        there, here = model(image), compiler.module(graph, constants)(image)
     assert (there - here).abs().max() <= 1e-5 * (there.max() - there.min())
 
 

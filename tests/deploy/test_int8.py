@@ -13,9 +13,10 @@ from tests.deploy.test_optimize import apart, noise, plan_of
 from vitrail.core.errors import ExportError, SettingsError
 from vitrail.data.formats.digits import Digits
 from vitrail.deploy import optimize as optimizer
-from vitrail.deploy.native import linear
-from vitrail.deploy.plans import attention, int8, ranges
-from vitrail.deploy.plans.graph import calls, traced
+from vitrail.deploy.cpu import compile as compiler
+from vitrail.deploy.cpu.native import linear
+from vitrail.deploy.cpu import attention, int8, ranges
+from vitrail.deploy.cpu.graph import calls, traced
 from vitrail.tasks.classification.model import Classifier
 
 needed = pytest.mark.skipif(not int8.available(), reason="this machine has no products in int8")
@@ -76,7 +77,7 @@ def test_a_plan_answers_as_rounding_says(native: bool, monkeypatch: pytest.Monke
     y = x.flatten(2).repeat(1, 4, 1).double()
     y = y + simulated(F.gelu(simulated(y, model.up, up)), model.down, down)
     expected = F.linear(simulated(y, model.side, side).mean(1), model.last.weight.double(), model.last.bias.double())
-    answered = optimizer.module(graph, constants)(x)
+    answered = compiler.module(graph, constants)(x)
     plain = model(x)
     assert (answered - expected).abs().max() < 0.02 * (plain - expected).abs().max() + 2e-5
     assert (answered - plain).abs().max() > 1e-4, "nothing was rounded"
@@ -112,7 +113,7 @@ def test_structures_answer_alike_on_unseen_images(name: str) -> None:
 def test_answers_do_not_change_from_call_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums are written where a summand was: never in what is read once more."""
     monkeypatch.setattr(linear, "fits", lambda *_: False)
-    monkeypatch.setattr(optimizer, "recorded", lambda plan, *_: plan)
+    monkeypatch.setattr(compiler, "recorded", lambda plan, *_: plan)
     for name in ("deit_ti16", "pvt_v2_b0"):
         image = noise(2, 3, 64, 64)
         made = vitrail.optimize(build(name), image, precision="int8")

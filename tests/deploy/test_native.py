@@ -13,7 +13,7 @@ from torch import Tensor
 import vitrail
 from tests.contracts.small import build as small
 from tests.deploy.test_optimize import apart, noise
-from vitrail.deploy.native import attention, build, depthwise, linear, norm
+from vitrail.deploy.cpu.native import attention, build, depthwise, linear, norm
 
 needed = pytest.mark.skipif(build.library() is None, reason="this machine has no AVX-512 or no compiler")
 TYPES = [torch.float32, torch.bfloat16]

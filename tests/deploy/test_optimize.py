@@ -8,10 +8,12 @@ from torch import Tensor, fx
 import vitrail
 from tests.contracts.small import STRUCTURES, build
 from vitrail.core.errors import ExportError, SettingsError
-from vitrail.deploy import optimize as optimizer
-from vitrail.deploy.native import linear as native
-from vitrail.deploy.plans import fuse, gpu, graph, moves, slices
-from vitrail.deploy.plans.program import Program
+from vitrail.deploy import optimised
+from vitrail.deploy.cpu import compile as compiler
+from vitrail.deploy.cpu.native import linear as native
+from vitrail.deploy import gpu
+from vitrail.deploy.cpu import fuse, graph, moves, slices
+from vitrail.deploy.cpu.program import Program
 from vitrail.tasks.classification.model import Classifier
 
 
@@ -64,7 +66,7 @@ def test_on_a_gpu_it_is_compiled(precision: Any, monkeypatch: pytest.MonkeyPatch
     assert "none such" in vitrail.optimize(model, image, precision=precision).report.left
 
 
-def plan_of(made: optimizer.Optimised) -> fx.GraphModule:
+def plan_of(made: optimised.Optimised) -> fx.GraphModule:
     """The first of its plans, as a graph."""
     plan: Any = next(iter(made._plans.values()))
     found: fx.GraphModule = plan.plan if isinstance(plan, Program) else plan
@@ -74,9 +76,9 @@ def plan_of(made: optimizer.Optimised) -> fx.GraphModule:
 def test_every_shape_gets_a_plan_and_few_are_kept() -> None:
     model = build("deit_ti16")
     made = vitrail.optimize(model, noise(1, 3, 32, 32))
-    for batch in range(1, optimizer.PLANS + 3):
+    for batch in range(1, optimised.PLANS + 3):
         assert apart(model, made, noise(batch, 3, 32, 48)) <= 1e-5
-    assert len(made._plans) == optimizer.PLANS
+    assert len(made._plans) == optimised.PLANS
 
 
 def test_a_model_in_training_stays_so_and_its_copy_does_not_learn() -> None:
@@ -128,7 +130,7 @@ def test_a_mistake_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_rewritten_runs_as_it_is(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
     def never(model: Any, example: Tensor) -> Any:
         raise error("torch.export cannot trace this model: it asks the weather")
-    monkeypatch.setattr(optimizer, "traced", never)
+    monkeypatch.setattr(compiler, "traced", never)
     model = build("deit_ti16")
     made = vitrail.optimize(model, noise(1, 3, 32, 32))
     assert "weather" in made.report.left and apart(model, made, noise(2, 3, 32, 32)) <= 1e-6
@@ -195,7 +197,7 @@ def test_without_its_plain_weights_a_plan_answers_batches_of_any_count() -> None
 def test_a_model_that_runs_as_it_is_keeps_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any) -> None:
         raise ExportError("not traced")
-    monkeypatch.setattr(optimizer, "traced", fail)
+    monkeypatch.setattr(compiler, "traced", fail)
     model = build("deit_ti16")
     made = vitrail.optimize(model, noise(2, 3, 64, 64), keep=False)
     assert made.report.left == "not traced" and apart(model, made, noise(3, 3, 64, 64)) == 0

@@ -10,10 +10,10 @@ import vitrail
 from tests.contracts.small import build as small
 from tests.deploy.test_native import NEAR, TYPES, needed, skip_without
 from tests.deploy.test_optimize import apart, noise, plan_of
-from vitrail.deploy.native import depthwise, linear
-from vitrail.deploy.plans import int8
-from vitrail.deploy.plans.convolutions import places
-from vitrail.deploy.plans.graph import calls
+from vitrail.deploy.cpu.native import depthwise, linear
+from vitrail.deploy.cpu import int8
+from vitrail.deploy.cpu.convolutions import places
+from vitrail.deploy.cpu.graph import calls
 
 ACTS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "relu": F.relu, "gelu": F.gelu, "swish": F.silu}
 

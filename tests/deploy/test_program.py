@@ -13,12 +13,12 @@ from tests.contracts.small import build as small
 from tests.deploy.test_native import needed
 from tests.deploy.test_optimize import noise, plan_of
 from vitrail.core.errors import ExportError
-from vitrail.deploy import optimize as optimizer
-from vitrail.deploy.native import linear, norm
-from vitrail.deploy.plans import int8
-from vitrail.deploy.plans.graph import calls
-from vitrail.deploy.plans.program import Program, settle
-from vitrail.deploy.plans.record import Base
+from vitrail.deploy.cpu import compile as compiler
+from vitrail.deploy.cpu.native import linear, norm
+from vitrail.deploy.cpu import int8
+from vitrail.deploy.cpu.graph import calls
+from vitrail.deploy.cpu.program import Program, settle
+from vitrail.deploy.cpu.record import Base
 
 WEIGHT = linear.packed(noise(24, 24, seed=9))
 
@@ -102,10 +102,10 @@ def test_other_images_are_refused_and_autocast_changes_nothing() -> None:
 def test_a_profile_tells_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model, image = vitrail.optimize(small("swin_t"), noise(2, 3, 64, 64)), noise(2, 3, 64, 64)
     assert {"linear_float32", "attention_float32", "norm_float32"} <= set(model.profile(image, 2))
-    monkeypatch.setattr(optimizer, "recorded", lambda plan, *_: plan)
+    monkeypatch.setattr(compiler, "recorded", lambda plan, *_: plan)
     with pytest.raises(ExportError, match="native kernels are"):
         model.profile(noise(1, 3, 64, 64))
-    monkeypatch.setattr(optimizer, "microbatch", lambda *_: 2)
+    monkeypatch.setattr(compiler, "microbatch", lambda *_: 2)
     with pytest.raises(ExportError, match="are taken in parts: give 2"):
         model.profile(noise(4, 3, 64, 64))
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from tests.deploy.test_optimize import noise
-from vitrail.deploy.plans import int8, ranges
-from vitrail.deploy.plans.graph import traced
+from vitrail.deploy.cpu import int8, ranges
+from vitrail.deploy.cpu.graph import traced
 
 needed = pytest.mark.skipif(not int8.available(), reason="this machine has no products in int8")
 

@@ -20,7 +20,7 @@ from vitrail.cli.main import main
 from vitrail.core import extras
 from vitrail.core.errors import ExportError, ModelError, VitrailError
 from vitrail.core.tensors import read_tensors, write_tensors
-from vitrail.deploy.plans import int8
+from vitrail.deploy.cpu import int8
 from vitrail.evidence.engines import compare as peers
 from vitrail.evidence.engines import plot as peers_plot
 from vitrail.evidence.engines import transformers as peers_transformers

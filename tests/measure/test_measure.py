@@ -8,7 +8,7 @@ import torch
 from vitrail.measure.fit import growth
 from vitrail.measure.memory import peak_bytes
 from vitrail.measure.operations import multiply_adds
-from vitrail.deploy.plans import int8
+from vitrail.deploy.cpu import int8
 from vitrail.measure.product import COLUMNS, INNER, MULTIPLY_ADDS, ROWS, packed_product
 from vitrail.measure.resident import forget_peak, peak_bytes_resident, resident_bytes
 from vitrail.measure.timing import Times, in_turns

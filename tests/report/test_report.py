@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tests.report.page import Page
 from vitrail.core.errors import VitrailError
-from vitrail.data.dataset import Skipped
+from vitrail.core.task import Options
+from vitrail.data.dataset import Sample, Skipped
 from vitrail.models import create_model
 from vitrail.report.build import write_report
 from vitrail.report.exports import exports, note_export
@@ -29,7 +30,7 @@ HOSTILE = ("<script>alert(1)</script>", "\"><img src=http://x.org/a.png onerror=
 class Noise:
     """Seeded pictures in memory, under labels and keys of any kind."""
 
-    name, parts = "pictures", dict[str, tuple[int, ...]]()
+    name, splits = "pictures", dict[str, tuple[int, ...]]()
 
     def __init__(self, classes: Sequence[str], labels: Sequence[int], keys: Sequence[str] = (),
                  skipped: tuple[Skipped, ...] = ()):
@@ -42,13 +43,22 @@ class Noise:
     def key(self, index: int) -> str:
         return self.keys[index]
 
-    def label(self, index: int) -> int:
-        return self.labels[index]
+    def targets(self, index: int) -> dict[str, int]:
+        return {"class": self.labels[index]}
+
+    def stratum(self, index: int) -> str:
+        return self.classes[self.labels[index]]
+
+    def group(self, index: int) -> str:
+        return ""
 
     def stored(self, index: int) -> bytes:
         return bytes([index])
 
-    def read(self, index: int) -> Tensor:
+    def read(self, index: int) -> Sample:
+        return Sample(self.key(index), {"image": self.image(index)}, self.targets(index))
+
+    def image(self, index: int) -> Tensor:
         return torch.randint(256, (3, 20, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(index))
 
     def digest(self, index: int) -> str:
@@ -68,7 +78,7 @@ def vit(classes: Sequence[str]) -> Classifier:
 
 
 def judged(model: Classifier, source: Noise) -> Evaluation:
-    return evaluate(model, source, resamples=20, on_error="skip")
+    return evaluate(model, source, Options(on_error="skip"), resamples=20)
 
 
 def report(folder: Path, model: Classifier, source: Noise, **more: Any) -> Page:

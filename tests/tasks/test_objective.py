@@ -17,7 +17,7 @@ from vitrail.tasks.classification.data import Batch
 from vitrail.tasks.classification.losses import cross_entropy, soft_targets
 from vitrail.tasks.classification.mixing import apply, draw
 from vitrail.tasks.classification.objective import ClassificationObjective
-from vitrail.tasks.classification.settings import Distillation, Mixing, Objective
+from vitrail.tasks.classification.settings import Distillation, LossSettings, Mixing
 from vitrail.training.objective import Step, part
 
 NAMES = tuple("abcd")

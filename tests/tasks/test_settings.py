@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from vitrail.core.errors import SettingsError
-from vitrail.tasks.classification.settings import Distillation, Mixing, Objective
+from vitrail.tasks.classification.settings import Distillation, LossSettings, Mixing
 
 
 @pytest.mark.parametrize("kind, name, value", [
@@ -13,7 +13,7 @@ from vitrail.tasks.classification.settings import Distillation, Mixing, Objectiv
     (Mixing, "probability", 1.1), (Mixing, "switch", -1), (Mixing, "mixup", "0.8"), (Mixing, "mixup", True),
     (Mixing, "mixup", None), (Distillation, "alpha", 1.5), (Distillation, "temperature", 0),
     (Distillation, "temperature", -3), (Distillation, "kind", "Hard"), (Distillation, "kind", 3),
-    (Objective, "smoothing", 1.01), (Objective, "smoothing", -0.1),
+    (LossSettings, "smoothing", 1.01), (LossSettings, "smoothing", -0.1),
 ])
 def test_values_out_of_range_are_refused_by_name(kind: type, name: str, value: object) -> None:
     with pytest.raises(SettingsError) as e:

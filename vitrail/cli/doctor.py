@@ -70,7 +70,7 @@ def _kernels(torch: dict[str, Any]) -> str:
     """What became of the native kernels; the first time they are built."""
     if torch.get("error"):
         return "not tried, for torch does not import"
-    from vitrail.deploy.native.build import found
+    from vitrail.deploy.cpu.native.build import found
     return found()[1]
 
 

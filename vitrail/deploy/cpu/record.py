@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from vitrail.core.errors import ExportError
-from vitrail.deploy.native import build
+from vitrail.deploy.cpu.native import build
 
 aten = torch.ops.aten
 EMPTY = {aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default, aten.new_empty.default,

@@ -4,10 +4,10 @@ import operator
 import torch
 from torch import Tensor, fx
 
-from vitrail.deploy.native import depthwise as native
-from vitrail.deploy.plans import fuse
-from vitrail.deploy.plans.convolutions import cancel_permutes, conv_args, with_activation
-from vitrail.deploy.plans.graph import Constants, aten, args_of, calls, insert, only_user, shape, tidy
+from vitrail.deploy.cpu.native import depthwise as native
+from vitrail.deploy.cpu import fuse
+from vitrail.deploy.cpu.convolutions import cancel_permutes, conv_args, with_activation
+from vitrail.deploy.cpu.graph import Constants, aten, args_of, calls, insert, only_user, shape, tidy
 
 LAST, BACK = [0, 2, 3, 1], [0, 3, 1, 2]                 # the order of a map's axes with its channels last, and back
 

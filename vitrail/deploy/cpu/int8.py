@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from vitrail.deploy.native import attention, depthwise, norm
-from vitrail.deploy.native import linear as native
-from vitrail.deploy.plans import equalise, fuse
-from vitrail.deploy.plans.graph import (VIEWS, Constants, aten, args_of, batch, calls, insert, only_user, shape, sweep,
+from vitrail.deploy.cpu.native import attention, depthwise, norm
+from vitrail.deploy.cpu.native import linear as native
+from vitrail.deploy.cpu import equalise, fuse
+from vitrail.deploy.cpu.graph import (VIEWS, Constants, aten, args_of, batch, calls, insert, only_user, shape, sweep,
                                         tidy)
-from vitrail.deploy.plans.moves import passes
-from vitrail.deploy.plans.ranges import Calibration, Range, keys, many, observed, rounded
+from vitrail.deploy.cpu.moves import passes
+from vitrail.deploy.cpu.ranges import Calibration, Range, keys, many, observed, rounded
 
 packed = torch.ops.onednn
 LEAST = 20.0        # dB of a layer's signal-to-noise ratio, noise of a tenth: below it, it keeps its precision

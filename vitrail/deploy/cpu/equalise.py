@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from vitrail.deploy.plans.graph import VIEWS, Constants, aten, args_of, batch, calls, shape, tidy
-from vitrail.deploy.plans.ranges import batches, keys, many, watch
+from vitrail.deploy.cpu.graph import VIEWS, Constants, aten, args_of, batch, calls, shape, tidy
+from vitrail.deploy.cpu.ranges import batches, keys, many, watch
 
 Group = tuple[fx.Node, list[fx.Node]]       # a layer norm, and the linear layers that read it
 

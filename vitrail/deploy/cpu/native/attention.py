@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vitrail.deploy.native.build import Numbers, call, has, numbers
-from vitrail.deploy.native.norm import Step
+from vitrail.deploy.cpu.native.build import Numbers, call, has, numbers
+from vitrail.deploy.cpu.native.norm import Step
 
 Steps = tuple[int, ...]
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 4e-2}    # of what is tried at the first use

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from vitrail.deploy.native import linear as native
-from vitrail.deploy.plans.graph import VIEWS, Constants, aten, args_of, calls, insert, only_user, shape, tidy
-from vitrail.deploy.plans.moves import parts_of
+from vitrail.deploy.cpu.native import linear as native
+from vitrail.deploy.cpu.graph import VIEWS, Constants, aten, args_of, calls, insert, only_user, shape, tidy
+from vitrail.deploy.cpu.moves import parts_of
 
 packed = torch.ops.mkldnn
 Activation = tuple[str, list[Any], str]         # name, arguments and algorithm, as oneDNN's calls take them

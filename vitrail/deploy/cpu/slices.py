@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import fx
 
-from vitrail.deploy.plans.graph import Constants, aten, args_of, calls, insert, shape, sweep, tidy
+from vitrail.deploy.cpu.graph import Constants, aten, args_of, calls, insert, shape, sweep, tidy
 
 ALONE = {aten.gelu.default, aten.relu.default, aten.silu.default, aten.hardswish.default, aten.sigmoid.default,
          aten.tanh.default, aten.clone.default, aten.dropout.default}

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import unfold
 
-from vitrail.deploy.native import linear as native
-from vitrail.deploy.plans.fuse import (NOTHING, Activation, activation, constant, native_activation, native_linear,
+from vitrail.deploy.cpu.native import linear as native
+from vitrail.deploy.cpu.fuse import (NOTHING, Activation, activation, constant, native_activation, native_linear,
                                        packed)
-from vitrail.deploy.plans.graph import Constants, aten, args_of, calls, insert, only_user, shape, tidy
+from vitrail.deploy.cpu.graph import Constants, aten, args_of, calls, insert, only_user, shape, tidy
 
 WIDE = 16               # channels, below which the native kernel's rows are short
 

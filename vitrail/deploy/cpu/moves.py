@@ -6,8 +6,8 @@ from math import gcd, prod
 import torch
 from torch import Tensor, fx
 
-from vitrail.deploy.native import depthwise, linear, norm
-from vitrail.deploy.plans.graph import VIEWS, Constants, aten, args_of, calls, insert, only_user, shape, tidy
+from vitrail.deploy.cpu.native import depthwise, linear, norm
+from vitrail.deploy.cpu.graph import VIEWS, Constants, aten, args_of, calls, insert, only_user, shape, tidy
 
 COPIES = {aten.roll.default, aten.clone.default, aten.contiguous.default}
 MOVES = {*VIEWS, *COPIES, aten.permute.default, aten.transpose.int, aten.slice.Tensor}

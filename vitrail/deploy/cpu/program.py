@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from vitrail.core.errors import ExportError
-from vitrail.deploy.native import build
-from vitrail.deploy.plans.record import WORD, Base, Native, Part, Recording, Torch
+from vitrail.deploy.cpu.native import build
+from vitrail.deploy.cpu.record import WORD, Base, Native, Part, Recording, Torch
 
 ALIGNED = 64                        # bytes
 Values = list[Tensor | None]        # by base: the inputs and what torch answered, as long as it is needed

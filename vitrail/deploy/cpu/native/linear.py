@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear as plain
 
-from vitrail.deploy.native.build import call, has
-from vitrail.deploy.native.norm import Step
+from vitrail.deploy.cpu.native.build import call, has
+from vitrail.deploy.cpu.native.norm import Step
 
 LANES, WIDEST = 16, 4                       # of a vector, and vectors of a panel, as in linear.cpp
 CELL = {torch.float32: 1, torch.bfloat16: 2, torch.uint8: 4}        # numbers that are multiplied at once

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from vitrail.deploy.native import attention as native
-from vitrail.deploy.plans.graph import Constants, aten, args_of, calls, insert, only_user, shape, tidy
+from vitrail.deploy.cpu.native import attention as native
+from vitrail.deploy.cpu.graph import Constants, aten, args_of, calls, insert, only_user, shape, tidy
 
 TILE = 2**19        # scores at a time: they stay in the processor's caches
 MOST = 2**22        # scores of an image beyond which the fused kernel, which holds none, is left

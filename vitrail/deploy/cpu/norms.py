@@ -1,8 +1,8 @@
 """Norms: layer norm by a native kernel, and lengths of vectors that lie across rows by what reads row after row."""
 from torch import fx
 
-from vitrail.deploy.native import norm as native
-from vitrail.deploy.plans.graph import Constants, aten, args_of, calls, insert, tidy
+from vitrail.deploy.cpu.native import norm as native
+from vitrail.deploy.cpu.graph import Constants, aten, args_of, calls, insert, tidy
 
 
 def rewrite(graph: fx.Graph, constants: Constants) -> int:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from vitrail.deploy.native.build import call, has
+from vitrail.deploy.cpu.native.build import call, has
 
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 4e-2}    # of what is tried at the first use
 Step = tuple[float, int]                                # scale and zero: x is about scale * (q - zero), q from 0 to 255

@@ -11,8 +11,8 @@ from torch import Tensor, fx
 
 from vitrail.core.errors import ExportError
 from vitrail.deploy.structure import leaves_of
-from vitrail.deploy.plans.graph import Constants, aten, args_of, batch, calls, shape
-from vitrail.deploy.plans.moves import unmoved
+from vitrail.deploy.cpu.graph import Constants, aten, args_of, batch, calls, shape
+from vitrail.deploy.cpu.moves import unmoved
 
 LEVELS = 255
 CLIPS = (1.0, 0.8, 0.6, 0.45, 0.3)     # shares of the largest magnitude that are tried as the range's end

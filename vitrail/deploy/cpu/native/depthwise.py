@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from vitrail.deploy.native.build import call, has
-from vitrail.deploy.native.linear import ACTIVATIONS
-from vitrail.deploy.native.norm import Step
+from vitrail.deploy.cpu.native.build import call, has
+from vitrail.deploy.cpu.native.linear import ACTIVATIONS
+from vitrail.deploy.cpu.native.norm import Step
 
 SIDE = 3                                                # of the filters that it has
 STRIDES = (1, 2)
