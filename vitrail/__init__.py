@@ -18,9 +18,9 @@ _PLACES = {
     "optimize": "vitrail.deploy.optimize",
     "VitrailError": "vitrail.core.errors",
 }
-__all__ = ["Task", "VitrailError", "__version__", "card", "create_model", "evaluate", "explain", "explain_tokens", "export", "generate",
-           "list_models", "load_model", "load_weights", "optimize", "predict", "record", "register_model",
-           "register_task", "save_model", "save_weights", "train"]
+__all__ = ["Task", "VitrailError", "__version__", "card", "create_model", "evaluate", "explain", "explain_tokens",
+           "export", "generate", "list_models", "load_model", "load_weights", "optimize", "predict", "record",
+           "register_model", "register_task", "save_model", "save_weights", "train"]
 
 if TYPE_CHECKING:
     from vitrail.core.catalogue import register_model

@@ -65,7 +65,8 @@ def create_model(name: str, *, task: str = "", weights: str | Path | None = None
              the tensors, such as "model". A named release knows its own.
     resize:  fit tables of positions to this model's size. head: "load" or "fresh", as for load_weights.
     mixer:   a mechanism that replaces the token mixer of a plain backbone in every block: its name (`vitrail list
-             --kind attention`), its class, a Mechanism, or where a class of your own is ("mine.py:MyMixer"). The class token goes (see vitrail.mixers).
+             --kind attention`), its class, a Mechanism, or where a class of your own is ("mine.py:MyMixer"). The class
+             token goes (see vitrail.mixers).
     options: what the task asks (classes=10; a vocabulary and a length), and any argument of the
              variant's constructor.
 

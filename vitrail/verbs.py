@@ -60,7 +60,8 @@ def predict(model: "nn.Module | str | Path", inputs: Any, **options: Any) -> Ite
     """Answers for inputs that nobody labelled, one by one as they are worked out.
 
     model: as for `evaluate`. inputs: paths, folders, arrays, PIL images, tensors, or a list of them. options: batch,
-    top, device, on_error. Raises ModelError for a model whose task predicts nothing, DataError for what is not readable.
+    top, device, on_error. Raises ModelError for a model whose task predicts nothing, DataError for what is not
+    readable.
 
     >>> [p.label for p in predict("runs/first", ["a.jpg", "b.jpg"])]        # doctest: +SKIP
     ['cat', 'dog']

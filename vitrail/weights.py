@@ -52,7 +52,8 @@ def keys_of(model: Any, layout: str) -> Keys | None:
                               f"own: leave out keys={layout!r}")
     known = catalogue.module_of(model.config.model).KEYS
     if layout not in known:
-        raise CheckpointError(f"{model.config.model} has no layout {layout!r}.{did_you_mean(layout, [*known, 'vitrail'])} "
+        raise CheckpointError(f"{model.config.model} has no layout "
+                              f"{layout!r}.{did_you_mean(layout, [*known, 'vitrail'])} "
                               f"It reads: vitrail, {', '.join(known)}.")
     settings = {**catalogue.variant_of(model.config.model).settings(), **model.config.arguments}
     table = known[layout](settings)

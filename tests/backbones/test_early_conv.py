@@ -39,7 +39,8 @@ def test_patches_see_their_own_pixels_alone() -> None:
 
 
 def test_only_the_last_convolution_has_a_bias_and_no_norm() -> None:
-    names = {name.rpartition("patch_embed.")[2] for name, _ in early_conv.vit_c_1gf(depth=1).patch_embed.named_parameters()}
+    stem = early_conv.vit_c_1gf(depth=1).patch_embed
+    names = {name.rpartition("patch_embed.")[2] for name, _ in stem.named_parameters()}
     assert names == {*(f"convs.{i}.{part}" for i in range(4) for part in ("conv.weight", "norm.weight", "norm.bias")),
                      "last.weight", "last.bias"}
 

@@ -1,4 +1,5 @@
-"""SAGAN's discriminator: where it attends, its norms of one, what is rectified, how it is initialised and recomputed."""
+"""SAGAN's discriminator: where it attends, its norms of one, what is rectified, how it is initialised and
+recomputed."""
 import math
 
 import pytest

@@ -86,8 +86,9 @@ def test_an_edited_model_learns_and_is_edited_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("module", "heads", "said"), [
-    (ATTENTION, [4], "4 heads, 0 to 3, and 4"), (ATTENTION, [-1], "and -1 is not"), (ATTENTION, [0, 1, 2, 3], "must stay"),
-    ("backbone.blocks.0.mix.f", [0], "Did you mean 'backbone.blocks.0.mix.fn'"), ("backbone.norm", [0], "not an attention")])
+    (ATTENTION, [4], "4 heads, 0 to 3, and 4"), (ATTENTION, [-1], "and -1 is not"), (ATTENTION, [0, 1, 2, 3], "must "
+                                                                                                              "stay"),
+    ("backbone.blocks.0.mix.f", [0], "Did you mean 'backbone.blocks.0.mix.fn'")])
 def test_what_cannot_be_pruned_is_said(module: str, heads: list[int], said: str) -> None:
     model = small()
     with pytest.raises(ModelError, match=said):
@@ -96,7 +97,8 @@ def test_what_cannot_be_pruned_is_said(module: str, heads: list[int], said: str)
 
 
 def test_windows_lose_heads_too_and_a_network_with_a_bias_a_head_refuses() -> None:
-    assert prunable(vitrail.create_model("vit_ti16", depth=2)) == ["backbone.blocks.0.mix.fn", "backbone.blocks.1.mix.fn"]
+    names = prunable(vitrail.create_model("vit_ti16", depth=2))
+    assert names == ["backbone.blocks.0.mix.fn", "backbone.blocks.1.mix.fn"]
     assert prunable(vitrail.create_model("swin_t", depths=(1, 1, 1, 1))) == []
 
 

@@ -18,11 +18,12 @@ preprocessing = st.builds(Preprocessing, size=st.tuples(st.integers(1, 999), st.
 value = st.one_of(st.integers(), st.booleans(), st.text(), st.none(), st.floats(allow_nan=False, allow_infinity=False),
                   st.lists(st.integers(), max_size=3).map(tuple))
 specs = st.one_of(
-    st.tuples(st.just("classification"), st.builds(ClassificationSpec, labels=st.lists(st.text(), max_size=4).map(tuple),
-                                                   preprocessing=preprocessing)),
+    st.tuples(st.just("classification"), st.builds(
+        ClassificationSpec, labels=st.lists(st.text(), max_size=4).map(tuple), preprocessing=preprocessing)),
     st.tuples(st.just("language"), st.builds(LanguageSpec, kind=st.just("causal"), length=st.integers(1, 999),
                                              vocabulary=st.just(Vocabulary("words", ("a", "b"))))))
-edits = st.lists(st.fixed_dictionaries({"kind": st.text(), "heads": st.lists(st.integers(0, 9))}), max_size=2).map(tuple)
+edit = st.fixed_dictionaries({"kind": st.text(), "heads": st.lists(st.integers(0, 9))})
+edits = st.lists(edit, max_size=2).map(tuple)
 configs = st.builds(lambda spec, **fields: ModelConfig(task=spec[0], spec=spec[1], **fields), specs, model=st.text(),
                     arguments=st.dictionaries(st.text(), value, max_size=4), mixer=st.text(), edits=edits)
 

@@ -40,7 +40,8 @@ def test_different_parts_give_different_seeds(one, two):
 
 
 def test_kinds_and_places_count():
-    assert len({derive_seed("7", 1), derive_seed(7, 1), derive_seed(7, "1"), derive_seed(71), derive_seed(1, 7), derive_seed(7, 1, "")}) == 6
+    assert len({derive_seed("7", 1), derive_seed(7, 1), derive_seed(7, "1"), derive_seed(71), derive_seed(1, 7),
+                derive_seed(7, 1, "")}) == 6
 
 
 def test_neighbours_are_unrelated():

@@ -50,8 +50,8 @@ def test_the_report(messy: Path) -> None:
     assert {d.keys for d in report.duplicates} == {("train/cat/3.png", "val/dog/copy.png"),
                                                    ("train/cat/4.png", "train/cat/four.bmp")}
     said = "\n".join(report.warnings)
-    for word in ("fewer than 10 images: 1 (dog: 6)", "copies of others: 2", "more than one split (held out, yet trained "
-                 "on): 1", "more than one class: 1", "below 32 pixels: 1", "one colour throughout: 1"):
+    for word in ("fewer than 10 images: 1 (dog: 6)", "copies of others: 2", "more than one split (held out, yet "
+                 "trained on): 1", "more than one class: 1", "below 32 pixels: 1", "one colour throughout: 1"):
         assert word in said
     again = json.loads(json.dumps(report.to_json()))
     assert again["ok"] is False

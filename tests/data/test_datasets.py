@@ -84,7 +84,8 @@ def test_train_and_val_folders_are_parts(tmp_path: Path, names: tuple[str, str])
 
 
 def test_classes_called_train_and_test_are_classes(tmp_path: Path) -> None:
-    assert open_dataset(grow(tmp_path, "train/1.png", "test/1.png", "plane/1.png")).classes == ("plane", "test", "train")
+    folder = grow(tmp_path, "train/1.png", "test/1.png", "plane/1.png")
+    assert open_dataset(folder).classes == ("plane", "test", "train")
 
 
 def test_two_folders_for_one_part(tmp_path: Path) -> None:

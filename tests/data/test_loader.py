@@ -67,8 +67,8 @@ def reference(source: ImageDataset) -> dict[tuple[int, int], Batch]:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("of", [1, 2])
 @pytest.mark.parametrize("stops", [(), (2,), (1, 4)])
-def test_the_same_tensors_whatever_the_layout(source: ImageDataset, reference: dict[tuple[int, int], Batch], workers: int,
-                                              of: int, stops: tuple[int, ...]) -> None:
+def test_the_same_tensors_whatever_the_layout(source: ImageDataset, reference: dict[tuple[int, int], Batch],
+                                              workers: int, of: int, stops: tuple[int, ...]) -> None:
     assert same(everything(source, workers=workers, of=of, stops=stops), reference)
 
 

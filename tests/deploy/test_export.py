@@ -111,7 +111,7 @@ def test_what_the_artefact_says_of_itself(tmp_path: Path) -> None:
         inside, beside = json.loads(kind.note(path)), json.loads(Path(f"{path}.json").read_text("utf-8"))
         for note in (inside, beside):
             config = ModelConfig.from_json(note["config"])
-            assert config.spec.labels == model.config.spec.labels and config.spec.preprocessing == model.config.spec.preprocessing
+            assert config.spec == model.config.spec
             assert note["kind"] == made.format and note["batch"] == "dynamic" and note["size"] == [64, 64]
         assert beside["checked"]["difference"] == made.difference and beside["checked"]["samples"] == 3
         assert set(beside["sha256"]) == {path.name}

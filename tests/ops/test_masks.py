@@ -16,7 +16,8 @@ def test_every_image_is_in_its_corner_and_the_rest_is_zero(sizes: list[tuple[int
     batch, told = pad_images(images, multiple=multiple)
     assert told.tolist() == [list(size) for size in sizes]
     for side in (0, 1):
-        assert batch.shape[2 + side] % multiple == 0 and 0 <= batch.shape[2 + side] - max(s[side] for s in sizes) < multiple
+        filled = batch.shape[2 + side] - max(size[side] for size in sizes)
+        assert batch.shape[2 + side] % multiple == 0 and 0 <= filled < multiple
     mask = padding_mask(told, tuple(batch.shape[2:]))
     for row, image, hidden in zip(batch, images, mask, strict=True):
         assert torch.equal(row[:, :image.shape[1], :image.shape[2]], image)

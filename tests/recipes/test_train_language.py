@@ -177,22 +177,24 @@ def test_two_processes_log_the_losses_of_one(tmp_path: Path) -> None:
         assert {n: two[n] for n in names} == pytest.approx({n: one[n] for n in names}, rel=1e-4)
 
 
+def learned(folder: Path, **settings: Any) -> Path:
+    return run_recipe(LanguageSettings.of({"out": str(folder / "run"), "threads": 1, **settings}))
+
+
 def test_the_toy_language_is_learned(tmp_path: Path) -> None:
-    found = run_recipe(LanguageSettings.of({"out": str(tmp_path / "run"), "model": "transformer_tiny", "epochs": 4, "threads": 1}))
+    found = learned(tmp_path, model="transformer_tiny", epochs=4)
     scores = json.loads((found / "evaluation.json").read_text())["scores"]
     assert scores["exact"]["value"] > 0.95
 
 
 def test_a_text_is_learned_better_than_by_a_table_of_pairs(tmp_path: Path) -> None:
-    found = run_recipe(LanguageSettings.of({"out": str(tmp_path / "run"), "model": "gpt_tiny", "data": "page", "epochs": 10,
-                                      "threads": 1}))
+    found = learned(tmp_path, model="gpt_tiny", data="page", epochs=10)
     judged = json.loads((found / "evaluation.json").read_text())
     assert judged["scores"]["perplexity"]["value"] < 0.9 * judged["baselines"]["bigram"]["perplexity"]
 
 
 def test_gaps_are_filled_far_better_than_by_the_commonest_letter(tmp_path: Path) -> None:
-    found = run_recipe(LanguageSettings.of({"out": str(tmp_path / "run"), "model": "bert_tiny", "data": "page", "epochs": 9,
-                                      "threads": 1}))
+    found = learned(tmp_path, model="bert_tiny", data="page", epochs=9)
     judged = json.loads((found / "evaluation.json").read_text())
     assert judged["scores"]["accuracy"]["value"] > 2 * judged["baselines"]["commonest unit"]["accuracy"]
 
@@ -214,8 +216,9 @@ def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    ({"format": "x"}, "of the format 'x'"), ({"spec": {"length": -1}}, "length"), ({"spec": {"vocabulary": {}}}, "vocabulary"),
-    ({"spec": {"kind": "painting"}}, "painting"), ({"sha256": "0"}, "damaged or was replaced"),
+    ({"format": "x"}, "of the format 'x'"), ({"spec": {"length": -1}}, "length"),
+    ({"spec": {"vocabulary": {}}}, "vocabulary"), ({"spec": {"kind": "painting"}}, "painting"),
+    ({"sha256": "0"}, "damaged or was replaced"),
     ({"arguments": 3}, "describe")])
 def test_a_damaged_model_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     folder = save_model(create_model("gpt_tiny", vocabulary=WORDS, dim=16, heads=2), tmp_path / "m")

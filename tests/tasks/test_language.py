@@ -33,7 +33,8 @@ LETTERS = Vocabulary.of(PAGE.pieces, "characters")
 
 
 def common(built: LanguageModel, **changes: Any) -> dict[str, Any]:
-    return {"kind": kind_of(built.config.spec.kind), "build": lambda: built, "save": lambda model, folder: None, "data": {"fingerprint": "x"}, "seed": 0,
+    return {"kind": kind_of(built.config.spec.kind), "build": lambda: built, "save": lambda model, folder: None,
+            "data": {"fingerprint": "x"}, "seed": 0,
             "batch": 8, **changes}
 
 

@@ -215,7 +215,8 @@ def test_an_epoch_goes_on_from_a_step() -> None:
     assert [b.indices.tolist() for b in batches.epoch(1, 2)] == [b.indices.tolist() for b in batches.epoch(1)][2:]
     last = [len(b) for b in Loader(pairs(30), collate, batch=8, rank=1, of=2).epoch(0)]
     assert last == [4, 4, 4, 3] and len(Loader(pairs(9), collate, batch=8, rank=0, of=2)) == 2
-    assert [len(b) for b in Loader(pairs(9), collate, batch=8, rank=0, of=2).epoch(0)] == [4]       # none of the last one
+    # none of the last one
+    assert [len(b) for b in Loader(pairs(9), collate, batch=8, rank=0, of=2).epoch(0)] == [4]
 
 
 @pytest.mark.parametrize(("changes", "said"), [({"batch": 31}, "31"), ({"batch": 9, "of": 2}, "2 processes")])

@@ -1,4 +1,4 @@
-"""A toy task in one file: squares are found in images of different sizes. `--plugin tests/toys/boxes.py` plugs it in."""
+"""A toy task in one file: squares in images of different sizes. `--plugin tests/toys/boxes.py` plugs it in."""
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -302,7 +302,8 @@ class BoxEvaluation:
         yield Tile(name="worst overlap", value=f"{min(self.predictions):.2f}")
 
     def sections(self, model: Any, dataset: Any) -> Iterator[Section]:
-        picture = next(predict(model, [dataset.image(0)])).draw(Image.fromarray(dataset.image(0).movedim(0, -1).numpy()))
+        image = dataset.image(0)
+        picture = next(predict(model, [image])).draw(Image.fromarray(image.movedim(0, -1).numpy()))
         yield Section(title="The first image", parts=(Figure(png=png_of(picture), about="squares found"),))
 
 

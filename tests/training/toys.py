@@ -124,7 +124,8 @@ class ToyBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[ToyBatch]:
         images, labels = stripes()
-        order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(derive_seed(self.toy.seed, "order", epoch)))
+        generator = torch.Generator().manual_seed(derive_seed(self.toy.seed, "order", epoch))
+        order = torch.randperm(SAMPLES, generator=generator)
         size = self.toy.batch // self.of
         for step in range(start, len(self)):
             at = step * self.toy.batch + self.rank * size

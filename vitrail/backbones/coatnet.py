@@ -14,8 +14,8 @@ from vitrail.core.card import Figures, Idea, Paper, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import AS_CONV, Fold, Keys, Row
 from vitrail.nn import (Attend, BatchNorm, Block, Chain, Conv, DropPath, Features, LayerNorm, MaxPool, Merge, Mlp,
-                        OffsetBias, Residual, SqueezeExcite, Stack, conv_norm, grid_of, init, mean_map, pyramid, drop_path_rates,
-                        transformer_block)
+                        OffsetBias, Residual, SqueezeExcite, Stack, conv_norm, drop_path_rates, grid_of, init, mean_map,
+                        pyramid, transformer_block)
 
 PAPER = Paper(title="CoAtNet: Marrying Convolution and Attention for All Data Sizes", arxiv="2106.04803",
               authors="Dai et al.", year=2021, venue="NeurIPS",

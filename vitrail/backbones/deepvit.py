@@ -11,8 +11,9 @@ from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Idea, Paper, Variant, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import AS_CONV, Keys, Row
-from vitrail.nn import (Block, Conv, DropPath, LayerNorm, Mlp, PatchEmbed, PositionTable, Prefix, Head, Residual,
-                        SelfAttention, Stack, TokenBody, class_token, conv_norm, grid_of, init, pad_image, drop_path_rates)
+from vitrail.nn import (Block, Conv, DropPath, Head, LayerNorm, Mlp, PatchEmbed, PositionTable, Prefix, Residual,
+                        SelfAttention, Stack, TokenBody, class_token, conv_norm, drop_path_rates, grid_of, init,
+                        pad_image)
 
 PAPER = Paper(title="DeepViT: Towards Deeper Vision Transformer", arxiv="2103.11886", authors="Zhou et al.", year=2021,
               code="zhoudaquan/dvit_repo", license="MIT", builds_on=("attention.re_attention", "backbones.vit"),

@@ -55,8 +55,8 @@ class EarlyConv(TokenBody):
         if stem:
             self.stem_weights = ("patch_embed.convs.0.conv.weight",)
         if isinstance(self.patch_embed, ConvStem) and self.patch_embed.stride != patch:
-            raise ModelError(f"stem={stem} makes one token of {self.patch_embed.stride} x {self.patch_embed.stride} pixels, "
-                             f"patch={patch}: a width that grows halves the map, and {patch} is needed")
+            raise ModelError(f"stem={stem} makes one token of {self.patch_embed.stride} x {self.patch_embed.stride} "
+                             f"pixels, patch={patch}: a width that grows halves the map, and {patch} is needed")
         self.prefix, self.position = Prefix(1, dim), PositionTable(grid_of(image, patch), dim, prefix=1)
         self.blocks = Stack(transformer_block(SelfAttention(dim, heads), dim, mlp_ratio, p)
                             for p in drop_path_rates(drop_path, depth))

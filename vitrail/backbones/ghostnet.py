@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import (Chain, Conv, DropPath, Features, SqueezeExcite, Stack, conv_norm, mean_map, pyramid, drop_path_rates,
-                        round_width)
+from vitrail.nn import (Chain, Conv, DropPath, Features, SqueezeExcite, Stack, conv_norm, drop_path_rates, mean_map,
+                        pyramid, round_width)
 from vitrail.nn.names import conv_norm_names
 
 PAPER = Paper(title="GhostNet: More Features from Cheap Operations", arxiv="1911.11907", authors="Han et al.",

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.errors import ModelError
 from vitrail.core.keys import Keys
-from vitrail.nn import DropPath, DroppedMean, Features, Head, Stack, conv_norm, init, pyramid, drop_path_rates, round_width
+from vitrail.nn import (DropPath, DroppedMean, Features, Head, Stack, conv_norm, drop_path_rates, init, pyramid,
+                        round_width)
 from vitrail.nn.names import conv_norm_names
 
 PAPER = Paper(title="MobileNetV2: Inverted Residuals and Linear Bottlenecks", arxiv="1801.04381",

@@ -63,7 +63,8 @@ class PiT(nn.Module):
         self.patch_embed, self.prefix = Conv(in_chans, dim, patch, patch // 2), Prefix(tokens, dim)
         self.position = PositionTable(patches(image, patch), dim)
         self.pools = nn.ModuleList(Pool(width) for width in self.channels[:-1])
-        drops = iter(drop_path_rates(drop_path, sum(depths) + 1))      # as released: the last block stays a step below drop_path
+        # as released: the last block stays a step below drop_path
+        drops = iter(drop_path_rates(drop_path, sum(depths) + 1))
         self.stages = nn.ModuleList(
             Stack(transformer_block(SelfAttention(width, n), width, mlp_ratio, next(drops)) for _ in range(depth))
             for width, n, depth in zip(self.channels, heads, depths, strict=True))

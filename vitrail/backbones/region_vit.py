@@ -1,7 +1,4 @@
-"""RegionViT: a few regional tokens look over the whole image, and tell the local tokens of their own region.
-
-Chen et al., ICLR 2022, arXiv:2106.02689.
-"""
+"""RegionViT: a few regional tokens see the whole image, and tell the local tokens of their own region (Chen et al.)."""
 from collections.abc import Mapping
 from typing import Any, cast
 

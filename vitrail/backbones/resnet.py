@@ -119,8 +119,8 @@ class ResNetBody(nn.Module):
     """What all ResNets are: a stem that leaves a quarter of an image's side, and stages, each after the first at half
     the size and twice the width. A paper says what a block is.
 
-    image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32. block: see `stages`. init_weights: gives a
-    network its first weights.
+    image (B, 3, H, W) -> a map (B, ⌈H/s⌉, ⌈W/s⌉, C) a stage, s = 4, 8, 16, 32. block: see `stages`. init_weights: gives
+    a network its first weights.
     """
 
     strides: tuple[int, ...]

@@ -14,8 +14,9 @@ from vitrail.attention.performer import attend_features, exponent
 from vitrail.backbones.vit import BLOCKS
 from vitrail.core.card import Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.keys import Keys
-from vitrail.nn import (Attend, Chain, Elsewhere, Features, Mlp, Prefix, Head, Residual, SelfAttention, Stack,
-                        class_token, fit_table, from_tokens, grid_of, init, pad_image, drop_path_rates, transformer_block)
+from vitrail.nn import (Attend, Chain, Elsewhere, Features, Head, Mlp, Prefix, Residual, SelfAttention, Stack,
+                        class_token, drop_path_rates, fit_table, from_tokens, grid_of, init, pad_image,
+                        transformer_block)
 from vitrail.ops.positions import resample_positions
 from vitrail.positions.sinusoidal import sinusoids
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from vitrail.core.card import HALF_MEAN, HALF_STD, Figures, Idea, Paper, Variant, Weights, variant
 from vitrail.core.keys import Fold, Keys, Row
-from vitrail.nn import (Attend, Block, DropPath, Features, Merge, Mlp, PositionTable, Prefix, Head, Residual,
-                        SelfAttention, Split, Stack, Within, class_token, from_tokens, grid_of, init, pad_image, drop_path_rates,
-                        transformer_block)
+from vitrail.nn import (Attend, Block, DropPath, Features, Head, Merge, Mlp, PositionTable, Prefix, Residual,
+                        SelfAttention, Split, Stack, Within, class_token, drop_path_rates, from_tokens, grid_of, init,
+                        pad_image, transformer_block)
 
 PAPER = Paper(title="Transformer in Transformer", arxiv="2103.00112", authors="Han et al.", year=2021, venue="NeurIPS",
               code="huawei-noah/Efficient-AI-Backbones", license="Apache-2.0",

@@ -116,7 +116,8 @@ class XCiT(nn.Module):
         self.patch_embed = ConvPatches(patch, dim, in_chans=in_chans)
         self.position, self.prefix = FourierPosition(dim), Prefix(1, dim)
 
-        def residual(fn: nn.Module) -> Residual:        # one rate of stochastic depth for all layers, no drop_path_rates
+        # one rate of stochastic depth for all layers, no drop_path_rates
+        def residual(fn: nn.Module) -> Residual:
             return Residual(fn, LayerNorm(dim), scale=Scale(dim, scale), drop=DropPath(drop_path))
 
         self.blocks = Stack(Chain(xca=residual(CrossCovariance(dim, heads)), lpi=residual(local_patch_interaction(dim)),

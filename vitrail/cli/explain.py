@@ -18,8 +18,8 @@ from vitrail.core.settings import setting
 class Settings(Overwrites, SkipsErrors, OnDevice, FromModel):
     """Which inputs, explained how."""
 
-    inputs: tuple[str, ...] = setting(positional=True, metavar="INPUT", help="images, or folders of them; of a model of "
-                                                                             "text: texts")
+    inputs: tuple[str, ...] = setting(positional=True, metavar="INPUT", help="images, or folders of them; of a "
+                                                                             "model of text: texts")
     method: Literal["relevance", "rollout", "attention", "gradcam"] = setting("relevance", help="how it is found out")
     target: str = setting("", metavar="NAME", help="what is explained, by name or number, such as a class; left out: "
                                                    "the answer")

@@ -55,7 +55,8 @@ def run(a: Settings, *, json: bool) -> int:
             log(f"{model.config.model} never saw {', '.join(map(repr, unknown[:8]))}"
                 f"{' and others' if len(unknown) > 8 else ''} when it learned")
     if json:
-        print_json({"model": model.config.model, "task": task.name, "answers": [answer.to_json() for answer in answers]})
+        print_json({"model": model.config.model, "task": task.name,
+                    "answers": [answer.to_json() for answer in answers]})
         return 0
     for answer in answers:
         for line in answer.lines():

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Settings(Overwrites, Threads, FromModel):
     """Which model, tried how."""
 
-    images: str = setting(metavar="FOLDER", help="real inputs, to compare the answers on and to calibrate int8: a folder of "
-                                              "images, or what a model of text was trained on")
+    images: str = setting(metavar="FOLDER", help="real inputs, to compare the answers on and to calibrate int8: a "
+                                                 "folder of images, or what a model of text was trained on")
     most: int = setting(64, low=1, high=4096, help="how many of them to take")
     precision: tuple[Precision, ...] = setting(PRECISIONS, metavar="NAME", help="fp32, bf16, int8")
     batch: int = batch(8)

@@ -131,5 +131,5 @@ def _branches(branches: list[dict[str, Any]], below: str, before: str = "") -> N
         _branches(branch[below], below, before + ("    " if last else "│   "))
 
 
-COMMAND = Command(about="The papers that a model builds on, with where it says so, those that build on it, and what its "
-                        "file imports.", settings=Settings, run=run)
+COMMAND = Command(about="The papers that a model builds on, with where it says so, those that build on it, and what "
+                        "its file imports.", settings=Settings, run=run)

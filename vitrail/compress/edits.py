@@ -42,7 +42,8 @@ def make_edit(model: nn.Module, kind: str, **values: Any) -> None:
     """
     config = getattr(model, "config", None)
     if not isinstance(config, ModelConfig):
-        raise ModelError(f"edits are noted in the config of a model of vitrail's, and a {type(model).__name__} has none")
+        raise ModelError(f"edits are noted in the config of a model of vitrail's, and a {type(model).__name__} has "
+                         "none")
     edit = {"kind": kind, **values}
     apply_edits(model, [edit])
     model.config = replace(config, edits=(*config.edits, edit))             # type: ignore[assignment]

@@ -26,14 +26,16 @@ def prune_heads(model: nn.Module, *, module: str, heads: Sequence[int]) -> None:
     assert isinstance(split, Split) and isinstance(merge, Merge)
     gone = set(heads)
     if strange := sorted(gone - set(range(split.heads))):
-        raise ModelError(f"{module} has {split.heads} heads, 0 to {split.heads - 1}, and {strange[0]} is not one of them")
+        raise ModelError(f"{module} has {split.heads} heads, 0 to {split.heads - 1}, and {strange[0]} is not one of "
+                         "them")
     kept = [head for head in range(split.heads) if head not in gone]
     if not kept:
         raise ModelError(f"all {split.heads} heads of {module} would be taken out: one at least must stay")
     width = split.proj.out_features // (split.parts * split.heads)
     rows = _places(kept, split.heads, split.parts, width).to(split.proj.weight.device)
     columns = _places(kept, split.heads, 1, width).to(merge.proj.weight.device)
-    split.proj = _linear(split.proj, split.proj.weight[rows], None if split.proj.bias is None else split.proj.bias[rows])
+    bias = None if split.proj.bias is None else split.proj.bias[rows]
+    split.proj = _linear(split.proj, split.proj.weight[rows], bias)
     merge.proj = _linear(merge.proj, merge.proj.weight[:, columns], merge.proj.bias)
     split.heads = len(kept)
 

@@ -105,8 +105,8 @@ def find(name: str, *kinds: str) -> Entry:
         known = [e.name for e in entries().values() if not kinds or e.kind in kinds]
         other = f" ({name} is {_AN[entry.kind]}.)" if entry else ""
         option = f" --kind {kinds[0]}" if kinds and kinds[0] != "backbone" else ""
-        raise ModelError(f"there is no {what} {name!r}.{other}{did_you_mean(name, known)} `vitrail list{option}` shows all "
-                         "of them.")
+        raise ModelError(f"there is no {what} {name!r}.{other}{did_you_mean(name, known)} `vitrail list{option}` "
+                         "shows all of them.")
     return entry
 
 

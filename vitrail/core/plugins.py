@@ -40,7 +40,8 @@ def _load_file(name: str) -> ModuleType:
     if not path.is_file():
         folder = path.parent
         names = sorted(os.listdir(folder))[:10_000] if folder.is_dir() else []
-        raise VitrailError(f"there is no file {name!r} to import as a plugin.{did_you_mean(path.name, names, least=0.7)}")
+        raise VitrailError(f"there is no file {name!r} to import as a "
+                           f"plugin.{did_you_mean(path.name, names, least=0.7)}")
     path = path.resolve()
     module_name = f"vitrail_plugin_{path.stem}_{zlib.crc32(os.fsencode(path)):08x}"
     if module_name in sys.modules:

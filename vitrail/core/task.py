@@ -87,7 +87,8 @@ class Task:
     takes: Literal["files", "text"] = "files"
     check: Callable[..., None] = lambda settings: None
     summary: Callable[..., str] = lambda settings, splits: (
-        f"{settings.model.name} on {settings.data.source}: {len(splits.train):,} samples to learn from, {len(splits.val):,} held out")
+        f"{settings.model.name} on {settings.data.source}: {len(splits.train):,} samples to learn from, "
+        f"{len(splits.val):,} held out")
     input_name: str = "input"
     output_name: str = "output"
     comparison: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -73,7 +73,8 @@ def kept_generators() -> Iterator[None]:
 
 
 def empty_batch(count: int, like: Tensor) -> Tensor:
-    """(count, *like.shape), uninitialised. In a worker it lies in shared memory, or it would have to be copied there."""
+    """(count, *like.shape), uninitialised. In a worker it lies in shared memory, or it would have to be copied
+    there."""
     shape = (count, *like.shape)
     if get_worker_info() is None:
         return torch.empty(shape, dtype=like.dtype, device=like.device)

@@ -127,7 +127,8 @@ def _duplicates(dataset: ImageDataset, seen: list[Seen]) -> tuple[Duplicate, ...
         if not image.why:
             groups.setdefault(image.content, []).append(index)
     return tuple(
-        Duplicate(tuple(dataset.key(i) for i in group), tuple(sorted({dataset.stratum(i) for i in group if dataset.stratum(i)})),
+        Duplicate(tuple(dataset.key(i) for i in group),
+                  tuple(sorted({dataset.stratum(i) for i in group if dataset.stratum(i)})),
                   tuple(sorted({split_of[i] for i in group if i in split_of})))
         for group in groups.values() if len(group) > 1)
 

@@ -108,7 +108,8 @@ def _arrays(item: NDArray[Any] | Tensor, key: str) -> Iterator[tuple[str, NDArra
 
 
 def as_file(image: bytes | Image.Image | NDArray[Any], key: str) -> bytes:
-    """A picture in memory as a file's bytes, so that it is read like one. Raises DataError for what is not a picture."""
+    """A picture in memory as a file's bytes, so that it is read like one. Raises DataError for what is not a
+    picture."""
     if isinstance(image, bytes):
         return image
     file = io.BytesIO()

@@ -12,7 +12,8 @@ from vitrail.data.batch import B_co, Collate, kept_generators
 from vitrail.data.settings import check_number
 from vitrail.data.workers import quiet_worker, starting
 
-Request = tuple[list[int], int, slice]                      # the samples of a whole batch, the epoch, this process's part
+# the samples of a whole batch, the epoch, this process's part
+Request = tuple[list[int], int, slice]
 
 
 class Loader(Generic[B_co]):

@@ -16,8 +16,8 @@ BUNDLED = ("digits",)
 def open_dataset(text: str | Path, *, on_error: str = "stop", classes: tuple[str, ...] | None = None,
                  split: str | None = None, decoding: Decoding | None = None, class_depth: int = 0,
                  threads: int = 0) -> Any:
-    """"digits", a folder of class folders, a table.csv, "hf:<name or folder>", "wds:<tar shards>", or, where nobody named any class,
-    "images:<folder>".
+    """"digits", a folder of class folders, a table.csv, "hf:<name or folder>", "wds:<tar shards>", or, where nobody
+    named any class, "images:<folder>".
 
     `split` ("train", "val" or "test") keeps that split of a data set that is divided already. `classes` are the
     classes to use, in order; a class among the data that they lack is an error. Raises DataError or SettingsError.

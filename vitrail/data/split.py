@@ -79,8 +79,8 @@ def _checked(dataset: Any, train: Sequence[int], held: Sequence[int], how: dict[
         raise DataError(f"{dataset.name}: the class {missing[0]!r} is held out and never trained on")
     split_groups = {dataset.group(index) for index in train} & {dataset.group(index) for index in held} - {""}
     if split_groups:
-        raise DataError(f"{dataset.name}: samples of the group {sorted(split_groups)[0]!r} are both trained on and held "
-                        "out by the data's own split, which flatters every score: move them to one side")
+        raise DataError(f"{dataset.name}: samples of the group {sorted(split_groups)[0]!r} are both trained on and "
+                        "held out by the data's own split, which flatters every score: move them to one side")
     record = how | {"train": [dataset.key(index) for index in train], "val": [dataset.key(index) for index in held]}
     return Splits(Subset(dataset, train), Subset(dataset, held), record)
 

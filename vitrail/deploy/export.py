@@ -103,7 +103,8 @@ def export(model: nn.Module, path: str | Path, *, images: Any = None, format: st
     example = inputs.example(2 if isinstance(batch, str) else batch, fixed or _traced_size(native))
     with torch.no_grad():
         output = ready(*example)
-    signature = Signature(example=example, inputs=inputs.names, outputs=_apart(names_of(output, inputs.task.output_name), inputs.names),
+    outputs = _apart(names_of(output, inputs.task.output_name), inputs.names)
+    signature = Signature(example=example, inputs=inputs.names, outputs=outputs,
                           axes=inputs.axes(fixed or native, batch=isinstance(batch, str), open_size=fixed is None),
                           open_size=fixed is None)
     note = {"format": VERSION, "kind": kind.name, "config": {"format": FORMAT, **config.to_json()},
@@ -202,7 +203,8 @@ def _kind(target: Path, format: str | None) -> Format:
     names = [kind.name for kind in FORMATS]
     if format is not None:
         if format not in names:
-            raise ExportError(f"there is no format {format!r}.{did_you_mean(format, names)} There are: {', '.join(names)}.")
+            raise ExportError(f"there is no format {format!r}.{did_you_mean(format, names)} There are: "
+                              f"{', '.join(names)}.")
         return FORMATS[names.index(format)]
     for kind in FORMATS:
         if target.suffix.lower() == kind.suffix:

@@ -58,8 +58,8 @@ def folded(model: nn.Module, example: Any = None, *, tolerance: float = TOLERANC
 def _noise(model: nn.Module) -> list[Tensor]:
     config = getattr(model, "config", None)
     if not isinstance(config, ModelConfig):
-        raise ExportError(f"give folded(model, example) an example that this {type(model).__name__} takes: only a model "
-                          "of vitrail says its own size")
+        raise ExportError(f"give folded(model, example) an example that this {type(model).__name__} takes: only a "
+                          "model of vitrail says its own size")
     generator = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
     return [(torch.randn(leaf.shape, generator=generator) if leaf.is_floating_point() else leaf).to(device)

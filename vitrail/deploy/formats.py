@@ -68,10 +68,12 @@ class Onnx:
             program = trace(model, signature.example, axes=signature.axes, open_size=signature.open_size)
         try:
             with quiet():
-                if not signature.open_size:         # else tables would be resized in the file, by each runtime in its own way
+                # else tables would be resized in the file, by each runtime in its own way
+                if not signature.open_size:
                     program = settled(program)
                 made = torch.onnx.export(program, dynamo=True, input_names=list(signature.inputs),
-                                         output_names=list(signature.outputs), opset_version=OPSET, verbose=False, optimize=True)
+                                         output_names=list(signature.outputs), opset_version=OPSET, verbose=False,
+                                         optimize=True)
                 assert made is not None
                 for value, axes in zip(made.model.graph.inputs, signature.axes, strict=True):
                     _name_sizes(value, axes)

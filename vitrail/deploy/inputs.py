@@ -45,7 +45,8 @@ class ModelInputs:
         return int(max(leaf.shape[1] for leaf in self.example(1) if leaf.ndim > 1))
 
     def axes(self, size: Size, *, batch: bool, open_size: bool) -> list[dict[int, str]]:
-        """For each input tensor its open axes, by name: those that change with the batch, or with a side of the size."""
+        """For each input tensor its open axes, by name: those that change with the batch, or with a side of the
+        size."""
         named: list[dict[int, str]] = [{} for _ in self.names]
         if batch:
             self._note(named, self.example(2, size), self.example(3, size), "batch")

@@ -7,7 +7,8 @@ from vitrail.deploy.optimize import Optimised, Precision, optimize
 
 
 class LazyOptimised(nn.Module):
-    """A model that `optimize` rewrites for the first batch, which calibrates int8 too. Smaller batches, such as the last
+    """A model that `optimize` rewrites for the first batch, which calibrates int8 too. Smaller batches, such as the
+    last
     one of a folder, are filled up to its size: another plan would take longer.
 
     Raises ExportError at the first batch where `optimize` refuses.

@@ -22,7 +22,8 @@ BOUNDS: dict[str, float] = {"fp32": 1e-4, "bf16": 2e-2, "int8": 1e-1}    # of th
 def optimize(model: nn.Module, example: Any, *, precision: Precision = "fp32",
              calibration: Iterable[Any] | None = None, keep: bool = True) -> Optimised:
     """A copy of a model that answers inputs of the example's shapes like the model, faster, and others as well. It is
-    made for where the example lies: the processor, or a CUDA GPU, for which it is compiled and recorded as a CUDA graph.
+    made for where the example lies: the processor, or a CUDA GPU, for which it is compiled and recorded as a CUDA
+    graph.
 
     example: what the model is called with: a tensor, such as images (B, 3, H, W), or a structure of tensors whose first
     axis is the batch (see `deploy.structure`).
@@ -65,7 +66,8 @@ def optimize(model: nn.Module, example: Any, *, precision: Precision = "fp32",
 
 
 def apart(output: Any, other: Any) -> tuple[float, str]:
-    """The largest difference of any output tensor, as a share of the range of the first one's, and that tensor's name."""
+    """The largest difference of any output tensor, as a share of the range of the first one's, and that tensor's
+    name."""
     worst = (0.0, "output")
     for name, one, two in zip(names_of(output, "output"), leaves_of(output), leaves_of(other), strict=True):
         scale = float(one.double().max() - one.double().min())

@@ -21,8 +21,8 @@ def names_of(value: Any, alone: str) -> list[str]:
     """A name for each tensor: its field's, with those of the structures that it stands in before it; `alone` for a
     tensor that stands in none.
 
-    >>> names_of({"boxes": torch.ones(1), "scores": torch.ones(1)}, "output")
-    ['boxes', 'scores']
+    >>> names_of({"mask": torch.ones(1), "scores": torch.ones(1)}, "output")
+    ['mask', 'scores']
     """
     return [path or alone for path, _ in _named(value, "")]
 

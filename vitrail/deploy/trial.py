@@ -19,9 +19,9 @@ class Trial:
     """One precision beside the plain model.
 
     seconds: the median of a batch. ratio: the plain model's time over this one's, the median of the rounds' own ratios,
-    and its quartiles. difference: the largest of any output on any sample, as a share of that output's range. agreement:
-    the share of samples with the same answer, as the task has it. refused: why there is no such copy; then the rest
-    says nothing.
+    and its quartiles. difference: the largest of any output on any sample, as a share of that output's range.
+    agreement: the share of samples with the same answer, as the task has it. refused: why there is no such copy; then
+    the rest says nothing.
     """
 
     precision: str

@@ -99,8 +99,8 @@ def explain(model: nn.Module, subject: Any, **options: Any) -> "Explanation | To
     subject: what the model answers about, as its task takes it: an image, or a text. options: those of the form of
     explanation, which for images are `explain_image`'s (method, target, layer, head), for texts method and target.
 
-    Raises ExplainError for what is not a model of vitrail's and for an option of another form of explanation, ModelError
-    for a model whose task explains nothing.
+    Raises ExplainError for what is not a model of vitrail's and for an option of another form of explanation,
+    ModelError for a model whose task explains nothing.
 
     Example:
         >>> explanation = explain(model, "cat.jpg", method="rollout")
@@ -115,8 +115,8 @@ def explain(model: nn.Module, subject: Any, **options: Any) -> "Explanation | To
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name in options:
         if name not in known and not takes_all:
-            raise ExplainError(f"{config.model} is not explained by {name}.{did_you_mean(name, known)} Its explanations "
-                               f"take {', '.join(known)}")
+            raise ExplainError(f"{config.model} is not explained by {name}.{did_you_mean(name, known)} Its "
+                               f"explanations take {', '.join(known)}")
     explanation: Explanation | TokenExplanation = function(model, subject, **options)
     return explanation
 
@@ -137,7 +137,8 @@ def explain_image(model: nn.Module, image: Any, *, method: str = "relevance", ta
     that does not answer about images; DataError on what is not an image.
     """
     if method not in METHODS:
-        raise ExplainError(f"there is no method {method!r}.{did_you_mean(method, METHODS)} There are: {', '.join(METHODS)}.")
+        raise ExplainError(f"there is no method {method!r}.{did_you_mean(method, METHODS)} There are: "
+                           f"{', '.join(METHODS)}.")
     config = config_of(model)
     subject = explained(model, target)
     if method != "gradcam" and not any(isinstance(part, Visible) for part in model.modules()):

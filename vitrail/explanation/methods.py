@@ -221,7 +221,8 @@ def _pick(layers: list[Layer], which: int | str | None, recording: Recording) ->
         names = [site.mixer for site in layers]
         if which in recording or which in [layer.mixer for layer in recording.layers]:
             raise ExplainError(f"{which} does not attend between image tokens. These do: {', '.join(names)}.")
-        raise ExplainError(f"there is no attention {which!r}.{did_you_mean(which, names)} There is: {', '.join(names)}.")
+        raise ExplainError(f"there is no attention {which!r}.{did_you_mean(which, names)} There is: "
+                           f"{', '.join(names)}.")
     if not -len(layers) <= which < len(layers):
         raise ExplainError(f"there is no layer {which}: {len(layers)} layers attend image tokens, "
                            f"0 to {len(layers) - 1}")

@@ -133,7 +133,8 @@ def explain_tokens(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any], 
         >>> explanation.draw().save("alignment.png")
     """
     if method not in METHODS:
-        raise ExplainError(f"there is no method {method!r}.{did_you_mean(method, METHODS)} There are: {', '.join(METHODS)}.")
+        raise ExplainError(f"there is no method {method!r}.{did_you_mean(method, METHODS)} There are: "
+                           f"{', '.join(METHODS)}.")
     if not targets:
         raise ExplainError("there is nothing to explain: give at least one target")
     with evaluating(model), torch.set_grad_enabled(method == "relevance"), \
@@ -179,7 +180,8 @@ def _row(matrices: Matrices, target: TokenTarget) -> dict[str, Tensor]:
     held = {columns: matrix for (rows, columns), matrix in matrices.items() if rows == target.tokens}
     if not held:
         asking = sorted({rows for rows, _ in matrices})
-        raise ExplainError(f"no tokens of a set {target.tokens!r} ask in this model.{did_you_mean(target.tokens, asking)} "
+        raise ExplainError(f"no tokens of a set {target.tokens!r} ask in this "
+                           f"model.{did_you_mean(target.tokens, asking)} "
                            f"These do: {', '.join(asking)}.")
     count = min(matrix.shape[1] for matrix in held.values())
     if not 0 <= target.index < count:

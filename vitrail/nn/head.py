@@ -37,8 +37,8 @@ class DroppedMean(nn.Module):
 
 
 class Head(nn.Module):
-    """One linear layer on a pooled vector: Features -> (B, classes). init_weights: gives the layer its first weights, in the
-    place of torch's own."""
+    """One linear layer on a pooled vector: Features -> (B, classes). init_weights: gives the layer its first weights,
+    in the place of torch's own."""
 
     def __init__(self, dim: int, classes: int, pool: Callable[[Features], Tensor], *,
                  init_weights: Callable[[nn.Module], object] = lambda linear: None):

@@ -73,7 +73,8 @@ class PatchEmbed(nn.Module):
 class MapPatchEmbed(nn.Module):
     """Patches of a map, each projected by one matrix, then normed: (B, H, W, channels) -> (B, ⌈H/p⌉, ⌈W/p⌉, C).
 
-    What begins a stage of PVT and of those that build on it. A size that p does not divide is padded as in `PatchEmbed`.
+    What begins a stage of PVT and of those that build on it. A size that p does not divide is padded as in
+    `PatchEmbed`.
     """
 
     def __init__(self, patch: int, channels: int, dim: int, norm: nn.Module):

@@ -27,7 +27,8 @@ def pad_images(images: Sequence[Tensor], *, multiple: int = 1, size: tuple[int, 
     sizes = torch.tensor([image.shape[1:] for image in images])                             # (B, 2)
     height, width = size or padded_size(sizes, multiple)
     if (sizes > torch.tensor([height, width])).any():
-        raise DataError(f"an image of {' x '.join(map(str, sizes.amax(0).tolist()))} does not fit into {height} x {width}")
+        raise DataError(f"an image of {' x '.join(map(str, sizes.amax(0).tolist()))} does not fit into {height} x "
+                        f"{width}")
     batch = images[0].new_zeros(len(images), *channels, height, width)                      # (B, C, H, W)
     for row, image in zip(batch, images, strict=True):
         row[:, :image.shape[1], :image.shape[2]] = image

@@ -34,8 +34,8 @@ BATCH, ROUNDS = 32, 15
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """One mechanism. score: the task's headline over the seeds; against: the difference to the first mechanism's, seed by
-    seed.
+    """One mechanism. score: the task's headline over the seeds; against: the difference to the first mechanism's, seed
+    by seed.
 
     ms: of a forward pass of BATCH samples; ratio: to the first mechanism's, with quartiles; step_bytes: the peak of a
     training step of as many. multiply_adds: of one sample.

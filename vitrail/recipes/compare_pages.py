@@ -23,7 +23,8 @@ def cells(compared: Sequence[Compared], settings: CompareSettings) -> list[tuple
     metric = _metric(settings)
 
     def line(c: Compared) -> tuple[str, ...]:
-        against = "-" if c.against is None else (f"{_signed(metric, c.against.value)} ({_signed(metric, c.against.low)} "
+        against = "-" if c.against is None else (f"{_signed(metric, c.against.value)} "
+                                                 f"({_signed(metric, c.against.low)} "
                                                  f"to {_signed(metric, c.against.high)})")
         return (c.mixer, metric.number(c.score.value), metric.interval(_bounded(metric, c.score)), against,
                 f"{c.params:,}", f"{c.multiply_adds / 1e9:.4f}", f"{c.ms:.1f}", f"{c.ratio[0]:.2f}",
@@ -61,8 +62,10 @@ def note(settings: CompareSettings) -> str:
                 f"{settings.mixers[0]} seed by seed" if settings.seeds > 1 else "one seed, with its interval over the "
                 "held-out samples")
     model, data, training = settings.model, settings.data, settings.training
-    return (f"{model.name} with {' '.join(model.set) or 'its own arguments'}, on {data.source}: {training.epochs} epochs of batches of {training.batch} at a rate of "
-            f"{training.lr:g}, the same for all. {_metric(settings).label}: {interval}. ms: a forward pass of {BATCH} samples in turns in "
+    return (f"{model.name} with {' '.join(model.set) or 'its own arguments'}, on {data.source}: {training.epochs} "
+            f"epochs of batches of {training.batch} at a rate of "
+            f"{training.lr:g}, the same for all. {_metric(settings).label}: {interval}. ms: a forward pass of {BATCH} "
+            "samples in turns in "
             f"one process, beside {settings.mixers[0]}'s. step: the peak of a training step of {BATCH}. "
             "GFLOPs: 1e9 multiply-adds of one sample in products, convolutions and attention.")
 

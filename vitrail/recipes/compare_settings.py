@@ -1,4 +1,5 @@
-"""What `vitrail compare` is told: the settings of a task, and beside them which mechanisms, how often. Imports no torch."""
+"""What `vitrail compare` is told: the settings of a task, and beside them which mechanisms, how often. Imports no
+torch."""
 import functools
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,8 @@ class CompareSettings(RunSettings):
     are those of a short comparison on the task's own small data; for data of your own say what you would say to train.
     """
 
-    mixers: tuple[str, ...] = setting(MIXERS, help="mechanisms, by name or as FILE.py:CLASS; the first is compared with")
+    mixers: tuple[str, ...] = setting(MIXERS, help="mechanisms, by name or as FILE.py:CLASS; the first is compared "
+                                                   "with")
     jobs: int = setting(2, low=1, high=1024, free=True, help="trainings at a time, each with its own process")
     seeds: int = setting(3, low=1, high=1000, help="runs of each mechanism: seed, seed + 1, ...")
 

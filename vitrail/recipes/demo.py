@@ -37,7 +37,8 @@ def teacher(out: Path, seed: int) -> RunSettings:
 
 
 def student(out: Path, taught_by: Path, seed: int) -> RunSettings:
-    settings: RunSettings = demo_task().settings.of({**STUDENT, "out": str(out), "teacher": str(taught_by), "seed": seed})
+    settings: RunSettings = demo_task().settings.of(
+        {**STUDENT, "out": str(out), "teacher": str(taught_by), "seed": seed})
     return settings
 
 

@@ -89,7 +89,8 @@ def _above(nodes: Mapping[str, Node]) -> dict[str, frozenset[str]]:
 
 
 def picture(nodes: Mapping[str, Node], title: str = "", *, focus: str = "") -> Figure:
-    """The papers in frames, years from left to right, and a curve for each line of descent, whose gid names its ends."""
+    """The papers in frames, years from left to right, and a curve for each line of descent, whose gid names its
+    ends."""
     lines = edges(nodes, focus=focus)
     arranged = arrange({key: node.year for key, node in nodes.items()}, lines)
     wide = max(last for _, last in arranged.years.values()) + 1

@@ -47,7 +47,8 @@ def open_folder(root: Path, opening: Opening | None = None, *, name: str = "") -
                             + (f" (and {len(empty) - 1} more like it)" if len(empty) > 1 else ""))
         tree.problems.extend(empty)
     order = {label: n for n, label in enumerate(sorted({item.target for item in items}, key=natural))}
-    items.sort(key=lambda item: (order[item.target], item.split))      # stable: natural order of the files within a class
+    # stable: natural order of the files within a class
+    items.sort(key=lambda item: (order[item.target], item.split))
     return image_files(name, items, opening, problems=tree.problems + outside, passed_over=tree.passed_over)
 
 

@@ -47,8 +47,8 @@ class Report:
 
 def compiled(model: nn.Module, inputs: Sequence[Tensor], precision: Precision, report: Report,
              calibration: Calibration | None = None) -> Plan:
-    """A plan for inputs of these shapes, or for `report.microbatch` samples of them: tensors in, one tensor or a tuple of
-    them out. `report` gets what was rewritten, and how often.
+    """A plan for inputs of these shapes, or for `report.microbatch` samples of them: tensors in, one tensor or a tuple
+    of them out. `report` gets what was rewritten, and how often.
 
     Raises ExportError, and what torch raises of tracing, where there is none.
     """

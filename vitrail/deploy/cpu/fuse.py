@@ -154,7 +154,8 @@ def residual_of(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
 
 
 def to_bfloat16(graph: fx.Graph, constants: Constants) -> None:
-    """Inputs, constants and all between them as bfloat16, where they are no whole numbers; answers are float32 again."""
+    """Inputs, constants and all between them as bfloat16, where they are no whole numbers; answers are float32
+    again."""
     for node in list(graph.nodes):
         if node.op == "get_attr" and constants.value(node).dtype == torch.float32:
             with graph.inserting_before(node):

@@ -26,8 +26,8 @@ Times = dict[str, float]            # seconds, by what was called
 
 
 class Program:
-    """A plan, recorded for inputs like the examples: tensors in, one tensor or a tuple of them out. One thread at a time
-    runs it.
+    """A plan, recorded for inputs like the examples: tensors in, one tensor or a tuple of them out. One thread at a
+    time runs it.
 
     natives: how many calls of native kernels it makes.
     """
@@ -41,7 +41,8 @@ class Program:
         with _as_it_is(), torch.no_grad(), build.told(recording), recording:
             answer = plan(*likes)
         recording.count += 1
-        found, self._bases, self._constants = tree_map_only(Tensor, recording.part, answer), recording.bases, recording.constants
+        found = tree_map_only(Tensor, recording.part, answer)
+        self._bases, self._constants = recording.bases, recording.constants
         self._block = torch.empty(settle(self._bases), dtype=torch.uint8)
         self._answer = tree_map(self._fixed, found)
         self._lock, before = threading.Lock(), 0

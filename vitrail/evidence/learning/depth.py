@@ -8,7 +8,8 @@ from torch import Tensor
 
 from vitrail.evidence.claims.claim import Outcome
 from vitrail.evidence.learning.plots import lines
-from vitrail.evidence.learning.loop import SIZE, Budget, Found, measure, named, new, paired, percent, plain, score, teach
+from vitrail.evidence.learning.loop import (Budget, Found, SIZE, measure, named, new, paired, percent, plain, score,
+                                            teach)
 from vitrail.evidence.learning.pictures import Pictures
 from vitrail.explanation.record import record
 from vitrail.core.score import Score

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from vitrail.backbones.deit import DistilledReadout
 from vitrail.evidence.claims.claim import Outcome
 from vitrail.evidence.learning.plots import rows
-from vitrail.evidence.learning.loop import (SIZE, Budget, Found, measure, named, new, paired, percent, plain, points, right,
-                                      score, teach)
+from vitrail.evidence.learning.loop import (Budget, Found, SIZE, measure, named, new, paired, percent, plain, points,
+                                            right, score, teach)
 from vitrail.evidence.learning.pictures import Pictures
 from vitrail.evidence.learning.small_nets import resnet
 from vitrail.tasks.classification.distill import hard, soft

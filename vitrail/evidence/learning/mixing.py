@@ -4,7 +4,8 @@ from typing import Any
 
 from vitrail.evidence.claims.claim import Outcome
 from vitrail.evidence.learning.plots import rows
-from vitrail.evidence.learning.loop import (SIZE, Budget, Found, Make, learn, measure, named, paired, percent, plain, points)
+from vitrail.evidence.learning.loop import (Budget, Found, Make, SIZE, learn, measure, named, paired, percent, plain,
+                                            points)
 from vitrail.evidence.learning.small_nets import bottlenecks
 
 BUDGET = Budget(steps=600, batch=64)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from vitrail.evidence.claims.claim import Outcome
 from vitrail.evidence.learning.plots import lines, rows
-from vitrail.evidence.learning.loop import (Budget, Found, Make, learn, measure, named, new, paired, percent, plain, points,
-                                      right, score, teach)
+from vitrail.evidence.learning.loop import (Budget, Found, Make, learn, measure, named, new, paired, percent, plain,
+                                            points, right, score, teach)
 from vitrail.evidence.learning.pictures import Pictures
 from vitrail.evidence.learning.small_nets import resnet
 

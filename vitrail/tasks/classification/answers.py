@@ -41,7 +41,8 @@ def _number(model: str, labels: tuple[str, ...], target: int | str) -> int:
     if isinstance(target, str) and not target.removeprefix("-").isdecimal():
         raise ExplainError(f"{model} knows no class {target!r}.{did_you_mean(target, labels)}")
     if not 0 <= int(target) < len(labels):
-        raise ExplainError(f"{model} has {len(labels)} classes, 0 to {len(labels) - 1}, and {target} is not one of them")
+        raise ExplainError(f"{model} has {len(labels)} classes, 0 to {len(labels) - 1}, and {target} is not one of "
+                           "them")
     return int(target)
 
 

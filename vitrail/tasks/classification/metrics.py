@@ -112,7 +112,8 @@ def intervals(seen: Outcomes, *, seed: int = 0, resamples: int = 1000) -> dict[s
     Raises DataError for 0 samples.
     """
     values = summary(seen)
-    drawn = bootstrap(lambda rows: _resampled(seen, rows), len(seen), seed=derive_seed(seed, "bootstrap"), resamples=resamples)
+    drawn = bootstrap(lambda rows: _resampled(seen, rows), len(seen), seed=derive_seed(seed, "bootstrap"),
+                      resamples=resamples)
     scores = {name: wilson(round(values[name] * len(seen)), len(seen)) for name in values if name not in RESAMPLED}
     scores |= {name: percentile(values[name], drawn[:, i]) for i, name in enumerate(RESAMPLED)}
     scores["ece"] = calibration.interval(values["ece"], drawn[:, RESAMPLED.index("ece")], seen.confidence,

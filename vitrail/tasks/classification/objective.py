@@ -67,7 +67,8 @@ class ClassificationObjective:
         student = self.build()
         if student.config.spec.labels != tuple(self.train.classes):
             raise SettingsError(f"the model's labels {_few(student.config.spec.labels)} are not the classes of "
-                                f"{self.train.name!r}, {_few(self.train.classes)}: build it with labels=dataset.classes")
+                                f"{self.train.name!r}, {_few(self.train.classes)}: build it with "
+                                "labels=dataset.classes")
         if self.given is not None:
             if self.given is student:
                 raise SettingsError("a model cannot be its own teacher: build the student apart")

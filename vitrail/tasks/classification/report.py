@@ -53,11 +53,11 @@ def _mistakes(evaluation: Any, model: Any, dataset: Any) -> Section:
                           text=f"{wrong.label} taken for {wrong.predicted} ({100 * wrong.probability:.2f} %)"))
     note = "None: every image was answered right."
     if cards and used:
-        note = (f"Wrong answers given with the most confidence, beside what spoke for the answer ({METHODS[used]}). What "
-                "lies dark about a map, the model did not see.")
+        note = (f"Wrong answers given with the most confidence, beside what spoke for the answer ({METHODS[used]}). "
+                "What lies dark about a map, the model did not see.")
     elif cards:
-        note = ("Wrong answers given with the most confidence. The model gives them the same scores whatever it sees, so "
-                "nothing in them spoke for the answer.")
+        note = ("Wrong answers given with the most confidence. The model gives them the same scores whatever it sees, "
+                "so nothing in them spoke for the answer.")
     return Section(title="The worst mistakes", note=note, parts=tuple(cards))
 
 

@@ -1,4 +1,5 @@
-"""Language: translation, going on with a text, and filling gaps: what the networks that vision took over were made for."""
+"""Language: translation, going on with a text, and filling gaps: what the networks that vision took over were made
+for."""
 from vitrail.core.lazy import Lazy
 from vitrail.core.score import Metric
 from vitrail.core.task import Task

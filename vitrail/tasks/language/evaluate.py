@@ -30,7 +30,8 @@ class Evaluation:
 
     @property
     def about(self) -> str:
-        return f"{self.model} ({self.kind}) on {self.source}: {self.samples:,} samples, {self.tokens:,} tokens to answer"
+        return (f"{self.model} ({self.kind}) on {self.source}: {self.samples:,} samples, {self.tokens:,} tokens to "
+                "answer")
 
     def to_json(self) -> dict[str, Any]:
         return {"model": self.model, "task": self.kind, "source": self.source, "samples": self.samples,

@@ -13,7 +13,8 @@ from vitrail.tasks.language.model import LanguageModel
 from vitrail.tasks.language.vocabulary import END, MASK, START
 
 Place = tuple[int, int]                     # a place of the output, and the unit in question there
-Asked = tuple[tuple[Tensor, ...], list[TokenTarget], dict[str, list[str]]]      # inputs, what is explained, names of tokens
+# inputs, what is explained, names of tokens
+Asked = tuple[tuple[Tensor, ...], list[TokenTarget], dict[str, list[str]]]
 
 
 def explain_text(model: LanguageModel, text: str, *, method: str = "relevance", target: Any = None) -> TokenExplanation:

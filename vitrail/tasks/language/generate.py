@@ -132,7 +132,8 @@ def generate(model: LanguageModel, prompts: Sequence[str], options: Options | No
     for name in given:
         if ASKED.get(name) != spec.kind:
             kind = ASKED.get(name)
-            raise SettingsError(f"--{name.replace('_', '-')} is for a model that {DOES[kind]}, and {model.config.model} "
+            raise SettingsError(f"--{name.replace('_', '-')} is for a model that {DOES[kind]}, and "
+                                f"{model.config.model} "
                                 f"{DOES[spec.kind]}" if kind else f"there is no option {name!r} for a text")
     model = model.to((options or Options()).device)
     if spec.kind == "translation":

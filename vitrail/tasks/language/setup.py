@@ -43,8 +43,8 @@ def spec_of(settings: LanguageSettings) -> LanguageSpec:
         raise SettingsError("strategy = 'fsdp' is not for models of language, which write word by word: give ddp or "
                             "single")
     with torch.device("meta"):
-        model = create_model(settings.model.name, vocabulary=Vocabulary("words", ("a", "word")), length=settings.data.length,
-                             **settings.model.arguments())
+        model = create_model(settings.model.name, vocabulary=Vocabulary("words", ("a", "word")),
+                             length=settings.data.length, **settings.model.arguments())
     spec = model.config.spec
     assert isinstance(spec, LanguageSpec)
     if spec.length < 8:
@@ -135,8 +135,8 @@ def make_objective(settings: LanguageSettings, splits: Splits) -> LanguageObject
             for name, dataset in (("train", splits.train), ("val", splits.val))}
     texts = "/".join(str(split["fingerprint"]) for split in data.values())
     return LanguageObjective(
-        kind=kind_of(spec.kind), train=splits.train, val=splits.val, seed=settings.training.seed, batch=settings.training.batch,
-        accumulate=settings.training.accumulate, smoothing=settings.loss.smoothing,
+        kind=kind_of(spec.kind), train=splits.train, val=splits.val, seed=settings.training.seed,
+        batch=settings.training.batch, accumulate=settings.training.accumulate, smoothing=settings.loss.smoothing,
         build=lambda: create_model(settings.model.name, vocabulary=vocabulary, length=spec.length,
                                    **settings.model.arguments()),
         save=lambda model, folder: save_model(model, folder, overwrite=True),

@@ -26,7 +26,8 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if self.kind not in UNITS:
-            raise DataError(f"a vocabulary is of {' or '.join(UNITS)}, not {self.kind!r}.{did_you_mean(self.kind, UNITS)}")
+            raise DataError(f"a vocabulary is of {' or '.join(UNITS)}, not "
+                            f"{self.kind!r}.{did_you_mean(self.kind, UNITS)}")
         numbers = {unit: number for number, unit in enumerate(self.units, len(MARKS))}
         if len(numbers) != len(self.units):
             raise DataError("a vocabulary names a unit twice")
