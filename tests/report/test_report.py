@@ -117,7 +117,7 @@ def test_the_page_of_a_run_tells_of_it(tmp_path: Path) -> None:
     assert f"{100 * share:.2f} %" in tiles and "12" in tiles
     assert any(r.startswith("lr0.25") for r in rows) and any("vitrail train 'a b'" in r for r in rows)
     assert "Held-out scores" in page.texts["h2"] and "Attention by layer and head" in page.texts["h2"]
-    assert any("scored best on these images, which flatters them" in p for p in page.texts["p"])
+    assert any("scored best on these samples, which flatters them" in p for p in page.texts["p"])
     assert sum(tag == "svg" for tag, _ in page.elements) == 3 and "No log was kept." not in page.texts["p"]
     assert any("relevance, arXiv:2103.15679" in p for p in page.texts["p"])
 
