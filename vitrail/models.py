@@ -54,8 +54,8 @@ def card(name: str) -> Card:
 
 
 def create_model(name: str, *, task: str = "", weights: str | Path | None = None, keys: str = "", inside: str = "",
-                 resize: bool = False, head: str = "", mixer: "str | type[nn.Module] | Mechanism" = "",
-                 **options: Any) -> Any:
+                 resize: bool = False, adapt_channels: bool = False, head: str = "",
+                 mixer: "str | type[nn.Module] | Mechanism" = "", **options: Any) -> Any:
     """A model by name, on the CPU, in evaluation mode; `model.config` says what it is.
 
     task:    what it is to do; the first of the tasks that the catalogue names for it, unless given.
@@ -63,7 +63,8 @@ def create_model(name: str, *, task: str = "", weights: str | Path | None = None
              A release whose classes are not the ones asked for leaves the head new.
     keys:    the layout of a path or address: "vitrail", "timm", "official"; inside: the entry of the file that holds
              the tensors, such as "model". A named release knows its own.
-    resize:  fit tables of positions to this model's size. head: "load" or "fresh", as for load_weights.
+    resize:  fit tables of positions to this model's size. adapt_channels: fold or repeat the first layer's weights for
+             in_chans other than theirs. head: "load" or "fresh", as for load_weights.
     mixer:   a mechanism that replaces the token mixer of a plain backbone in every block: its name (`vitrail list
              --kind attention`), its class, a Mechanism, or where a class of your own is ("mine.py:MyMixer"). The class
              token goes (see vitrail.mixers).
@@ -86,7 +87,7 @@ def create_model(name: str, *, task: str = "", weights: str | Path | None = None
     if weights is not None:
         source = release.source if release else weights
         load_weights(model, source, keys=(release.keys if release else keys) or "vitrail",
-                     inside=release.inside if release else inside, resize=resize,
+                     inside=release.inside if release else inside, resize=resize, adapt_channels=adapt_channels,
                      sha256=release.sha256 if release else "", head=head or _head(chosen, release, config))
     return model
 

@@ -63,13 +63,15 @@ def keys_of(model: Any, layout: str) -> Keys | None:
 
 def load_weights(model: Any, source: "str | Path | Mapping[str, Tensor]", *, keys: str = "vitrail",
                  inside: str = "", strict: bool = True, resize: bool = False, head: str = "load",
-                 sha256: str = "", allow_nonfinite: bool = False) -> Loaded:
+                 adapt_channels: bool = False, sha256: str = "", allow_nonfinite: bool = False) -> Loaded:
     """Copies the tensors of a file, an address or a mapping into the model; says what became of each.
 
     keys:   the layout they are in. inside: the entry of the file that holds them.
     strict: every tensor of the model must be there and every one of the file must be wanted. Without it at
             least nine in ten of the model's numbers must still be found.
-    resize: fit tables of positions of another size. head: "load", or "fresh" to leave the head as it is.
+    resize: fit tables of positions of another size. adapt_channels: fold or repeat the weights that read the image, for
+            a model of another `in_chans` (`nn.stem.fold_input_channels`).
+    head:   "load", or "fresh" to leave the head as it is.
 
     Raises CheckpointError; the model is then as it was.
     """
@@ -81,6 +83,9 @@ def load_weights(model: Any, source: "str | Path | Mapping[str, Tensor]", *, key
     state = source if isinstance(source, Mapping) else _read(str(source), sha256, inside, allow_nonfinite)
     table = keys_of(model, keys)
     state = dict(state) if table is None else _prefixed(model, table.translate(state))
+    if adapt_channels:
+        from vitrail.nn.stem import adapt_input_channels
+        state = adapt_input_channels(model, state)
     own = model.state_dict()
     fresh = tuple(k for k in own if head == "fresh" and k.startswith("head."))
     unexpected = tuple(k for k in state if k not in own)
@@ -120,6 +125,8 @@ def _resized(model: "nn.Module", name: str, value: "Tensor", resize: bool, where
     fit = getattr(owner, "fit", None)
     if fit is None:
         hint = " Other classes? head='fresh' (--new-head) leaves the head new." if name.startswith("head.") else ""
+        if value.ndim == len(wanted) > 2 and value.shape[:1] + value.shape[2:] == wanted[:1] + wanted[2:]:
+            hint = " Images of another number of channels? adapt_channels=True folds or repeats the first layer."
         raise CheckpointError(f"{where}: {name} has shape {tuple(value.shape)}, the model's is {wanted}.{hint}")
     if not resize:
         raise CheckpointError(f"{where}: the positions {name} have shape {tuple(value.shape)}, the model's {wanted}: "

@@ -89,3 +89,16 @@ def test_stems_that_weights_alone_cannot_adapt_are_refused(name: str) -> None:
     model = build(name, in_chans=1)
     with pytest.raises(CheckpointError, match="first layers do not allow it"):
         adapt_input_channels(model, build(name).state_dict())
+
+
+def test_released_weights_are_adapted_on_request(tmp_path: Path) -> None:
+    released = build("vit_ti16")
+    path = vitrail.save_weights(released, tmp_path / "released.safetensors")
+    with pytest.raises(CheckpointError, match="adapt_channels=True"):
+        vitrail.create_model("vit_ti16", classes=7, weights=path, in_chans=1, **released.config.arguments)
+    grey = vitrail.create_model("vit_ti16", classes=7, weights=path, in_chans=1, adapt_channels=True,
+                                **released.config.arguments)
+    image = noise(2, 1, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(grey(image), released(image.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4)
+    assert grey.config.arguments["in_chans"] == 1

@@ -1,5 +1,6 @@
 """The shared words. A class here never grows a flag for one paper."""
-from vitrail.nn.attention import Attend, GroupedAttention, Merge, SelfAttention, Shown, Softmax, Split, Visible
+from vitrail.nn.attention import (Attend, GroupedAttention, Merge, SelfAttention, Shown, Softmax, Split, Visible,
+                                  second_derivatives)
 from vitrail.nn.backbone import Backbone
 from vitrail.nn.blocks import (Block, Chain, DropPath, Gelu, LayerNorm, Mlp, Residual, Scale, Stack, drop_path_rates,
                                share, transformer_block)
@@ -21,5 +22,5 @@ __all__ = [
     "Residual", "Scale", "SelfAttention", "Shown", "Shrink", "Softmax", "Split", "SqueezeExcite", "Stack", "Strided",
     "TokenBody", "TokenSets", "Visible", "Windows", "Within", "causal", "class_token", "conv_norm", "each_stage",
     "fit_table", "from_tokens", "grid_of", "mean_finest", "mean_map", "pad_image", "padding", "pyramid",
-    "drop_path_rates", "round_width", "share", "squares", "transformer_block",
+    "drop_path_rates", "round_width", "second_derivatives", "share", "squares", "transformer_block",
 ]

@@ -1,4 +1,6 @@
 """The parts of attention: projections in, the product, the place where weights are seen, projection out."""
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -29,8 +31,11 @@ class Attend(nn.Module):
 
     q (*B, H, N, D), k (*B, H, M, D), v (*B, H, M, V), bias broadcast to (*B, H, N, M); returns (*B, H, N, V).
     `fused` runs the fused kernel. `watched` shows the weights to the recorder beside it, which leaves
-    the output as it was, bit for bit. With `fused` off the weights stand in the path of the gradient.
+    the output as it was, bit for bit. With `fused` off the weights stand in the path of the gradient, and so within
+    `second_derivatives`.
     """
+
+    written_out = False                 # of all of them, within `second_derivatives`
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +44,7 @@ class Attend(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *,
                 scale: float | None = None) -> Tensor:
-        if not self.fused:
+        if not self.fused or self.written_out:
             return self.weights(q, k, bias, scale) @ v
         if self.watched:
             with torch.no_grad():
@@ -77,6 +82,24 @@ class Attend(nn.Module):
         """The weights themselves: (*B, H, N, M)."""
         scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
         return self.softmax(scores if bias is None else scores + bias)
+
+
+@contextmanager
+def second_derivatives() -> Iterator[None]:
+    """Within: attention is written out as products and a softmax, of which torch knows the second derivative; of its
+    fused kernels it knows the first alone. For penalties on gradients (R1, Mescheder et al., arXiv:1801.04406).
+
+    It holds for the whole process, so one thread at a time may be within.
+
+        with second_derivatives():
+            score = discriminator(image)
+    """
+    before = Attend.written_out
+    Attend.written_out = True
+    try:
+        yield
+    finally:
+        Attend.written_out = before
 
 
 class Split(nn.Module):
