@@ -2,7 +2,7 @@
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
-from vitrail.core.errors import SettingsError, TrainingError
+from vitrail.core.errors import SettingsError, TrainingError, did_you_mean
 from vitrail.core.seeds import derive_seed
 from vitrail.nn import Stack, share
 from vitrail.training import optim, sharded
@@ -20,7 +20,7 @@ from vitrail.training.ema import Average
 from vitrail.training.health import diverged
 from vitrail.training.products import Widened
 from vitrail.training.settings import TrainSettings
-from vitrail.training.objective import Step, Task, part
+from vitrail.training.objective import Phase, Step, Task, matching, part
 from vitrail.training.tensors import live, moments, whole
 
 
@@ -43,6 +43,7 @@ class Engine:
             raise SettingsError("precision = 'bf16', and this device cannot compute in it: give fp32")
         torch.manual_seed(derive_seed(settings.seed, "model"))
         self.model = task.model()
+        self._frozen = freeze(self.model, settings.freeze)
         self.fingerprint = fingerprint(self.model)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         for module in self.model.modules():
@@ -54,8 +55,14 @@ class Engine:
         else:
             self.step.to(place.device)
         self.average = Average(self.model, settings.ema) if settings.ema else None
+        rates: dict[str, float] = getattr(task, "learning_rates", lambda model: {})(self.model)
         self.adam = optim.optimizer(self.model, lr=settings.lr, weight_decay=settings.weight_decay,
-                                    betas=settings.betas, layer_decay=settings.layer_decay)
+                                    betas=settings.betas, layer_decay=settings.layer_decay,
+                                    factors={**rates, **settings.factors})
+        if len(self.step.phases) > 1 and place.world > 1:
+            raise SettingsError("phases learn in turns within one process, and there are "
+                                f"{place.world}: start one")
+        self._after_step = getattr(task, "after_step", None)
         if settings.compile:
             self.step.compile(fullgraph=True, dynamic=False)    # a part that would fall back to eager is an error
         self.call = wrapped(self.step, place)
@@ -71,10 +78,33 @@ class Engine:
             raise TrainingError(f"step {step}: a batch of {len(batch)} samples on each of {place.world} processes, and "
                                 f"the setting 'batch' is {settings.batch}: what is left of an epoch must be left out")
         self.model.train()
-        self.adam.zero_grad(set_to_none=True)
+        for module in self._frozen:
+            module.eval()                                   # statistics of batches stay as they are, too
         optim.set_rate(self.adam, lr)
+        outcomes = [self._phase(number, batch, step, stop) for number in range(len(self.step.phases))]
+        place.follow_buffers(self._buffers)
+        if self.average is not None:
+            self.average.update(step + 1)
+        if self._after_step is not None:
+            with torch.no_grad():
+                self._after_step(self.model, step + 1)
+        return outcomes[0] if len(outcomes) == 1 else self._joined(outcomes)
+
+    def _joined(self, outcomes: list[Outcome]) -> Outcome:
+        """What the phases gave: the losses of each by its name, their sum, and the largest norm."""
+        losses = {f"{phase.name}/{name}": value for phase, outcome in zip(self.step.phases, outcomes, strict=True)
+                  for name, value in outcome.losses.items()}
+        return Outcome(losses={"loss": sum(outcome.losses["loss"] for outcome in outcomes), **losses},
+                       norm=max(outcome.norm for outcome in outcomes), stop=any(o.stop for o in outcomes))
+
+    def _phase(self, number: int, batch: Any, step: int, stop: Callable[[], bool]) -> Outcome:
+        """The part of a step in which one phase's parameters learn."""
+        settings, place = self.settings, self.place
+        self.adam.zero_grad(set_to_none=True)
         count = settings.accumulate
-        parts = [self._backward(part(batch, k, count).to(place.device), step, k, count) for k in range(count)]
+        with learning_alone(self.model, self.step.phases[number], self.step.phases):
+            parts = [self._backward(part(batch, k, count).to(place.device), step, k, count, number)
+                     for k in range(count)]
         mine = {name: torch.stack([p[name].detach().to(self._exact) for p in parts]).mean() for name in parts[0]}
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         shared = place.sum(torch.stack([*(v / place.world for v in mine.values()), self._number(stop())]))
@@ -84,9 +114,6 @@ class Engine:
         if settings.clip:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), settings.clip, norm)
         self.adam.step()
-        place.follow_buffers(self._buffers)
-        if self.average is not None:
-            self.average.update(step + 1)
         return outcome
 
     @torch.no_grad()
@@ -113,7 +140,7 @@ class Engine:
         return {"model": live(self.model), "optimizer": moments(self.model, self.adam),
                 "ema": self.average.tensors if self.average is not None else {}}
 
-    def _backward(self, micro: Any, step: int, k: int, count: int) -> dict[str, Tensor]:
+    def _backward(self, micro: Any, step: int, k: int, count: int, phase: int) -> dict[str, Tensor]:
         """Adds a micro-batch's share of the gradient. Its random draws are those of its place in the whole batch, so
         neither the number of processes nor that of micro-batches changes which samples skip a branch."""
         place, last = self.place, k == count - 1
@@ -125,7 +152,7 @@ class Engine:
         torch.manual_seed(derive_seed(self.settings.seed, "step", step))
         with alone, self.widened, share(place.rank * count + k, place.world * count):
             with torch.autocast(place.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-                losses: dict[str, Tensor] = self.call(micro, step)
+                losses: dict[str, Tensor] = self.call(micro, step, phase) if phase else self.call(micro, step)
             (losses["loss"] / count).backward()
         return losses
 
@@ -144,6 +171,43 @@ class Engine:
 
     def _number(self, value: float) -> Tensor:
         return torch.tensor(float(value), dtype=self._exact, device=self.place.device)
+
+
+@contextlib.contextmanager
+def learning_alone(model: nn.Module, phase: Phase, phases: Sequence[Phase]) -> Iterator[None]:
+    """Within: only a phase's parameters learn; where there is one phase, nothing changes."""
+    if len(phases) == 1:
+        yield
+        return
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    alone = set(matching(learning, phase.parameters))
+    for name, parameter in learning.items():
+        parameter.requires_grad_(name in alone)
+    try:
+        yield
+    finally:
+        for parameter in learning.values():
+            parameter.requires_grad_(True)
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
+    """Parameters whose names fit a pattern do not learn; the parts of which nothing does learn any more.
+
+    Raises SettingsError, naming the nearest, for a pattern that no parameter fits, and where none would be left.
+    """
+    if not patterns:
+        return []
+    parameters = dict(model.named_parameters())
+    for pattern in patterns:
+        if not matching(parameters, [pattern]):
+            raise SettingsError(f"the setting 'freeze' names {pattern!r}, and no parameter is called so."
+                                f"{did_you_mean(pattern, parameters)} A pattern such as 'backbone.*' takes all below")
+    for name in matching(parameters, patterns):
+        parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise SettingsError(f"the setting 'freeze' is {' '.join(patterns)}, and leaves nothing to learn")
+    return [part for part in model.modules()
+            if (own := list(part.parameters())) and not any(parameter.requires_grad for parameter in own)]
 
 
 class _Enough(Exception):

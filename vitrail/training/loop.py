@@ -79,7 +79,7 @@ class _Fit:
                     self._save()
                 if stop:
                     raise self.flag.error(f"at step {self.state.step} of {self.total}")
-                if self.state.step == self.total:
+                if self.state.step == self.total or self._patience_ends():
                     return self._finish()
                 if batches is None or self.state.at == 0:
                     _close(batches)
@@ -140,7 +140,8 @@ class _Fit:
             raise TrainingError(f"the training data ended at step {state.at} of epoch {state.epoch + 1}, and an epoch "
                                 f"was said to have {self.per_epoch}")
         lr = learning_rate(state.step, total=self.total, warmup=round((settings.warmup or 0) * self.per_epoch),
-                           lr=settings.lr, min_lr=settings.min_lr)
+                           lr=settings.lr, min_lr=settings.min_lr, schedule=settings.schedule, gamma=settings.lr_gamma,
+                           drops=[round(epochs * self.per_epoch) for epochs in settings.lr_steps])
         outcome = self.engine.train(batch, state.step, lr, lambda: self.flag.number != 0)
         self.stop = outcome.stop
         for name, value in {**outcome.losses, "norm": outcome.norm}.items():
@@ -154,6 +155,18 @@ class _Fit:
             self.run.log("train", state.step, epoch, {**means, "lr": lr, "rate": self.report.rate * settings.batch})
             self.report.line(epoch, settings.epochs, {**means, "lr": lr})
             state.sums, state.count = {}, 0
+
+    def _patience_ends(self) -> bool:
+        """Whether so many evaluations in a row were no better: of what a checkpoint holds, so that resume is exact."""
+        state, settings = self.state, self.settings
+        best = state.best.step if state.best is not None else state.step
+        waited = (state.step - best) / (self.per_epoch * settings.evaluate_every)
+        if not settings.patience or state.evaluated != state.step or waited < settings.patience:
+            return False
+        self.report.say(f"no better score in {settings.patience} evaluations: the run ends here")
+        if state.step > self.saved:
+            self._save()
+        return True
 
     def _due_evaluation(self) -> bool:
         state = self.state

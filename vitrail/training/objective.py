@@ -1,6 +1,7 @@
 """What the loop needs to know of a learning problem, and nothing more."""
 import dataclasses
-from collections.abc import Iterator
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -31,7 +32,13 @@ class Batches(Protocol):
 
 
 class Task(Protocol):
-    """A learning problem: its network, data, loss and score. Each method but `names` runs on every process."""
+    """A learning problem: its network, data, loss and score. Each method but `names` runs on every process.
+
+    Optional methods: `phases(model)` -> Phases, where parts of a step learn in turns, in place of one loss;
+    `after_step(model, step)`, called without gradients once an optimizer step, `step` counted from 1: for momentum
+    encoders, queues and teachers, whose buffers are part of the network's state; `learning_rates(model)` -> factors on
+    the learning rate by patterns of names.
+    """
 
     headline: str               # the score that chooses the best checkpoint
     larger_is_better: bool
@@ -60,16 +67,53 @@ class Task(Protocol):
         """Writes the finished network into an empty folder."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One of several parts of a step that learn in turns, such as the discriminator of a GAN and then its generator.
+
+    name: what its losses are logged under. parameters: patterns (fnmatch) of the names of those that learn in it; the
+    others get no gradient. loss: (model, batch, step) -> losses, as `Task.loss`.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    loss: Callable[[nn.Module, Any, int], dict[str, Tensor]]
+
+
+def phases_of(task: Any, model: nn.Module) -> tuple[Phase, ...]:
+    """The phases of a step: those that the optional method `phases(model)` of the objective names, or all parameters
+    and its one loss. Raises TrainingError for one in which nothing learns, and for two of one name."""
+    declared = getattr(task, "phases", None)
+    if declared is None:
+        return (Phase(name="", parameters=("*",), loss=task.loss),)
+    phases = tuple(declared(model))
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for phase in phases:
+        if not matching(names, phase.parameters):
+            raise TrainingError(f"in the phase {phase.name!r} nothing learns: {', '.join(phase.parameters)} names no "
+                                "parameter that has a gradient")
+    if len({phase.name for phase in phases}) != len(phases) or not phases:
+        given = ", ".join(phase.name for phase in phases) or "none"
+        raise TrainingError(f"phases have names of their own, and these are {given}")
+    return phases
+
+
+def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """Those of the names that fit one of the patterns (fnmatch)."""
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
 class Step(nn.Module):
-    """A network and its loss as one module, so that what wraps it for speed or scale wraps all of a step."""
+    """A network and its losses as one module, so that what wraps it for speed or scale wraps all of a step."""
 
     def __init__(self, model: nn.Module, task: Task):
         super().__init__()
         self.model = model
         self.task = task
+        self.phases = phases_of(task, model)
 
-    def forward(self, batch: Any, step: int) -> dict[str, Tensor]:
-        return self.task.loss(self.model, batch, step)
+    def forward(self, batch: Any, step: int, phase: int = 0) -> dict[str, Tensor]:
+        return self.phases[phase].loss(self.model, batch, step)
 
     def evaluate(self, device: torch.device, rank: int, of: int) -> dict[str, float]:
         return self.task.evaluate(self.model, device, rank, of)

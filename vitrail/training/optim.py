@@ -1,24 +1,36 @@
 """AdamW with groups: what decays, and how fast each depth learns."""
+import fnmatch
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
+from vitrail.core.errors import SettingsError, did_you_mean
 from vitrail.nn import Prefix, Stack
 
 
 def optimizer(model: nn.Module, *, lr: float, weight_decay: float, betas: tuple[float, float],
-              layer_decay: float = 1.0) -> torch.optim.AdamW:
+              layer_decay: float = 1.0, factors: Mapping[str, float] | None = None) -> torch.optim.AdamW:
     """Fused AdamW (Loshchilov & Hutter, arXiv:1711.05101) over all parameters that learn.
 
     Tensors of one dimension (biases, norms, gains), position tables and prefix tokens do not decay. A group's
-    "share" is its factor on the learning rate, layer_decay ** (levels above it); `set_rate` applies it.
+    "share" is its factor on the learning rate, layer_decay ** (levels above it) times that of `factors`, by the first
+    pattern that fits the parameter's name; `set_rate` applies it. Raises SettingsError for a pattern that fits none.
     """
     kept = _undecayed(model)
     deep = depths(model) if layer_decay != 1 else {}
     top = max(deep.values(), default=0)
+    factors = factors or {}
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in factors:
+        if not fnmatch.filter(names, pattern):
+            raise SettingsError(f"the learning rate of {pattern!r} has a factor, and no parameter is called so."
+                                f"{did_you_mean(pattern, names)}")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
             share = layer_decay ** (top - deep[name]) if deep else 1.0
+            share *= next((f for pattern, f in factors.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
             groups.setdefault((share, 0.0 if name in kept else weight_decay), []).append(p)
     return torch.optim.AdamW([{"params": ps, "share": share, "weight_decay": decay, "lr": lr * share}
                               for (share, decay), ps in groups.items()], lr=lr, betas=betas, fused=True)

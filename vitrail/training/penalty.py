@@ -9,8 +9,8 @@ def gradient_penalty(model: nn.Module, images: Tensor) -> Tensor:
     """The mean over images of the squared norm of the score's gradient: R1 without its factor (Mescheder et al.,
     arXiv:1801.04406, equation 9), to be added to a discriminator's loss times gamma / 2.
 
-    model: images (B, C, H, W) -> scores, of any shape, which are summed up for each image. Its own gradient goes through
-    the second derivative of every layer, attention included. Returns a tensor of no dimensions.
+    model: images (B, C, H, W) -> scores, of any shape, summed up for each image. Its own gradient goes through the
+    second derivative of every layer, attention included. Returns a tensor of no dimensions.
 
     >>> loss = wrong + 0.5 * 10.0 * gradient_penalty(discriminator, real)          # doctest: +SKIP
     """

@@ -24,6 +24,14 @@ class TrainSettings(Checked):
     min_lr: float = setting(1e-6, low=0, high=100, help="the learning rate at the end of the cosine")
     warmup: float | None = setting(None, low=0, high=1_000_000,
                                    help="epochs of linear warm-up; left out: a tenth of all, at most 5")
+    schedule: Literal["cosine", "step", "constant"] = field(default="cosine", metadata={
+        "help": "of the learning rate, behind the warm-up"})
+    lr_steps: tuple[float, ...] = setting((), above=0, high=1_000_000, help="of step: epochs at which it drops")
+    lr_gamma: float = setting(0.1, above=0, below=1, help="of step: the factor of each drop")
+    lr_factors: tuple[str, ...] = setting((), metavar="NAME=X", help="factors by part: 'backbone.*=0.1'")
+    freeze: tuple[str, ...] = setting((), metavar="NAME", help="what does not learn: 'backbone.*'")
+    patience: int = setting(0, low=0, high=1_000_000, help="evaluations without a better score that end the "
+                                                             "run; 0: none")
     weight_decay: float = setting(0.05, low=0, high=10, help="of AdamW; not of biases, norms and positions")
     betas: tuple[float, float] = setting((0.9, 0.999), low=0, below=1, help="of AdamW")
     clip: float = setting(1.0, low=0, below=float("inf"), help="the largest norm of the gradient; 0: no clipping")
@@ -56,8 +64,27 @@ class TrainSettings(Checked):
             object.__setattr__(self, "warmup", min(self.epochs / 10, 5.0))
         elif self.warmup > self.epochs:
             raise SettingsError(f"the setting 'warmup' is {self.warmup!r}, and must be at most epochs, {self.epochs}")
+        if bool(self.lr_steps) != (self.schedule == "step"):
+            raise SettingsError(f"the setting 'lr_steps' is {self.lr_steps!r}, and goes with schedule 'step', which is "
+                                f"{self.schedule!r} here")
+        _ = self.factors                                        # each is NAME=X, or an error
         if self.batch % self.accumulate:
             raise SettingsError(f"the setting 'accumulate' is {self.accumulate}, and must divide batch, {self.batch}")
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """Factors on the learning rate by patterns of parameters' names. Raises SettingsError for what is not one."""
+        factors: dict[str, float] = {}
+        for text in self.lr_factors:
+            name, equals, number = text.partition("=")
+            try:
+                factors[name] = float(number)
+            except ValueError:
+                equals = ""
+            if not equals or not name or not 0 <= factors[name] <= 1000:
+                raise SettingsError(f"the setting 'lr_factors' holds {text!r}, and takes NAME=X with X from 0 to 1000, "
+                                    "such as backbone.*=0.1")
+        return factors
 
 
 @dataclass(frozen=True, kw_only=True)
