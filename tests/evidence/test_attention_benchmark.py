@@ -66,4 +66,4 @@ def test_the_command_writes_table_numbers_and_plot(ask: Ask, tmp_path: Path) -> 
     assert sorted(p.name for p in (tmp_path / "ledger").iterdir()) == ["attention.json", "attention.md",
                                                                        "attention.png"]
     assert ask(*words).code == 1, "nothing is overwritten unasked"
-    assert "no square map: try 64 or 81" in ask("bench", "attention", "--tokens", "65").err
+    assert "not a square map: try 64 or 81" in ask("bench", "attention", "--tokens", "65").err

@@ -101,7 +101,7 @@ def test_a_teacher_helps_or_the_claim_is_refuted() -> None:
 
 def test_attacks_stay_near_and_do_harm() -> None:
     model, found = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 10)), digits(8)
-    images, labels = found.val[:50], found.held_labels[:50]
+    images, labels = found.held_out[:50], found.held_labels[:50]
     before = nn.functional.cross_entropy(model(images), labels)
     for radius in learn_vector.RADII:
         seen = learn_vector.attacked(model, images, labels, radius)

@@ -19,13 +19,13 @@ def test_digits_are_split_without_overlap() -> None:
     found = digits(8)
     assert len(found.labels) == 1797 - HELD_OUT and len(found.held_labels) == HELD_OUT and found.classes == 10
     seen = {image.numpy().tobytes() for image in found.images[:, 0]}
-    assert sum(image.numpy().tobytes() in seen for image in found.val[:, 0]) == 0
+    assert sum(image.numpy().tobytes() in seen for image in found.held_out[:, 0]) == 0
 
 
 def test_a_texture_is_told_by_nothing_but_its_texture() -> None:
     found = textures(24, train=20, held=10)
-    assert found.images.shape == (20 * len(TEXTURES), 3, 24, 24) and found.val.shape[0] == 10 * len(TEXTURES)
-    for images in (found.images, found.val):
+    assert found.images.shape == (20 * len(TEXTURES), 3, 24, 24) and found.held_out.shape[0] == 10 * len(TEXTURES)
+    for images in (found.images, found.held_out):
         assert images.mean((1, 2, 3)).abs().max() < 1e-5 and (images.std((1, 2, 3)) - 1).abs().max() < 0.05
     assert torch.equal(found.images, textures(24, train=20, held=10).images)
 

@@ -1,4 +1,5 @@
 """`vitrail optimize`: what rewriting a model for this processor gains, and how far its answers move, on real images."""
+import math
 from dataclasses import dataclass
 from json import dumps
 from typing import TYPE_CHECKING
@@ -62,7 +63,8 @@ def _print(a: Settings, plain: float, found: "list[Trial]", samples: int) -> Non
         if not t.refused:
             low, high = t.quartiles
             rows.append((t.precision, f"{1e3 * t.seconds:.1f}", f"{a.batch / t.seconds:.1f}", f"{t.ratio:.2f}",
-                         f"{low:.2f} to {high:.2f}", f"{100 * t.difference:.2g}", f"{100 * t.agreement:.1f}"))
+                         f"{low:.2f} to {high:.2f}", f"{100 * t.difference:.2g}",
+                         "" if math.isnan(t.agreement) else f"{100 * t.agreement:.1f}"))
     table(head, rows, right=[h for h in head[1:] if h != "quartiles"])
     for t in found:
         if t.refused:

@@ -45,7 +45,7 @@ def folded(model: nn.Module, example: Any = None, *, tolerance: float = TOLERANC
                 one.fold()
                 _replace(made, one.scales)
         after = answers(made, inputs)
-    except (RuntimeError, TypeError, ValueError, AttributeError) as e:
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as e:
         raise ExportError(f"the model cannot be folded: {' '.join(str(e).split())[:300]}") from e
     for there, here in zip(before, after, strict=True):
         scale, apart = float(there.max() - there.min()), float((there - here).abs().max())

@@ -42,7 +42,7 @@ def optimize(model: nn.Module, example: Any, *, precision: Precision = "fp32",
     if not isinstance(model, nn.Module):
         raise ExportError(f"optimize takes a model, a torch.nn.Module, and this is a {type(model).__name__}")
     inputs = leaves_of(example)
-    if not inputs or len({len(leaf) if leaf.ndim else 0 for leaf in inputs}) != 1:
+    if not inputs or any(leaf.ndim == 0 for leaf in inputs) or len({len(leaf) for leaf in inputs}) != 1:
         raise ExportError("an example is a batch: tensors whose first axes are equally long, and not of the shapes "
                           f"{', '.join(str(tuple(leaf.shape)) for leaf in inputs)}")
     if precision == "int8" and gpu.there(inputs):
