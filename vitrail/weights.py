@@ -35,12 +35,22 @@ class Loaded:
 RENAMED = {"patch_embed": "tokenize"}        # the names of modules: today, and in the first format
 
 
+def todays_name(name: str) -> str:
+    """What a tensor of the first format is called today."""
+    names = {old: new for new, old in RENAMED.items()}
+    return ".".join(names.get(part, part) for part in name.split("."))
+
+
+def former_name(name: str) -> str:
+    """What a tensor of today was called in the first format."""
+    return ".".join(RENAMED.get(part, part) for part in name.split("."))
+
+
 def renamed(state: "Mapping[str, Tensor]", written: object) -> "dict[str, Tensor]":
     """The tensors of a saved model under today's names, whichever format they were written in."""
     if written not in FIRST_FORMATS:
         return dict(state)
-    names = {old: new for new, old in RENAMED.items()}
-    return {".".join(names.get(part, part) for part in key.split(".")): tensor for key, tensor in state.items()}
+    return {todays_name(name): tensor for name, tensor in state.items()}
 
 
 def keys_of(model: Any, layout: str) -> Keys | None:

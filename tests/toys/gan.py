@@ -182,7 +182,8 @@ def read_inputs(config: ModelConfig, data: Any, *, most: int = 32, size: Any = N
 
 TASK = register_task(Task(
     name="toy_gan", about="draws points on a circle", headline="distance",
-    metrics={"distance": Metric(label="distance", larger_is_better=False)}, settings=GanSettings, spec=GanSpec, takes="text",
+    metrics={"distance": Metric(label="distance", larger_is_better=False)}, settings=GanSettings,
+    spec=GanSpec, takes="text",
     make_spec=lambda name, variant, arguments, release: GanSpec(), build=lambda config, network: Gan(network, config),
     splits=lambda settings: open_splits(settings, "circle", points),
     open=lambda text, *more, **options: Rows(text, points),

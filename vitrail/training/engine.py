@@ -22,6 +22,7 @@ from vitrail.training.products import Widened
 from vitrail.training.settings import TrainSettings
 from vitrail.training.objective import Phase, Step, Task, matching, part
 from vitrail.training.tensors import live, moments, whole
+from vitrail.weights import former_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class Engine:
         self.model = task.model()
         self._frozen = freeze(self.model, settings.freeze)
         self.fingerprint = fingerprint(self.model)
+        self.former_fingerprint = fingerprint(self.model, former_name)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         for module in self.model.modules():
             if isinstance(module, Stack):
@@ -214,7 +216,7 @@ class _Enough(Exception):
     """An evaluation that was told to stop."""
 
 
-def fingerprint(model: nn.Module) -> str:
-    """sha256 over the names, shapes and kinds of number of what a network keeps."""
-    lines = [f"{name} {tuple(t.shape)} {t.dtype} {t.requires_grad}" for name, t in live(model).items()]
+def fingerprint(model: nn.Module, called: Callable[[str], str] = str) -> str:
+    """sha256 over the names, shapes and kinds of number of what a network keeps. called: other names for them."""
+    lines = [f"{called(name)} {tuple(t.shape)} {t.dtype} {t.requires_grad}" for name, t in live(model).items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

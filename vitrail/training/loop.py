@@ -115,7 +115,7 @@ class _Fit:
             if found is None and self.settings.resume == "must":
                 raise SettingsError(f"resume = 'must', and {self.store.folder} holds no whole checkpoint")
             if found is not None:
-                found[1].refuse(self.origin, fresh.averaged, found[0])
+                found[1].refuse(self.origin, fresh.averaged, found[0], former=self.engine.former_fingerprint)
             elif self.run.record is not None:
                 self.report.say("there is no whole checkpoint to go on from: starting at the first step")
             state = found[1] if found else fresh
@@ -131,6 +131,7 @@ class _Fit:
             return fresh
         path = self.store.path(step)
         state = state_of(path)
+        state.origin = self.origin
         restore.resume(self.engine, path, state)
         return state
 
@@ -164,8 +165,7 @@ class _Fit:
         if not settings.patience or state.evaluated != state.step or waited < settings.patience:
             return False
         self.report.say(f"no better score in {settings.patience} evaluations: the run ends here")
-        if state.step > self.saved:
-            self._save()
+        self._save()
         return True
 
     def _due_evaluation(self) -> bool:

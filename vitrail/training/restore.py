@@ -10,6 +10,7 @@ from vitrail.training import sharded
 from vitrail.training.engine import Engine
 from vitrail.training.state import State
 from vitrail.training.tensors import check, decoded, live, put
+from vitrail.weights import todays_name
 
 _KINDS = ("step", "exp_avg", "exp_avg_sq")
 Shapes = dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]]
@@ -43,7 +44,8 @@ def _fill(groups: Groups, path: Path, state: State, *, alone: bool,
     names = [*groups, *(["optimizer"] if moments else [])]
     files: Groups = {}
     if plain:
-        files = {n: decoded(path / f"{n}.safetensors") for n in names if (path / f"{n}.safetensors").exists()}
+        files = {n: {todays_name(key): tensor for key, tensor in decoded(path / f"{n}.safetensors").items()}
+                 for n in names if (path / f"{n}.safetensors").exists()}
         shapes: Shapes = {g: {n: (tuple(t.shape), t.dtype) for n, t in ts.items()} for g, ts in files.items()}
     else:
         shapes = sharded.listed(path)

@@ -103,13 +103,14 @@ class State:
             raise fail("its parts contradict each other")
         return state
 
-    def refuse(self, origin: Origin, averaged: bool, where: Path) -> None:
-        """Raises CheckpointError, with the reason, where a run of `origin` cannot go on from here."""
+    def refuse(self, origin: Origin, averaged: bool, where: Path, former: str = "") -> None:
+        """Raises CheckpointError, with the reason, where a run of `origin` cannot go on from here. former: the same
+        network's fingerprint by the names that its tensors had."""
         words = {"seed": "another seed", "batch": "another global batch", "model": "another network",
                  "data": "other data (by their fingerprint)", "steps_per_epoch": "another number of steps in an epoch"}
         for name, why in words.items():
             mine, theirs = getattr(origin, name), getattr(self.origin, name)
-            if mine != theirs:
+            if mine != theirs and not (name == "model" and theirs == former):
                 raise CheckpointError(f"{where} was written by a run with {why}: {theirs} there, {mine} here. "
                                       "Go on with what it was started with, or train into another folder.")
         if averaged != self.averaged:
