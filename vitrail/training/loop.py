@@ -160,12 +160,12 @@ class _Fit:
     def _patience_ends(self) -> bool:
         """Whether so many evaluations in a row were no better: of what a checkpoint holds, so that resume is exact."""
         state, settings = self.state, self.settings
-        best = state.best.step if state.best is not None else state.step
-        waited = (state.step - best) / (self.per_epoch * settings.evaluate_every)
+        waited = (state.step - (state.best or state).step) / (self.per_epoch * settings.evaluate_every)
         if not settings.patience or state.evaluated != state.step or waited < settings.patience:
             return False
         self.report.say(f"no better score in {settings.patience} evaluations: the run ends here")
-        self._save()
+        if state.step > self.saved:
+            self._save()
         return True
 
     def _due_evaluation(self) -> bool:
