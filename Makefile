@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types catalogue docs clean
+.PHONY: demo test test-all lint types catalogue docs clean
 
 .venv/made:
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,10 @@ demo: .venv/demo
 
 test: .venv/test lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# every system in the place of one small variant a paper, and the guide's long examples: some hours
+test-all: .venv/test .venv/docs lint types
+	VITRAIL_ALL=1 VITRAIL_TEST_ALL=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/test
 	$(BIN)/ruff check .

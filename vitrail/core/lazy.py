@@ -16,8 +16,11 @@ class Lazy:
 
     @property
     def target(self) -> Any:
-        """What the name stands for."""
-        return getattr(importlib.import_module(self._module), self._name)
+        """What the name stands for. Raises ImportError where its module holds nothing of that name."""
+        module = importlib.import_module(self._module)
+        if not hasattr(module, self._name):             # an AttributeError would ask __getattr__, and so this, again
+            raise ImportError(f"{self._module} holds nothing called {self._name!r}")
+        return getattr(module, self._name)
 
     @property
     def __signature__(self) -> inspect.Signature:
