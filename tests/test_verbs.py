@@ -34,7 +34,8 @@ def test_a_model_is_trained_scored_and_asked(run: Path, photos: Path) -> None:
 
 
 def test_a_model_of_text_has_the_same_verbs(tmp_path: Path) -> None:
-    run = vitrail.train("gpt_tiny", "page", tmp_path / "run", set=("dim=16", "hidden=32", "heads=2"), length=16, stride=150,
+    run = vitrail.train("gpt_tiny", "page", tmp_path / "run", set=("dim=16", "hidden=32", "heads=2"), length=16,
+                        stride=150,
                         batch=8, epochs=1, threads=1)
     assert vitrail.evaluate(run).scores["perplexity"].value > 1
     answer = next(vitrail.generate(run, ["We hold"], tokens=5, temperature=0))

@@ -31,7 +31,7 @@ def test_a_task_is_found_by_its_name_its_kinds_and_its_models() -> None:
 def test_a_task_of_ones_own_is_registered(mine: tasks.Task) -> None:
     assert "mine" not in task_names()
     assert register_task(mine) is mine is find_task("mine") is find_task("mine_too")
-    register_task(mine)                                                 # once more, as a file that is imported again does
+    register_task(mine)  # as a file that is imported again does
     with pytest.raises(VitrailError, match="vitrail's own"):
         register_task(replace(mine, name="language"))
 

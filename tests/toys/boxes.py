@@ -19,7 +19,7 @@ from vitrail.core.score import Metric, Score
 from vitrail.core.settings import part
 from vitrail.core.task import Options, Task, register_task
 from vitrail.data.batch import Batch
-from vitrail.data.dataset import Sample, fingerprint
+from vitrail.data.dataset import DatasetBase, Sample
 from vitrail.data.inputs import read_images
 from vitrail.data.loader import Loader
 from vitrail.data.split import Splits, split
@@ -35,11 +35,8 @@ STRIDE = 8
 
 
 # the data: noise with bright squares, each image of its own size
-class Squares:
+class Squares(DatasetBase):
     """`squares:COUNT` images, made anew from their number whenever they are read."""
-
-    splits: Mapping[str, tuple[int, ...]] = {}
-    skipped = ()
 
     def __init__(self, count: int):
         self.name, self.count = f"squares:{count}", count
@@ -73,17 +70,8 @@ class Squares:
     def read(self, index: int) -> Sample:
         return Sample(self.key(index), {"image": self.image(index)}, self.targets(index))
 
-    def stratum(self, index: int) -> str:
-        return ""
-
-    def group(self, index: int) -> str:
-        return ""
-
     def digest(self, index: int) -> str:
         return hashlib.sha256(self.image(index).numpy().tobytes()).hexdigest()
-
-    def fingerprint(self) -> str:
-        return fingerprint(self)
 
 
 @dataclass

@@ -11,16 +11,13 @@ from vitrail.core.errors import DataError
 from vitrail.core.results import Excluded, Section, Tile
 from vitrail.core.score import Score
 from vitrail.data.batch import Batch
-from vitrail.data.dataset import Sample, fingerprint
+from vitrail.data.dataset import DatasetBase, Sample
 from vitrail.data.loader import Loader
 from vitrail.data.split import Splits, split
 
 
-class Rows:
+class Rows(DatasetBase):
     """`NAME:COUNT` rows, each made anew from its number whenever it is read."""
-
-    splits: Mapping[str, tuple[int, ...]] = {}
-    skipped = ()
 
     def __init__(self, text: str, make: Callable[[int], Tensor]):
         _, _, count = text.partition(":")
@@ -40,20 +37,8 @@ class Rows:
     def read(self, index: int) -> Sample:
         return Sample(self.key(index), {"row": self.row(index)})
 
-    def targets(self, index: int) -> dict[str, Any]:
-        return {}
-
-    def stratum(self, index: int) -> str:
-        return ""
-
-    def group(self, index: int) -> str:
-        return ""
-
     def digest(self, index: int) -> str:
         return hashlib.sha256(self.row(index).numpy().tobytes()).hexdigest()
-
-    def fingerprint(self) -> str:
-        return fingerprint(self)
 
 
 @dataclass

@@ -73,6 +73,33 @@ class Dataset(Protocol):
         """sha256 over keys, strata and contents."""
 
 
+class DatasetBase:
+    """What a data set says where it says nothing else: no splits of its own, nothing expected of a sample, nothing that
+    a split keeps in proportion or together."""
+
+    name = ""
+    skipped: tuple[Skipped, ...] = ()
+    splits: Mapping[str, tuple[int, ...]] = {}
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def key(self, index: int) -> str:
+        raise NotImplementedError
+
+    def targets(self, index: int) -> dict[str, Any]:
+        return {}
+
+    def stratum(self, index: int) -> str:
+        return ""
+
+    def group(self, index: int) -> str:
+        return ""
+
+    def fingerprint(self) -> str:
+        return fingerprint(self)
+
+
 class Subset:
     """Some samples of a data set, in the order given. What else the data set has (`classes`, ...) is read from it."""
 

@@ -1,7 +1,7 @@
 """Data sets of stored images: what their readers share."""
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,42 +9,24 @@ from typing import Any
 from torch import Tensor
 
 from vitrail.core.errors import DataError
-from vitrail.data.dataset import SKIP_HINT, Sample, Skipped, fingerprint, splits_of
+from vitrail.data.dataset import SKIP_HINT, DatasetBase, Sample, Skipped, splits_of
 from vitrail.data.decode import decode
 from vitrail.data.settings import Decoding
 
 
-class ImageDataset:
+class ImageDataset(DatasetBase):
     """The base of data sets whose samples are images in files. A reader says where each is stored and what is expected.
 
     classes: the names of what can be told apart, in the order of their numbers; () where nobody labelled the images.
     """
 
-    name = ""
     classes: tuple[str, ...] = ()
-    skipped: tuple[Skipped, ...] = ()
-    splits: Mapping[str, tuple[int, ...]] = {}
     decoding = Decoding()
     hint = ""                                               # what a DataError of `read` ends with
-
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    def key(self, index: int) -> str:
-        raise NotImplementedError
 
     def stored(self, index: int) -> bytes | Path:
         """The image file, or what it holds. Raises DataError."""
         raise NotImplementedError
-
-    def targets(self, index: int) -> dict[str, Any]:
-        return {}
-
-    def stratum(self, index: int) -> str:
-        return ""
-
-    def group(self, index: int) -> str:
-        return ""
 
     def image(self, index: int) -> Tensor:
         """uint8 (3, H, W), RGB, upright. Raises DataError naming the key."""
@@ -58,9 +40,6 @@ class ImageDataset:
 
     def digest(self, index: int) -> str:
         return content_digest(self.stored(index), self.key(index))
-
-    def fingerprint(self) -> str:
-        return fingerprint(self)
 
 
 @dataclass(frozen=True)

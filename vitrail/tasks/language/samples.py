@@ -1,7 +1,7 @@
 """What a text is cut into: pairs of sentences, stretches to go on with, stretches with gaps."""
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 
 from vitrail.core.errors import DataError
 from vitrail.core.seeds import derive_seed
-from vitrail.data.dataset import Sample, Skipped, printable
+from vitrail.data.dataset import DatasetBase, Sample, Skipped, printable
 from vitrail.tasks.language.batches import CausalBatch, MaskedBatch, TranslationBatch, padded, shared
 from vitrail.tasks.language.corpus import Pairs, Text
 from vitrail.tasks.language.vocabulary import CLASS, END, MARKS, MASK, PAD, SEPARATOR, START, Vocabulary
@@ -17,32 +17,14 @@ from vitrail.tasks.language.vocabulary import CLASS, END, MARKS, MASK, PAD, SEPA
 SHARE = 0.15            # of the units, to be predicted from the rest
 
 
-class TextDataset:
+class TextDataset(DatasetBase):
     """The base of data sets of text: their samples are numbers of units, and no split or class is known of them."""
 
-    name: str
     text: Text | Pairs
     vocabulary: Vocabulary
-    skipped: tuple[Skipped, ...] = ()
-    splits: Mapping[str, tuple[int, ...]] = {}
-
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    def key(self, index: int) -> str:
-        raise NotImplementedError
 
     def read(self, index: int) -> Sample:
         raise NotImplementedError
-
-    def targets(self, index: int) -> dict[str, Any]:
-        return {}
-
-    def stratum(self, index: int) -> str:
-        return ""
-
-    def group(self, index: int) -> str:
-        return ""
 
     def digest(self, index: int) -> str:
         return hashlib.sha256(str(self.read(index).inputs).encode()).hexdigest()
