@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.training.children import bits, end, said, settings, start, together, train
 from vitrail.core.errors import SettingsError, TrainingError
 from vitrail.training import sharded
-from vitrail.training.distributed import Place, joined, pick_device
+from vitrail.training.distributed import DistributedContext, joined, pick_device
 
 TOY = {"drop": 0.3}             # stochastic depth, drawn for the whole batch wherever its parts are
 
@@ -166,7 +166,7 @@ def test_devices_that_are_not_there(name: str) -> None:
 
 
 def test_only_the_first_process_acts_and_its_failure_is_its_own() -> None:
-    place = Place(device=torch.device("cpu"))
+    place = DistributedContext(device=torch.device("cpu"))
     assert place.first(lambda: 7, "counting") == 7
     with pytest.raises(TrainingError, match="mine"):
         place.first(lambda: (_ for _ in ()).throw(TrainingError("mine")), "failing")

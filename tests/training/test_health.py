@@ -9,7 +9,7 @@ from tests.training.children import bits, said, settings, together, train
 from tests.training.toys import Toy, ToyBatch
 from vitrail.core.errors import TrainingError
 from vitrail.training.checkpoint import Checkpoints
-from vitrail.training.distributed import Place
+from vitrail.training.distributed import DistributedContext
 from vitrail.training.engine import Engine
 from vitrail.training.health import explained
 from vitrail.training.loop import fit
@@ -58,7 +58,7 @@ class Sharp(Toy):
 def test_a_gradient_that_is_not_a_number_does_not_touch_the_weights(tmp_path: Path, clip: float) -> None:
     chosen = settings(tmp_path, clip=clip)
     toy = Sharp()
-    engine = Engine(toy, chosen, Place(device=torch.device("cpu")))
+    engine = Engine(toy, chosen, DistributedContext(device=torch.device("cpu")))
     for step, batch in enumerate(toy.batches(0, 1).epoch(0)):
         before = {f"{g}.{n}": t.clone() for g, ts in engine.groups().items() for n, t in ts.items()}
         if step < 3:
@@ -81,7 +81,7 @@ def test_only_the_process_with_the_sample_names_it(tmp_path: Path) -> None:
 
 def test_clipping_bounds_the_step_and_reports_the_norm_before(tmp_path: Path) -> None:
     for clip in (0.0, 0.01):
-        engine = Engine(Toy(drop=0.0), settings(tmp_path, clip=clip), Place(device=torch.device("cpu")))
+        engine = Engine(Toy(drop=0.0), settings(tmp_path, clip=clip), DistributedContext(device=torch.device("cpu")))
         outcome = engine.train(next(Toy().batches(0, 1).epoch(0)), 0, 1e-3, lambda: False)
         norm = torch.cat([p.grad.flatten() for p in engine.model.parameters() if p.grad is not None]).norm().item()
         assert outcome.norm > 1

@@ -16,7 +16,7 @@ from tests.training.toys import Toy
 from vitrail.core.errors import CheckpointError
 from vitrail.training import manifest, restore, sharded
 from vitrail.training.checkpoint import Checkpoints, state_of
-from vitrail.training.distributed import Place
+from vitrail.training.distributed import DistributedContext
 from vitrail.training.engine import Engine
 
 STEP = "step-00000008"
@@ -157,7 +157,7 @@ def test_missing_files(good: Path, tmp_path: Path, name: str) -> None:
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     torch.manual_seed(0)
-    return Engine(Toy(), settings(Path("unused")), Place(device=torch.device("cpu")))
+    return Engine(Toy(), settings(Path("unused")), DistributedContext(device=torch.device("cpu")))
 
 
 def reshaped(folder: Path) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 import vitrail
 from vitrail.nn import Chain, LayerNorm, Mlp, PositionTable, Prefix, RelativeBias, Residual, Stack
-from vitrail.training.ema import Average
+from vitrail.training.ema import EMA
 from vitrail.training.optim import depths, optimizer, set_rate
 from vitrail.training.schedule import learning_rate
 
@@ -102,7 +102,7 @@ def test_the_schedule_rises_and_falls() -> None:
 
 def test_the_average_is_the_formula() -> None:
     model = nn.BatchNorm1d(3).double()
-    average = Average(model, decay=0.5)
+    average = EMA(model, decay=0.5)
     assert model.running_var is not None
     expected = {n: t.detach().float() for n, t in (("weight", model.weight), ("running_var", model.running_var))}
     for t in range(1, 12):
@@ -121,7 +121,7 @@ def test_the_average_is_the_formula() -> None:
 
 def test_the_average_is_lent_and_given_back_to_the_bit() -> None:
     model = nn.Linear(3, 2)
-    average = Average(model, decay=0.9)
+    average = EMA(model, decay=0.9)
     with torch.no_grad():
         model.weight.normal_()
     average.update(1)
@@ -135,5 +135,5 @@ def test_the_average_is_lent_and_given_back_to_the_bit() -> None:
 def test_tied_weights_are_averaged_once() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
-    average = Average(model, decay=0.9)
+    average = EMA(model, decay=0.9)
     assert set(average.tensors) == {"0.weight", "0.bias", "1.bias"}

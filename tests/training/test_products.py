@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.training.toys import Toy
 from vitrail.nn import Mlp
 from vitrail.training import products
-from vitrail.training.distributed import Place
+from vitrail.training.distributed import DistributedContext
 from vitrail.training.engine import Engine
 from vitrail.training.products import WideLinear, Widened, wider
 from vitrail.training.settings import TrainSettings
@@ -163,7 +163,8 @@ def test_training_steps(accumulate: int, always: bool, monkeypatch: pytest.Monke
         monkeypatch.setattr(products, "wider", lambda: wide)
         task = Toy(drop=0.0)
         with Convolutions() as counted:
-            engine = Engine(task, replace(settings, precision=precision), Place(device=torch.device("cpu")))
+            place = DistributedContext(device=torch.device("cpu"))
+            engine = Engine(task, replace(settings, precision=precision), place)
             batch = next(iter(task.batches(0, 1).epoch(0)))
             losses = []
             for step in range(4):

@@ -186,8 +186,8 @@ def test_recomputed_parts_draw_what_the_whole_batch_draws_in_autograds_threads_t
 
 
 def test_loss_and_batch_protocols_are_met_by_the_toy() -> None:
-    from vitrail.training.objective import Step, Task
-    toy: Task = Toy()
+    from vitrail.training.objective import Step, Objective
+    toy: Objective = Toy()
     step = Step(toy.model(), toy)
     losses: dict[str, Tensor] = step(next(iter(toy.batches(0, 1).epoch(0))), 0)
     assert losses["loss"].ndim == 0 and isinstance(step.model, nn.Module) and isinstance(losses, dict)

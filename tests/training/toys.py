@@ -1,4 +1,4 @@
-"""A small learning problem that follows the Task protocol: nine kinds of stripes, a two-block transformer."""
+"""A small learning problem that follows the Objective protocol: nine kinds of stripes, a two-block transformer."""
 import json
 import os
 import signal

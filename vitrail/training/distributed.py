@@ -23,7 +23,7 @@ _PATIENCE = timedelta(minutes=30)       # for what one process does while the ot
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class DistributedContext:
     """This process among those of the run."""
 
     rank: int = 0
@@ -76,7 +76,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def joined(settings: TrainSettings) -> Iterator[Place]:
+def joined(settings: TrainSettings) -> Iterator[DistributedContext]:
     """This process's place, with a process group where there are several. Raises SettingsError for a wrong device
     or strategy; the group is destroyed at the end, after all have met."""
     rank, local, world = (_number(n, d) for n, d in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
@@ -92,7 +92,7 @@ def joined(settings: TrainSettings) -> Iterator[Place]:
         raise SettingsError("compile and strategy = 'fsdp' do not go together: give one of them")
     device = pick_device(settings.device, local, world)
     if strategy == "single":
-        yield Place(device=device)
+        yield DistributedContext(device=device)
         return
     if "RANK" not in os.environ:
         raise SettingsError(f"strategy = {strategy!r} needs torchrun: torchrun --nproc-per-node 2 -m vitrail train ...")
@@ -103,7 +103,7 @@ def joined(settings: TrainSettings) -> Iterator[Place]:
     try:
         waiting = dist.new_group(backend="gloo", timeout=_PATIENCE)
         _meet(waiting)
-        yield Place(rank=rank, world=world, device=device, strategy=strategy, waiting=waiting)
+        yield DistributedContext(rank=rank, world=world, device=device, strategy=strategy, waiting=waiting)
         _meet(waiting)              # nobody leaves while another still talks
     finally:
         dist.destroy_process_group()
@@ -116,7 +116,7 @@ def _meet(group: dist.ProcessGroup) -> None:
         raise TrainingError(f"a process of this run was lost: {str(e).splitlines()[0]}") from e
 
 
-def wrapped(step: nn.Module, place: Place) -> nn.Module:
+def wrapped(step: nn.Module, place: DistributedContext) -> nn.Module:
     """A step whose gradients are averaged over the processes.
 
     find_unused_parameters keeps the buckets as they are built: without it they are built anew after the first

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vitrail.training.tensors import live, local
 
 
-class Average:
+class EMA:
     """avg = d · avg + (1 - d) · weights after each step; d = min(decay, (1 + t) / (10 + t)) at the t-th update.
 
     Every parameter and lasting buffer of floating-point numbers is averaged. `tensors` are the live averages.

@@ -15,12 +15,12 @@ from vitrail.core.errors import SettingsError, TrainingError, did_you_mean
 from vitrail.core.seeds import derive_seed
 from vitrail.nn import Stack, share
 from vitrail.training import optim, sharded
-from vitrail.training.distributed import Place, wrapped
-from vitrail.training.ema import Average
+from vitrail.training.distributed import DistributedContext, wrapped
+from vitrail.training.ema import EMA
 from vitrail.training.health import diverged
 from vitrail.training.products import Widened
 from vitrail.training.settings import TrainSettings
-from vitrail.training.objective import Phase, Step, Task, matching, part
+from vitrail.training.objective import Phase, Step, Objective, matching, part
 from vitrail.training.tensors import live, moments, whole
 from vitrail.weights import former_name
 
@@ -38,12 +38,12 @@ class Outcome:
 class Engine:
     """The network, its optimizer and its average on this process's device."""
 
-    def __init__(self, task: Task, settings: TrainSettings, place: Place):
-        self.task, self.settings, self.place = task, settings, place
+    def __init__(self, objective: Objective, settings: TrainSettings, place: DistributedContext):
+        self.objective, self.settings, self.place = objective, settings, place
         if settings.precision == "bf16" and place.device.type == "cuda" and not torch.cuda.is_bf16_supported():
             raise SettingsError("precision = 'bf16', and this device cannot compute in it: give fp32")
         torch.manual_seed(derive_seed(settings.seed, "model"))
-        self.model = task.model()
+        self.model = objective.model()
         self._frozen = freeze(self.model, settings.freeze)
         self.fingerprint = fingerprint(self.model)
         self.former_fingerprint = fingerprint(self.model, former_name)
@@ -51,20 +51,20 @@ class Engine:
         for module in self.model.modules():
             if isinstance(module, Stack):
                 module.checkpointing = settings.checkpointing
-        self.step = Step(self.model, task)
+        self.step = Step(self.model, objective)
         if place.strategy == "fsdp":
             sharded.shard(self.step, place)
         else:
             self.step.to(place.device)
-        self.average = Average(self.model, settings.ema) if settings.ema else None
-        rates: dict[str, float] = getattr(task, "learning_rates", lambda model: {})(self.model)
+        self.average = EMA(self.model, settings.ema) if settings.ema else None
+        rates: dict[str, float] = getattr(objective, "learning_rates", lambda model: {})(self.model)
         self.adam = optim.optimizer(self.model, lr=settings.lr, weight_decay=settings.weight_decay,
                                     betas=settings.betas, layer_decay=settings.layer_decay,
                                     factors={**rates, **settings.factors})
         if len(self.step.phases) > 1 and place.world > 1:
             raise SettingsError("phases learn in turns within one process, and there are "
                                 f"{place.world}: start one")
-        self._after_step = getattr(task, "after_step", None)
+        self._after_step = getattr(objective, "after_step", None)
         if settings.compile:
             self.step.compile(fullgraph=True, dynamic=False)    # a part that would fall back to eager is an error
         self.call = wrapped(self.step, place)
@@ -120,7 +120,8 @@ class Engine:
 
     @torch.no_grad()
     def evaluate(self, step: int, enough: Callable[[], bool]) -> dict[str, float] | None:
-        """The task's scores, of the average where there is one. None where `enough` said so in the middle of it, which
+        """The objective's scores, of the average where there is one. None where `enough` said so in the middle of it,
+        which
         only a process that is alone asks: others would wait for it."""
         def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             if enough():
@@ -163,7 +164,7 @@ class Engine:
             return
         count = len(losses)
         wrong = [k for k, loss in enumerate(losses) if not torch.isfinite(loss).all()]
-        names = [n for k in wrong or range(count) for n in self.task.names(part(batch, k, count))]
+        names = [n for k in wrong or range(count) for n in self.objective.names(part(batch, k, count))]
         diverged(outcome.losses["loss"], outcome.norm, step=step, suspects=names,
                  elsewhere=not wrong and not math.isfinite(outcome.losses["loss"]))
 

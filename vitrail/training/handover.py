@@ -7,10 +7,10 @@ from vitrail.training import disk, restore
 from vitrail.training.checkpoint import Checkpoints, state_of
 from vitrail.training.run import Run
 from vitrail.training.state import Best, State
-from vitrail.training.objective import Task
+from vitrail.training.objective import Objective
 
 
-def hand_over(task: Task, state: State, best: Best | None, store: Checkpoints, run: Run, seed: int) -> int:
+def hand_over(objective: Objective, state: State, best: Best | None, store: Checkpoints, run: Run, seed: int) -> int:
     """Saves the best weights, or the last where none are given, as the run's model: the step they are of.
 
     Read from the checkpoint, whose every bit is compared, so that a run of any strategy ends the same way. Raises
@@ -23,12 +23,12 @@ def hand_over(task: Task, state: State, best: Best | None, store: Checkpoints, r
         raise CheckpointError(f"{store.folder} holds no whole checkpoint of the end: run the same command again")
     torch.manual_seed(derive_seed(seed, "model"))
     there = state_of(path)
-    model = restore.finished(task.model(), path, there)
+    model = restore.finished(objective.model(), path, there)
     aside, old = run.folder / ".model.new", run.folder / ".model.old"
     try:
         disk.remove(aside)
         aside.mkdir()
-        task.save(model, aside)
+        objective.save(model, aside)
         for file in aside.rglob("*"):
             disk.flush_folder(file) if file.is_dir() else disk.flush_file(file)
         disk.flush_folder(aside)

@@ -1,4 +1,4 @@
-"""The training loop: any Task, from its first step to its finished model, however often it is stopped on the way."""
+"""The training loop: any objective, from its first step to its finished model, however often it is stopped."""
 import math
 import time
 from collections.abc import Generator, Iterator
@@ -10,7 +10,7 @@ from vitrail.core.allocator import kept_memory
 from vitrail.core.errors import SettingsError, TrainingError, VitrailError
 from vitrail.training import facts, restore, sharded
 from vitrail.training.checkpoint import Checkpoints, state_of
-from vitrail.training.distributed import Place, joined
+from vitrail.training.distributed import DistributedContext, joined
 from vitrail.training.engine import Engine
 from vitrail.training.handover import hand_over
 from vitrail.training.health import explained
@@ -21,7 +21,7 @@ from vitrail.training.schedule import learning_rate
 from vitrail.training.settings import TrainSettings
 from vitrail.training.signals import Flag, listening
 from vitrail.training.state import Best, Origin, State
-from vitrail.training.objective import Task
+from vitrail.training.objective import Objective
 from vitrail.training.tensors import size_of
 
 
@@ -36,7 +36,7 @@ class Result:
     score: float | None
 
 
-def fit(task: Task, settings: TrainSettings, run: Run) -> Result:
+def fit(objective: Objective, settings: TrainSettings, run: Run) -> Result:
     """Trains to the end, from wherever the run stands; a finished run is left as it is.
 
     Raises Stopped after a signal, TrainingError where it cannot go on, CheckpointError or SettingsError where the
@@ -44,23 +44,23 @@ def fit(task: Task, settings: TrainSettings, run: Run) -> Result:
     """
     if (end := run.finished) is None:
         with listening() as flag, joined(settings) as place, numerics(settings), kept_memory():
-            end = _Fit(task, settings, run, place, flag).to_the_end()
+            end = _Fit(objective, settings, run, place, flag).to_the_end()
     return Result(folder=run.folder, model=run.model, **{k: end[k] for k in ("steps", "chosen", "score")})
 
 
 class _Fit:
     """One start of one run in one process."""
 
-    def __init__(self, task: Task, settings: TrainSettings, run: Run, place: Place, flag: Flag):
-        self.task, self.settings, self.run, self.place, self.flag = task, settings, run, place, flag
-        self.about = task.describe()
-        self.batches = task.batches(place.rank, place.world)
+    def __init__(self, objective: Objective, settings: TrainSettings, run: Run, place: DistributedContext, flag: Flag):
+        self.objective, self.settings, self.run, self.place, self.flag = objective, settings, run, place, flag
+        self.about = objective.describe()
+        self.batches = objective.batches(place.rank, place.world)
         if not (per_epoch := len(self.batches)):
             raise SettingsError(f"the training data do not fill one batch of {settings.batch}: give a smaller batch")
         self.per_epoch, self.total = per_epoch, per_epoch * settings.epochs
         self.report = Reporter(total=self.total, silent=not place.lead)
         self.store = Checkpoints(run.checkpoints, keep=settings.keep, say=self.report.say)
-        self.engine = Engine(task, settings, place)
+        self.engine = Engine(objective, settings, place)
         self.origin = Origin(seed=settings.seed, batch=settings.batch, steps_per_epoch=per_epoch,
                              model=self.engine.fingerprint, data=str(self.about.get("fingerprint", "")))
         self.report.say(self._opening())
@@ -185,12 +185,12 @@ class _Fit:
         scores = self.engine.evaluate(state.step, lambda: self.flag.number != 0)
         if scores is None:
             return False
-        if (headline := self.task.headline) not in scores:
+        if (headline := self.objective.headline) not in scores:
             raise TrainingError(f"the evaluation gave {', '.join(scores)}, and not its headline {headline!r}")
         state.evaluated = state.step
         state.scores = {k: float(v) if math.isfinite(v) else None for k, v in scores.items()}
         self.run.log("eval", state.step, state.epoch, {**scores, "seconds": time.monotonic() - began})
-        score, sign = float(scores[headline]), 1 if self.task.larger_is_better else -1
+        score, sign = float(scores[headline]), 1 if self.objective.larger_is_better else -1
         better = math.isfinite(score) and (state.best is None or sign * score > sign * state.best.score)
         if better := bool(self.place.first(lambda: int(better), "comparing scores")):
             state.best = Best(step=state.step, score=score)
@@ -232,13 +232,13 @@ class _Fit:
 
     def _finish(self) -> dict[str, Any]:
         """Hands over the best weights, or the last where they are asked for or no score was a number."""
-        state = self.state
+        state, headline = self.state, self.objective.headline
         best = state.best if self.settings.finish == "best" else None
 
         def save() -> int:
-            return hand_over(self.task, state, best, self.store, self.run, self.settings.seed)
+            return hand_over(self.objective, state, best, self.store, self.run, self.settings.seed)
         chosen = self.place.first(save, "saving the finished model")
-        score = state.best.score if state.best and chosen == state.best.step else state.scores.get(self.task.headline)
+        score = state.best.score if state.best and chosen == state.best.step else state.scores.get(headline)
         end = {"steps": state.step, "chosen": chosen, "score": score, "scores": state.scores}
         self.run.finish(end)
         return end

@@ -31,7 +31,7 @@ class Batches(Protocol):
         """The batches of an epoch from step `start` of it on, without reading those before."""
 
 
-class Task(Protocol):
+class Objective(Protocol):
     """A learning problem: its network, data, loss and score. Each method but `names` runs on every process.
 
     Optional methods: `phases(model)` -> Phases, where parts of a step learn in turns, in place of one loss;
@@ -72,7 +72,7 @@ class Phase:
     """One of several parts of a step that learn in turns, such as the discriminator of a GAN and then its generator.
 
     name: what its losses are logged under. parameters: patterns (fnmatch) of the names of those that learn in it; the
-    others get no gradient. loss: (model, batch, step) -> losses, as `Task.loss`.
+    others get no gradient. loss: (model, batch, step) -> losses, as `Objective.loss`.
     """
 
     name: str
@@ -80,12 +80,12 @@ class Phase:
     loss: Callable[[nn.Module, Any, int], dict[str, Tensor]]
 
 
-def phases_of(task: Any, model: nn.Module) -> tuple[Phase, ...]:
+def phases_of(objective: Any, model: nn.Module) -> tuple[Phase, ...]:
     """The phases of a step: those that the optional method `phases(model)` of the objective names, or all parameters
     and its one loss. Raises TrainingError for one in which nothing learns, and for two of one name."""
-    declared = getattr(task, "phases", None)
+    declared = getattr(objective, "phases", None)
     if declared is None:
-        return (Phase(name="", parameters=("*",), loss=task.loss),)
+        return (Phase(name="", parameters=("*",), loss=objective.loss),)
     phases = tuple(declared(model))
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     for phase in phases:
@@ -106,17 +106,17 @@ def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
 class Step(nn.Module):
     """A network and its losses as one module, so that what wraps it for speed or scale wraps all of a step."""
 
-    def __init__(self, model: nn.Module, task: Task):
+    def __init__(self, model: nn.Module, objective: Objective):
         super().__init__()
         self.model = model
-        self.task = task
-        self.phases = phases_of(task, model)
+        self.objective = objective
+        self.phases = phases_of(objective, model)
 
     def forward(self, batch: Any, step: int, phase: int = 0) -> dict[str, Tensor]:
         return self.phases[phase].loss(self.model, batch, step)
 
     def evaluate(self, device: torch.device, rank: int, of: int) -> dict[str, float]:
-        return self.task.evaluate(self.model, device, rank, of)
+        return self.objective.evaluate(self.model, device, rank, of)
 
 
 B = TypeVar("B")

@@ -16,12 +16,12 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 
 from vitrail.core.errors import CheckpointError, TrainingError
 from vitrail.nn import Stack
-from vitrail.training.distributed import Place
+from vitrail.training.distributed import DistributedContext
 
 Groups = Mapping[str, Mapping[str, Tensor]]
 
 
-def shard(step: nn.Module, place: Place) -> FSDPModule:
+def shard(step: nn.Module, place: DistributedContext) -> FSDPModule:
     """Shards a step in place (Zhao et al., arXiv:2304.11277, as `fully_shard`): the parts of Stacks one by one, and
     the rest together with the step, whose forward and `evaluate` gather it."""
     mesh = init_device_mesh(place.device.type, (place.world,))
