@@ -124,6 +124,8 @@ def trained(toy: Toy, out: Path, cut: int = -1, **changes: Any) -> dict[str, Ten
 WAYS: dict[str, tuple[type[Toy], dict[str, Any]]] = {
     "phases": (Gan, {}), "phases in parts": (Gan, {"accumulate": 2, "ema": 0.9}), "after a step": (Contrast, {}),
     "frozen": (Toy, {"freeze": ("patch_embed.*", "blocks.0.*")}), "rates": (Toy, {"lr_factors": ("blocks.*=0.1",)}),
+    "sgd": (Toy, {"optimizer": "sgd"}), "nesterov": (Toy, {"optimizer": "sgd", "nesterov": True}),
+    "no momentum": (Toy, {"optimizer": "sgd", "momentum": 0.0}), "lars": (Toy, {"optimizer": "lars", "lr": 1.0}),
     "step": (Toy, {"schedule": "step", "lr_steps": (1.0, 2.5)}), "constant": (Toy, {"schedule": "constant"})}
 
 
@@ -151,12 +153,12 @@ def test_each_phase_moves_its_own_parameters_alone(tmp_path: Path) -> None:
     batch = next(Gan().batches(0, 1).epoch(0))
     before = {name: p.detach().clone() for name, p in made.model.named_parameters()}
     seen: list[dict[str, bool]] = []
-    adam_step = made.adam.step
+    adam_step = made.optimizer.step
 
     def look() -> None:
         adam_step()
         seen.append({name: not torch.equal(p, before[name]) for name, p in made.model.named_parameters()})
-    made.adam.step = look                                               # type: ignore[method-assign]
+    made.optimizer.step = look                                               # type: ignore[method-assign]
     outcome = made.train(batch, 0, 1e-2, lambda: False)
     assert all(moved == name.startswith("discriminator") for name, moved in seen[0].items())
     assert all(seen[1].values()) and all(p.requires_grad for p in made.model.parameters())
@@ -188,7 +190,7 @@ def test_what_is_frozen_stays_and_so_do_its_statistics(tmp_path: Path) -> None:
 def test_rates_are_multiplied_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Toy, "learning_rates", lambda self, model: {"head.*": 0.5}, raising=False)
     made = engine(Toy(), tmp_path / "run", lr_factors=("blocks.*=0.1",), layer_decay=1.0)
-    shares = {id(p): group["share"] for group in made.adam.param_groups for p in group["params"]}
+    shares = {id(p): group["share"] for group in made.optimizer.param_groups for p in group["params"]}
     for name, parameter in made.model.named_parameters():
         wanted = 0.1 if name.startswith("blocks.") else 0.5 if name.startswith("head.") else 1.0
         assert shares[id(parameter)] == wanted, name
@@ -204,6 +206,7 @@ def test_patterns_that_fit_nothing_are_named(changes: dict[str, Any], said: str,
 
 @pytest.mark.parametrize("changes", [{"lr_factors": ("blocks",)}, {"lr_factors": ("blocks=x",)},
                                      {"lr_factors": ("a=-1",)},
+                                     {"nesterov": True}, {"optimizer": "sgd", "momentum": 0.0, "nesterov": True},
                                      {"schedule": "step"}, {"lr_steps": (2.0,)}])
 def test_settings_that_say_nothing_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(SettingsError):

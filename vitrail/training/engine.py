@@ -58,9 +58,10 @@ class Engine:
             self.step.to(place.device)
         self.average = EMA(self.model, settings.ema) if settings.ema else None
         rates: dict[str, float] = getattr(objective, "learning_rates", lambda model: {})(self.model)
-        self.adam = optim.optimizer(self.model, lr=settings.lr, weight_decay=settings.weight_decay,
+        self.optimizer = optim.optimizer(self.model, lr=settings.lr, weight_decay=settings.weight_decay,
                                     betas=settings.betas, layer_decay=settings.layer_decay,
-                                    factors={**rates, **settings.factors})
+                                    factors={**rates, **settings.factors}, kind=settings.optimizer,
+                                    momentum=settings.momentum, nesterov=settings.nesterov)
         if len(self.step.phases) > 1 and place.world > 1:
             raise SettingsError("phases learn in turns within one process, and there are "
                                 f"{place.world}: start one")
@@ -82,7 +83,7 @@ class Engine:
         self.model.train()
         for module in self._frozen:
             module.eval()                                   # statistics of batches stay as they are, too
-        optim.set_rate(self.adam, lr)
+        optim.set_rate(self.optimizer, lr)
         outcomes = [self._phase(number, batch, step, stop) for number in range(len(self.step.phases))]
         place.follow_buffers(self._buffers)
         if self.average is not None:
@@ -102,7 +103,7 @@ class Engine:
     def _phase(self, number: int, batch: Any, step: int, stop: Callable[[], bool]) -> Outcome:
         """The part of a step in which one phase's parameters learn."""
         settings, place = self.settings, self.place
-        self.adam.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         count = settings.accumulate
         with learning_alone(self.model, self.step.phases[number], self.step.phases):
             parts = [self._backward(part(batch, k, count).to(place.device), step, k, count, number)
@@ -115,7 +116,7 @@ class Engine:
         self._check(outcome, [p["loss"] for p in parts], batch, step)
         if settings.clip:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), settings.clip, norm)
-        self.adam.step()
+        self.optimizer.step()
         return outcome
 
     @torch.no_grad()
@@ -140,7 +141,7 @@ class Engine:
 
     def groups(self) -> dict[str, dict[str, Tensor]]:
         """Every tensor that a checkpoint holds, live."""
-        return {"model": live(self.model), "optimizer": moments(self.model, self.adam),
+        return {"model": live(self.model), "optimizer": moments(self.model, self.optimizer),
                 "ema": self.average.tensors if self.average is not None else {}}
 
     def _backward(self, micro: Any, step: int, k: int, count: int, phase: int) -> dict[str, Tensor]:

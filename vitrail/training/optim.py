@@ -1,4 +1,4 @@
-"""AdamW with groups: what decays, and how fast each depth learns."""
+"""Optimizers with groups: what decays, and how fast each depth learns."""
 import fnmatch
 from collections.abc import Mapping
 
@@ -7,11 +7,16 @@ from torch import nn
 
 from vitrail.core.errors import SettingsError, did_you_mean
 from vitrail.nn import Prefix, Stack
+from vitrail.training.lars import LARS
 
 
 def optimizer(model: nn.Module, *, lr: float, weight_decay: float, betas: tuple[float, float],
-              layer_decay: float = 1.0, factors: Mapping[str, float] | None = None) -> torch.optim.AdamW:
-    """Fused AdamW (Loshchilov & Hutter, arXiv:1711.05101) over all parameters that learn.
+              layer_decay: float = 1.0, factors: Mapping[str, float] | None = None, kind: str = "adamw",
+              momentum: float = 0.9, nesterov: bool = False) -> torch.optim.Optimizer:
+    """An optimizer over all parameters that learn.
+
+    kind: "adamw", fused (Loshchilov & Hutter, arXiv:1711.05101), takes `betas`; "sgd" takes `momentum` and `nesterov`;
+    "lars" (`training.lars`) takes `momentum`.
 
     Tensors of one dimension (biases, norms, gains), position tables and prefix tokens do not decay. A group's
     "share" is its factor on the learning rate, layer_decay ** (levels above it) times that of `factors`, by the first
@@ -32,12 +37,17 @@ def optimizer(model: nn.Module, *, lr: float, weight_decay: float, betas: tuple[
             share = layer_decay ** (top - deep[name]) if deep else 1.0
             share *= next((f for pattern, f in factors.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
             groups.setdefault((share, 0.0 if name in kept else weight_decay), []).append(p)
-    return torch.optim.AdamW([{"params": ps, "share": share, "weight_decay": decay, "lr": lr * share}
-                              for (share, decay), ps in groups.items()], lr=lr, betas=betas, fused=True)
+    parts = [{"params": ps, "share": share, "weight_decay": decay, "lr": lr * share}
+             for (share, decay), ps in groups.items()]
+    if kind == "sgd":
+        return torch.optim.SGD(parts, lr=lr, momentum=momentum, nesterov=nesterov)
+    if kind == "lars":
+        return LARS(parts, lr=lr, momentum=momentum)
+    return torch.optim.AdamW(parts, lr=lr, betas=betas, fused=True)
 
 
-def set_rate(adam: torch.optim.Optimizer, lr: float) -> None:
-    for group in adam.param_groups:
+def set_rate(chosen: torch.optim.Optimizer, lr: float) -> None:
+    for group in chosen.param_groups:
         group["lr"] = lr * group["share"]
 
 

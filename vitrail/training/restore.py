@@ -12,7 +12,8 @@ from vitrail.training.state import State
 from vitrail.training.tensors import check, decoded, live, put
 from vitrail.weights import todays_name
 
-_KINDS = ("step", "exp_avg", "exp_avg_sq")
+# what each optimizer keeps of a parameter
+KEPT = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",), "lars": ("momentum_buffer",)}
 Shapes = dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]]
 Groups = dict[str, dict[str, Tensor]]
 
@@ -64,12 +65,13 @@ def _fill(groups: Groups, path: Path, state: State, *, alone: bool,
 def _moments(engine: Engine, names: list[str], path: Path) -> dict[str, Tensor]:
     """Live optimizer state for the parameters that a checkpoint has it for."""
     parameters = {n: p for n, p in engine.model.named_parameters() if p.requires_grad}
+    kept = KEPT[engine.settings.optimizer]
     out: dict[str, Tensor] = {}
     for name in dict.fromkeys(n.partition(".")[2] for n in names):
         if name not in parameters:
             raise CheckpointError(f"{path} (optimizer) knows {name[:80]!r}, which this network does not train")
         p = parameters[name]
-        values = (torch.zeros((), dtype=torch.float32, device=p.device), torch.zeros_like(p), torch.zeros_like(p))
-        engine.adam.state[p] = {kind: v.detach() for kind, v in zip(_KINDS, values, strict=True)}
-        out |= {f"{kind}.{name}": v for kind, v in engine.adam.state[p].items()}
+        count = torch.zeros((), dtype=torch.float32, device=p.device)
+        engine.optimizer.state[p] = {kind: count if kind == "step" else torch.zeros_like(p).detach() for kind in kept}
+        out |= {f"{kind}.{name}": v for kind, v in engine.optimizer.state[p].items()}
     return out

@@ -32,8 +32,11 @@ class TrainSettings(Checked):
     freeze: tuple[str, ...] = setting((), metavar="NAME", help="what does not learn: 'backbone.*'")
     patience: int = setting(0, low=0, high=1_000_000, help="evaluations without a better score that end the "
                                                              "run; 0: none")
-    weight_decay: float = setting(0.05, low=0, high=10, help="of AdamW; not of biases, norms and positions")
+    optimizer: Literal["adamw", "sgd", "lars"] = field(default="adamw", metadata={"help": "how steps are taken"})
+    weight_decay: float = setting(0.05, low=0, high=10, help="not of biases, norms and positions")
     betas: tuple[float, float] = setting((0.9, 0.999), low=0, below=1, help="of AdamW")
+    momentum: float = setting(0.9, low=0, below=1, help="of SGD and LARS")
+    nesterov: bool = field(default=False, metadata={"help": "of SGD: the momentum looks ahead"})
     clip: float = setting(1.0, low=0, below=float("inf"), help="the largest norm of the gradient; 0: no clipping")
     layer_decay: float = setting(1.0, above=0, high=1, help="factor on the learning rate, each layer down")
     ema: float = setting(0.0, low=0, below=1, help="decay of the moving average of the weights; 0: none")
@@ -64,6 +67,9 @@ class TrainSettings(Checked):
             object.__setattr__(self, "warmup", min(self.epochs / 10, 5.0))
         elif self.warmup > self.epochs:
             raise SettingsError(f"the setting 'warmup' is {self.warmup!r}, and must be at most epochs, {self.epochs}")
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            raise SettingsError("the setting 'nesterov' is of SGD with a momentum: optimizer is "
+                                f"{self.optimizer!r}, momentum {self.momentum}")
         if bool(self.lr_steps) != (self.schedule == "step"):
             raise SettingsError(f"the setting 'lr_steps' is {self.lr_steps!r}, and goes with schedule 'step', which is "
                                 f"{self.schedule!r} here")

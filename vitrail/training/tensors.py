@@ -33,7 +33,7 @@ def live(model: nn.Module) -> dict[str, Tensor]:
 def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as tensors named `exp_avg.<parameter>`; a parameter without gradient so far has none."""
     return {f"{kind}.{name}": value for name, p in model.named_parameters()
-            for kind, value in optimizer.state.get(p, {}).items()}
+            for kind, value in optimizer.state.get(p, {}).items() if isinstance(value, Tensor)}
 
 
 def local(tensor: Tensor) -> Tensor:
