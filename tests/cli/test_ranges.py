@@ -17,9 +17,10 @@ from vitrail.core.task import find_task, task_names
 ROOT = Path(__file__).parents[2]
 MODELS = {"classification": "vit_ti16", "language": "gpt_tiny"}
 INFINITE = float("inf")
-TIED = {"warmup", "min_lr", "accumulate"}           # whose bounds hang on other settings too
+TIED = {"warmup", "min_lr", "accumulate", "lr_steps"}           # whose bounds hang on other settings too
 # texts that name something, which is looked for where it is used
-NAMES = {"task", "name", "set", "source", "val", "device", "mixer", "weights", "keys", "inside", "teacher", "out"}
+NAMES = {"task", "name", "set", "source", "val", "device", "mixer", "weights", "keys", "inside", "teacher", "out",
+         "lr_factors", "freeze"}
 CHILD = """
 import contextlib, io, json, sys
 from vitrail.cli.main import main
