@@ -1,4 +1,5 @@
 """The token mixer of a plain backbone, replaced: by name, by class, by one's own class; and what refuses, and why."""
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,11 +78,15 @@ def test_self_attention_in_is_what_was_there_but_for_the_class_token() -> None:
 
 
 @pytest.mark.parametrize("own", [Mean, Shift])
-def test_a_class_of_ones_own_is_saved_by_name_and_loaded_by_hand(own: type[nn.Module], tmp_path: Path) -> None:
+def test_a_class_of_ones_own_is_saved_by_name_and_loaded_by_hand(own: type[nn.Module], tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     model = vitrail.create_model("vit_s16", mixer=own, **TINY)
     folder = vitrail.save_model(model, tmp_path / "own")
-    with pytest.raises(CheckpointError, match=own.__name__):
-        vitrail.load_model(folder)
+    assert vitrail.load_model(folder).config.mixer == model.config.mixer, "its module is imported, so it is found"
+    with monkeypatch.context() as elsewhere:                            # another process, which has not imported it
+        elsewhere.delitem(sys.modules, own.__module__)
+        with pytest.raises(CheckpointError, match=own.__name__):
+            vitrail.load_model(folder)
     with pytest.raises(CheckpointError, match="was handed to load_model"):
         vitrail.load_model(folder, mixer=CrissCross)
     again, image = vitrail.load_model(folder, mixer=own), draw(1, 3, 32, 32)

@@ -63,7 +63,7 @@ CASES = [
     _case("t2t_vit_10", (96, 96), depth=2),
     _case("t2t_vit_12", (96, 96), depth=2),
     _case("t2t_vit_14", (224, 224), (99, 67), depth=2),
-    _case("t2t_vit_14_384", (384, 384), init=384, depth=2),
+    _case("t2t_vit_14_384", (384, 384), trained_at=384, depth=2),
     _case("t2t_vit_19", (99, 67), depth=2),
     _case("t2t_vit_24", (99, 67), depth=2),
     _case("t2t_vit_t_14", (224, 224)),
